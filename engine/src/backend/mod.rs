@@ -1,0 +1,268 @@
+//! The operations a model is made of: 14 fused, DeepSeek-shaped ones, their math and shapes, nothing else.
+//!
+//! Not a tensor library and not a forward pass: the model is written once over this trait. Shapes read outermost
+//! first, in `config.json`'s words: `D` hidden_size, `H` num_attention_heads, `n` qk_nope_head_dim, `r`
+//! qk_rope_head_dim, `v` v_head_dim, `c` kv_lora_rank. All sums are f32. The order of every sum is a function of the
+//! row's own shape and position: a row's result has the same bits whatever else is in the step.
+//!
+//! Buffers are sized for the largest step; operations take the number of rows they work on, always the first ones
+//! unless a range is given. Operations may panic on shapes that the model could not have built: those are bugs.
+
+pub mod cpu;
+
+use std::ops::Range;
+
+use crate::checkpoint::Tensor;
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::step::{Sampled, Step};
+
+/// Sizes of attention, the same in every layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MlaShape {
+    /// `H`.
+    pub n_head: usize,
+    /// `n`.
+    pub qk_nope_head_dim: usize,
+    /// `r`.
+    pub qk_rope_head_dim: usize,
+    /// `v`.
+    pub v_head_dim: usize,
+    /// `c`.
+    pub kv_lora_rank: usize,
+    /// Multiplies every score: `(n + r)^-1/2`, times YaRN's factor.
+    pub softmax_scale: f32,
+}
+
+impl MlaShape {
+    /// `n + r`: width of one query head.
+    pub fn qk_head_dim(&self) -> usize {
+        self.qk_nope_head_dim + self.qk_rope_head_dim
+    }
+
+    /// `c + r`: numbers in one row of the latent cache.
+    pub fn latent_dim(&self) -> usize {
+        self.kv_lora_rank + self.qk_rope_head_dim
+    }
+}
+
+/// Which half of `kv_b_proj` (`[H, n + v, c]`) a [`Backend::head_linear`] multiplies with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadSide {
+    /// `q_latent[h, c] = sum_n q_nope[h, n] * w_uk[h, n, c]`: the key half folded into the query.
+    Key,
+    /// `o[h, v] = sum_c o_latent[h, c] * w_uv[h, v, c]`: the value half applied to attention's output.
+    Value,
+}
+
+/// How experts are scored and chosen (`ARCHITECTURES`: V3 `noaux_tc`, V2 `greedy` and `group_limited_greedy`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RouteRule {
+    /// Sigmoid with bias (V3) or softmax over all experts (V2).
+    pub scoring: Scoring,
+    /// `E`.
+    pub n_routed_experts: usize,
+    /// `K`.
+    pub num_experts_per_tok: usize,
+    /// Groups of consecutive experts; 1 is no groups.
+    pub n_group: usize,
+    /// Groups kept.
+    pub topk_group: usize,
+    /// Divide the chosen weights by their sum (+ 1e-20) before scaling.
+    pub norm_topk_prob: bool,
+    /// Multiplies every weight, last.
+    pub routed_scaling_factor: f32,
+}
+
+/// Score function of a router; it also decides how groups are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// V3: sigmoid; a bias for choosing only; a group counts the sum of its two best.
+    Sigmoid,
+    /// V2: softmax; a group counts its best.
+    Softmax,
+}
+
+/// One layer's routed experts; `E` of each.
+pub struct ExpertWeights<W> {
+    /// `[M, D]` each.
+    pub gate: Vec<W>,
+    /// `[M, D]` each.
+    pub up: Vec<W>,
+    /// `[D, M]` each.
+    pub down: Vec<W>,
+}
+
+/// Rotation tables: `cos` and `sin` of every position and pair, YaRN's factor included, `[context, r / 2]` each.
+pub struct RopeTable<B> {
+    /// Cosines.
+    pub cos: B,
+    /// Sines.
+    pub sin: B,
+}
+
+/// The largest sizes a model will ever ask of one operation; scratch is made from it at load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScratchShape {
+    /// Rows of a step.
+    pub step_rows_max: usize,
+    /// Sequences of a step.
+    pub sequences_max: usize,
+    /// Tokens of one sequence.
+    pub context_tokens_max: usize,
+    /// Pages of the latent cache.
+    pub n_page: usize,
+    /// Widest input of any `linear` or expert product.
+    pub input_dim_max: usize,
+    /// `D`.
+    pub hidden_size: usize,
+    /// Width of one routed expert, `M`; 0 in a dense model.
+    pub moe_intermediate_size: usize,
+    /// Experts chosen per token, `K`; 0 in a dense model.
+    pub num_experts_per_tok: usize,
+    /// `E`; 0 in a dense model.
+    pub n_routed_experts: usize,
+    /// `V`.
+    pub vocab_size: usize,
+    /// Attention.
+    pub mla: MlaShape,
+}
+
+/// The operations a model is made of.
+pub trait Backend: Send + 'static {
+    /// Activations, in the type the backend likes best; zeroed when made.
+    type Buf: Send;
+    /// A matrix in its checkpoint's format: mapped (CPU) or uploaded (GPU).
+    type Weight: Send;
+    /// A step's index arrays, and how its work is split, on the device.
+    type Plan: Send;
+    /// Experts chosen for each row, and their weights.
+    type Routing: Send;
+
+    /// A buffer of `len` numbers.
+    fn alloc(&mut self, len: usize) -> Result<Self::Buf>;
+    /// A small tensor widened to the backend's activation type: norm weights, biases, tables.
+    fn vector(&mut self, values: &[f32]) -> Result<Self::Buf>;
+    /// A matrix, used in place where the format allows it. Touches its bytes, so that the first token need not.
+    fn weight(&mut self, tensor: &Tensor) -> Result<Self::Weight>;
+    /// Room for the choices of `rows` rows.
+    fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Self::Routing>;
+    /// Everything a step will need, made once.
+    fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Self::Plan>;
+    /// Copies the first `out.len()` numbers from `buf`; for traces and tests.
+    fn read(&self, buf: &Self::Buf, out: &mut [f32]) -> Result<()>;
+    /// The first rows' choices: expert ids `[rows, K]`, weights `[rows, K]`, router logits `[rows, E]`.
+    fn read_routing(&self, routing: &Self::Routing, rows: usize) -> Result<RoutingTrace>;
+
+    /// Takes a step's indices. Called once a step, before everything else.
+    fn begin(&mut self, plan: &mut Self::Plan, step: &Step) -> Result<()>;
+
+    /// 1. `y[row] = table[token[row]]`; `y [n_row, D]`, `table [V, D]`.
+    fn embed(&mut self, y: &mut Self::Buf, table: &Self::Weight, plan: &Self::Plan);
+    /// 2. `y = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()`.
+    fn rms_norm(&mut self, y: &mut Self::Buf, x: &Self::Buf, weight: &Self::Buf, eps: f32, rows: usize);
+    /// 3. `x += delta; y = rms_norm(x)`.
+    fn add_rms_norm(
+        &mut self,
+        y: &mut Self::Buf,
+        x: &mut Self::Buf,
+        delta: &Self::Buf,
+        weight: &Self::Buf,
+        eps: f32,
+        rows: usize,
+    );
+    /// 4. `y[row] = W x[row]`; `W [out, in]`, `x [rows, in]`, `y [rows, out]`.
+    fn linear(&mut self, y: &mut Self::Buf, x: &Self::Buf, weight: &Self::Weight, rows: usize);
+    /// 5. One product per head with half of `kv_b_proj [H * (n + v), c]`, for the rows in `rows`.
+    ///
+    /// `Key`: `x` are queries `[row, H, n + r]` (the first `n` of each head are read), `y [row, H, c]`.
+    /// `Value`: `x [row, H, c]`, `y [row, H, v]`.
+    fn head_linear(
+        &mut self,
+        y: &mut Self::Buf,
+        x: &Self::Buf,
+        kv_b: &Self::Weight,
+        side: HeadSide,
+        shape: &MlaShape,
+        rows: Range<usize>,
+    );
+    /// 6. Rotates the last `r` of every head in place: `q [n_row, H, n + r]`, neighbouring pairs, by the row's position.
+    fn rope(&mut self, q: &mut Self::Buf, table: &RopeTable<Self::Buf>, shape: &MlaShape, plan: &Self::Plan);
+    /// 7. From `kv [n_row, c + r]` to the cache row `[c_kv, k_pe]` at each row's slot: `c_kv = rms_norm(kv[..c])`,
+    ///    `k_pe = rotate(kv[c..])`. `cache [n_page, PAGE_TOKENS, c + r]`.
+    #[allow(clippy::too_many_arguments, reason = "one fused operation: input, output, norm, rotation and indices")]
+    fn cache_store(
+        &mut self,
+        cache: &mut Self::Buf,
+        kv: &Self::Buf,
+        norm: &Self::Buf,
+        eps: f32,
+        table: &RopeTable<Self::Buf>,
+        shape: &MlaShape,
+        plan: &Self::Plan,
+    );
+    /// 8. Absorbed attention of the step's first `n_decode_row` rows over the paged cache, causal:
+    ///    `s[h, u] = scale * (q_latent[h] . c_kv[u] + q_pe[h] . k_pe[u])`, `o_latent[h] = sum_u softmax(s)[u] c_kv[u]`.
+    ///    `q_latent`, `o_latent` `[row, H, c]`; `q [row, H, n + r]` rotated.
+    fn mla_decode(
+        &mut self,
+        o_latent: &mut Self::Buf,
+        q_latent: &Self::Buf,
+        q: &Self::Buf,
+        cache: &Self::Buf,
+        shape: &MlaShape,
+        plan: &Self::Plan,
+    );
+    /// 9. Multi-head attention of all rows after the first `n_decode_row`: keys and values are expanded from the
+    ///    cached latents by `kv_b [H * (n + v), c]`, tile by tile, causal. Writes `o [row, H, v]` at those rows only.
+    fn mla_prefill(
+        &mut self,
+        o: &mut Self::Buf,
+        q: &Self::Buf,
+        cache: &Self::Buf,
+        kv_b: &Self::Weight,
+        shape: &MlaShape,
+        plan: &Self::Plan,
+    );
+    /// 10. Router logits `gate [E, D] . x` in f32 (inputs never rounded), scores, choice; ties by lowest expert.
+    ///     Choices are stored in the order chosen: largest first.
+    fn route(
+        &mut self,
+        routing: &mut Self::Routing,
+        x: &Self::Buf,
+        gate: &Self::Weight,
+        bias: Option<&Self::Buf>,
+        rule: &RouteRule,
+        rows: usize,
+    );
+    /// 11. `y[row] = shared[row] + sum over chosen e of w_e * mlp_e(x[row])`, in five explicit parts: the routing is
+    ///     given; dispatch (rows grouped by expert), experts, combine (in the fixed order of the row's choices),
+    ///     add shared. `shared` is `None` in a model without shared experts.
+    fn experts(
+        &mut self,
+        y: &mut Self::Buf,
+        shared: Option<&Self::Buf>,
+        x: &Self::Buf,
+        routing: &Self::Routing,
+        weights: &ExpertWeights<Self::Weight>,
+        rows: usize,
+    );
+    /// 12. `y = silu(gate) * up` over `rows * dim` numbers.
+    fn swiglu(&mut self, y: &mut Self::Buf, gate: &Self::Buf, up: &Self::Buf, dim: usize, rows: usize);
+    /// 13. `y[i] = x[samples[i].row]`: the rows that want a token. `dim` numbers each.
+    fn gather_rows(&mut self, y: &mut Self::Buf, x: &Self::Buf, dim: usize, plan: &Self::Plan);
+    /// 14. Draws one token a sample row from `logits [n_sample, V]`, which it may overwrite: bias, repetition, presence and frequency
+    ///     penalties, temperature, top-k, top-p, min-p, draw by a hash of (seed, position).
+    fn sample(&mut self, out: &mut Vec<Sampled>, logits: &mut Self::Buf, vocab_size: usize, step: &Step);
+}
+
+/// A step's routing, read back for traces.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RoutingTrace {
+    /// `[rows, K]`.
+    pub indices: Vec<u32>,
+    /// `[rows, K]`.
+    pub weights: Vec<f32>,
+    /// `[rows, E]`.
+    pub logits: Vec<f32>,
+}
