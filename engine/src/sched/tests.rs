@@ -74,7 +74,11 @@ impl World {
     /// One turn of the engine's loop. The rows of the step, if there was one.
     fn turn(&mut self) -> Option<usize> {
         self.now += 1;
+        let holds = |sequence: &&Sequence| !sequence.table.pages().is_empty();
+        let held: Vec<_> =
+            self.scheduler.running.iter().filter(holds).map(|it| it.arrival).collect();
         let step = self.scheduler.plan(&mut self.pool, self.now);
+        self.check_preempted(&held);
         self.check_pages();
         self.check_decoders();
         let step = step?;
@@ -110,6 +114,20 @@ impl World {
         let running = self.scheduler.running.iter();
         assert!(running.map(|it| it.arrival).is_sorted());
         assert!(waiting.map(|it| it.arrival).is_sorted());
+    }
+
+    /// Of those that `held` pages before the plan, only the youngest lost them. One whose reader is behind may.
+    fn check_preempted(&self, held: &[u64]) {
+        let scheduler = &self.scheduler;
+        let waits = |arrival: &&u64| {
+            scheduler.waiting.iter().any(|it| it.arrival == **arrival && !it.paused)
+        };
+        let oldest_preempted = held.iter().find(waits);
+        let runs = |it: &&Sequence| !it.paused && held.contains(&it.arrival);
+        let youngest_running = scheduler.running.iter().rfind(runs).map(|it| it.arrival);
+        if let (Some(preempted), Some(running)) = (oldest_preempted, youngest_running) {
+            assert!(running < *preempted, "{running} runs on the pages of {preempted}");
+        }
     }
 
     /// Whoever has one row to its next token has it in every step.
