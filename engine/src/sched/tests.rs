@@ -354,6 +354,19 @@ fn the_youngest_gives_its_pages_and_its_answer_goes_on_as_if_nothing_had_been() 
 }
 
 #[test]
+fn one_that_has_no_page_yet_takes_none_from_an_older_one() {
+    let mut world = World::new(&limits(3, 3, 128), 3);
+    world.enqueue(Order::plain(60, 60), 100);
+    world.enqueue(Order::plain(60, 4), 100);
+    world.enqueue(Order::plain(5, 4), 100);
+    // The first outgrows its page and takes the last one, while the second's prompt leaves no row to the third.
+    while world.scheduler.stats(&world.pool).preemptions_total == 0 {
+        world.turn().unwrap();
+    }
+    assert_eq!(world.scheduler.waiting.front().map(|it| it.arrival), Some(2));
+}
+
+#[test]
 fn a_stalled_reader_holds_up_nobody() {
     let mut world = World::new(&limits(64, 1, 128), 2);
     let stalled = world.enqueue(Order::plain(100, 20), 3);
