@@ -52,6 +52,8 @@ impl Limits {
         within("sequences", self.sequences_max, 1, 1024)?;
         within("queue", self.queue_max, 1, 65_536)?;
         within("context", self.context_tokens_max, 2, 1 << 24)?;
+        within("biases", self.biases_max, 0, 4096)?;
+        within("stop-tokens", self.stop_tokens_max, 0, 4096)?;
         if self.sequences_max > self.step_rows_max {
             return Err(Error::Setting {
                 name: "sequences",
@@ -63,5 +65,32 @@ impl Limits {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(limits: &Limits, want: &str) {
+        assert_eq!(limits.check().unwrap_err().to_string(), want);
+    }
+
+    #[test]
+    fn the_defaults_are_in_range() {
+        Limits::default().check().unwrap();
+    }
+
+    #[test]
+    fn a_bound_out_of_range_is_named_with_what_is_wanted() {
+        let default = Limits::default();
+        let limits = Limits { step_rows_max: 0, ..default.clone() };
+        check(&limits, "`step-rows` is 0, wanted 1 to 8192");
+        let limits = Limits { biases_max: 5000, ..default.clone() };
+        check(&limits, "`biases` is 5000, wanted 0 to 4096");
+        let limits = Limits { sequences_max: 200, ..default };
+        let want = "`sequences` is 200, wanted at most `step-rows` (128): every running sequence has a row a step";
+        check(&limits, want);
     }
 }

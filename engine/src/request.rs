@@ -59,6 +59,11 @@ impl Sampling {
             biases: Vec::new(),
         }
     }
+
+    /// Whether tokens already seen change the draw.
+    pub fn penalises(&self) -> bool {
+        self.repetition != 1.0 || self.presence != 0.0 || self.frequency != 0.0
+    }
 }
 
 /// Where a sequence's events go. Called on the engine thread; must not block.

@@ -1,13 +1,35 @@
 //! A loaded model's thread and the handle to it.
+//!
+//! The thread owns weights, backend, latent cache and scheduler, on its own stack; nobody else ever sees them. Requests
+//! come in by a bounded channel, events go out through each request's sink, and counters through a callback. When a
+//! forward pass fails, a mapped file loses its bytes or our own code panics, every live request is failed with the
+//! reason, the thread ends, and later submits are refused: one lost model is no reason to lose the process.
 
-use std::sync::mpsc::SyncSender;
+mod handle;
+mod memory;
+mod run;
+#[cfg(test)]
+mod tests;
 
-use crate::backend::cpu::CpuOptions;
-use crate::checkpoint::{GenerationConfig, Source, TextFiles};
-use crate::error::Result;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+
+use crate::backend::Backend;
+use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::cache::pages::PagePool;
+use crate::checkpoint::{Checkpoint, GenerationConfig, Source, TextFiles};
+use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::model::Model;
 use crate::request::Request;
+use crate::sched::Scheduler;
 use crate::stats::Stats;
+use crate::step::{PAGE_TOKENS, Sampled, Step};
+use handle::Door;
+use memory::Footprint;
+use run::Worker;
+
+pub use handle::{EngineHandle, HandleLimits, Refused};
 
 /// How to load a model.
 pub struct LoadOptions {
@@ -61,65 +83,12 @@ pub struct ModelInfo {
     pub generation: GenerationConfig,
 }
 
-/// Why a request was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// The queue is full.
-    #[error("{waiting} requests wait already, the queue holds {max}")]
-    Busy {
-        /// Requests waiting.
-        waiting: usize,
-        /// The queue's size.
-        max: usize,
-    },
-    /// The model cannot take this request, ever.
-    #[error(transparent)]
-    Invalid(#[from] crate::error::Error),
-}
-
 /// What a handle sends to the model's thread.
 pub enum Command {
     /// A request to queue.
     Submit(Request),
-    /// End everything that runs with `FinishReason::Cancelled`.
+    /// End everything that runs or waits with `FinishReason::Cancelled`.
     CancelAll,
-}
-
-/// The way to a running model; cheap to clone. The model ends when all handles are gone.
-#[derive(Clone)]
-pub struct EngineHandle {
-    commands: SyncSender<Command>,
-    limits: HandleLimits,
-}
-
-/// What a handle checks before it sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HandleLimits {
-    /// Tokens of one sequence.
-    pub context_tokens: usize,
-    /// Ids below this exist.
-    pub vocab_size: usize,
-    /// Requests that may wait.
-    pub queue_max: usize,
-}
-
-impl EngineHandle {
-    /// A handle over any receiver of commands: a scripted engine in tests is one.
-    pub fn new(commands: SyncSender<Command>, limits: HandleLimits) -> Self {
-        Self { commands, limits }
-    }
-
-    /// Queues a request; never blocks.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub fn submit(&self, _request: Request) -> std::result::Result<(), Refused> {
-        let _ = (&self.commands, self.limits);
-        Ok(())
-    }
-
-    /// Ends everything that runs, with `FinishReason::Cancelled`.
-    pub fn cancel_all(&self) {}
 }
 
 /// A loaded model: its handle and its thread.
@@ -130,6 +99,7 @@ pub struct Engine {
     pub info: ModelInfo,
     /// Tokenizer and template.
     pub text: TextFiles,
+    thread: JoinHandle<()>,
 }
 
 impl Engine {
@@ -138,13 +108,107 @@ impl Engine {
     /// # Errors
     /// What the checkpoint, the settings or the memory refuses.
     pub fn load(
-        _source: &Source,
-        _options: LoadOptions,
-        _progress: &mut dyn FnMut(Progress),
+        source: &Source,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        Err(crate::error::Error::Closed)
+        let LoadOptions { limits, cpu, now, on_stats } = options;
+        let _ = (source, limits, Cpu::new(&cpu)?, now, on_stats, progress);
+        Err(Error::Closed)
     }
 
     /// Drops the handle kept here and waits until the model's memory is given back. Other handles must be gone.
-    pub fn join(self) {}
+    pub fn join(self) {
+        drop(self.handle);
+        // The thread catches its own panics; what it had to say, it said to each sink.
+        let _ = self.thread.join();
+    }
+}
+
+/// What a backend says of itself.
+struct Compute {
+    isa: &'static str,
+    activations: &'static str,
+    threads: usize,
+}
+
+/// Makes the model on `backend` and starts its thread.
+#[expect(dead_code, reason = "called by `Engine::load` once the CPU backend has its operations")]
+fn load_on<B: Backend>(
+    backend: B,
+    compute: &Compute,
+    source: &Source,
+    options: LoadOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Engine> {
+    let LoadOptions { mut limits, cpu: _, now, on_stats } = options;
+    limits.check()?;
+    let checkpoint = Checkpoint::open(source)?;
+    limits.context_tokens_max =
+        limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
+    let weight_bytes = checkpoint.weight_bytes();
+    let scratch_bytes = Model::<B>::scratch_bytes(&checkpoint, &limits);
+    let page_bytes = Model::<B>::page_bytes(&checkpoint);
+    let footprint =
+        Footprint { beside_bytes: weight_bytes.saturating_add(scratch_bytes), page_bytes };
+    let n_page = memory::choose_pages(&limits, footprint, memory::free_bytes())?;
+    // No sequence is promised more than the whole cache holds.
+    limits.context_tokens_max = limits.context_tokens_max.min(n_page * PAGE_TOKENS);
+
+    let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
+    let mut model = Model::load(backend, &checkpoint, &limits, n_page, &mut report)?;
+    let watch = checkpoint.watch();
+    watch.check()?;
+    let info = ModelInfo {
+        architecture: checkpoint.config.model_type.clone(),
+        parameters: checkpoint.parameters(),
+        dtype: checkpoint.dtype().name(),
+        context_length: limits.context_tokens_max,
+        vocab_size: checkpoint.config.vocab_size,
+        weight_bytes,
+        cache_bytes: page_bytes * n_page as u64,
+        n_page,
+        scratch_bytes,
+        isa: compute.isa,
+        activations: compute.activations,
+        threads: compute.threads,
+        generation: checkpoint.generation.clone(),
+    };
+    let forward = move |step: &Step, sampled: &mut Vec<Sampled>| {
+        model.forward(step, sampled)?;
+        watch.check()
+    };
+    let (handle, thread) = start(&limits, n_page, info.vocab_size, forward, now, on_stats)?;
+    Ok(Engine { handle, info, text: checkpoint.text, thread })
+}
+
+/// Starts a model's thread over its forward pass.
+fn start(
+    limits: &Limits,
+    n_page: usize,
+    vocab_size: usize,
+    forward: impl FnMut(&Step, &mut Vec<Sampled>) -> Result<()> + Send + 'static,
+    now: Box<dyn Fn() -> u64 + Send>,
+    on_stats: Box<dyn FnMut(&Stats) + Send>,
+) -> Result<(EngineHandle, JoinHandle<()>)> {
+    /// Places of the channel for commands that are no requests.
+    const CANCELS: usize = 16;
+    let live_max = limits.sequences_max + limits.queue_max;
+    let (sender, commands) = sync_channel(live_max + CANCELS);
+    let door = Door::new(live_max);
+    let worker = Worker {
+        commands,
+        door: door.clone(),
+        scheduler: Scheduler::new(limits, n_page),
+        pages: PagePool::new(n_page),
+        forward,
+        sampled: Vec::with_capacity(limits.sequences_max),
+        now,
+        on_stats,
+    };
+    let thread = std::thread::Builder::new().name("hadal-engine".to_owned());
+    let thread = thread.spawn(move || worker.run()).map_err(|error| Error::Internal {
+        message: format!("cannot start the model's thread: {error}"),
+    })?;
+    Ok((EngineHandle::to_thread(sender, limits, vocab_size, door), thread))
 }
