@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask <command>
        [--seed N]           default 1
   golden [CASE ...]         run `hadal logits` over tests/golden and compare with the references
        [--bin PATH]         the binary to run, default target/release/hadal
-       [--python PATH]      a python3 that has numpy, default .tools/venv/bin/python, else python3
+       [--python PATH]      a python3 that has numpy, default .tools/python/bin/python, else python3
 ";
 
 fn main() -> ExitCode {
@@ -61,28 +61,41 @@ fn root() -> PathBuf {
     package.parent().unwrap_or(package).to_path_buf()
 }
 
-/// The values of `--name value` flags in `known`, and the words that are no flag.
-///
-/// # Errors
-/// A flag that is not known, or one without its value.
-fn flags<'a>(
-    args: &'a [String],
-    known: &[&str],
-) -> Result<(Vec<(&'a str, &'a str)>, Vec<&'a str>)> {
-    let (mut found, mut words) = (Vec::new(), Vec::new());
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        if !arg.starts_with("--") {
-            words.push(arg.as_str());
-            continue;
+/// A command line taken apart.
+#[derive(Debug, Default, PartialEq)]
+struct Words<'a> {
+    /// `--name value` pairs.
+    flags: Vec<(&'a str, &'a str)>,
+    /// The words that belong to no flag.
+    plain: Vec<&'a str>,
+}
+
+impl<'a> Words<'a> {
+    /// Takes `args` apart; flags are the ones in `known`.
+    ///
+    /// # Errors
+    /// A flag that is not known, or one without its value.
+    fn read(args: &'a [String], known: &[&str]) -> Result<Self> {
+        let mut words = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            if !arg.starts_with("--") {
+                words.plain.push(arg.as_str());
+                continue;
+            }
+            if !known.contains(&arg.as_str()) {
+                return Err(format!("no flag `{arg}`; known are {}", known.join(", ")));
+            }
+            let value = args.next().ok_or_else(|| format!("`{arg}` wants a value"))?;
+            words.flags.push((arg.as_str(), value.as_str()));
         }
-        if !known.contains(&arg.as_str()) {
-            return Err(format!("no flag `{arg}`; known are {}", known.join(", ")));
-        }
-        let value = args.next().ok_or_else(|| format!("`{arg}` wants a value"))?;
-        found.push((arg.as_str(), value.as_str()));
+        Ok(words)
     }
-    Ok((found, words))
+
+    /// A flag's value; the last one wins.
+    fn flag(&self, name: &str) -> Option<&'a str> {
+        self.flags.iter().rev().find(|(flag, _)| *flag == name).map(|(_, value)| *value)
+    }
 }
 
 #[cfg(test)]
@@ -96,14 +109,14 @@ mod tests {
     #[test]
     fn flags_take_values_and_leave_words() {
         let args = words("v3-moe --bin a/b v2-lite");
-        let (found, rest) = flags(&args, &["--bin"]).unwrap();
-        assert_eq!(found, [("--bin", "a/b")]);
-        assert_eq!(rest, ["v3-moe", "v2-lite"]);
+        let found = Words::read(&args, &["--bin"]).unwrap();
+        assert_eq!(found.flag("--bin"), Some("a/b"));
+        assert_eq!(found.plain, ["v3-moe", "v2-lite"]);
     }
 
     #[test]
     fn unknown_flags_and_missing_values_are_named() {
-        assert!(flags(&words("--bni x"), &["--bin"]).unwrap_err().contains("--bni"));
-        assert!(flags(&words("--bin"), &["--bin"]).unwrap_err().contains("wants a value"));
+        assert!(Words::read(&words("--bni x"), &["--bin"]).unwrap_err().contains("--bni"));
+        assert!(Words::read(&words("--bin"), &["--bin"]).unwrap_err().contains("wants a value"));
     }
 }

@@ -131,7 +131,7 @@ fn refuse_module(path: &str, to: &[String]) -> Option<String> {
     let fits = |prefix: &&str| {
         to.strip_prefix(*prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
-    (!allowed.iter().any(|prefix| fits(&prefix))).then(|| format!("`{from}` may not know `{to}`"))
+    (!allowed.iter().any(fits)).then(|| format!("`{from}` may not know `{to}`"))
 }
 
 #[cfg(test)]

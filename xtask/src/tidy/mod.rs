@@ -98,7 +98,7 @@ fn rust(path: &str, text: &str) -> Vec<Complaint> {
 fn is_data(path: &str) -> bool {
     path.starts_with("checkpoints/")
         || path.starts_with("tests/golden/")
-        || path.ends_with(".lock")
+        || has_extension(path, "lock")
         || path.ends_with("package-lock.json")
 }
 

@@ -69,7 +69,7 @@ impl Paths {
                 self.note(&before.clone(), line);
             }
             syn::UseTree::Group(group) => {
-                group.items.iter().for_each(|item| self.tree(before, item))
+                group.items.iter().for_each(|item| self.tree(before, item));
             }
         }
     }
