@@ -174,7 +174,9 @@ pub enum Error {
         found: String,
     },
     /// The model computed values that are no numbers.
-    #[error("the model produced values that are not finite (NaN or infinity) at position {position}")]
+    #[error(
+        "the model produced values that are not finite (NaN or infinity) at position {position}"
+    )]
     NotFinite {
         /// Position in the sequence.
         position: u32,

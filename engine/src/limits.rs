@@ -56,7 +56,10 @@ impl Limits {
             return Err(Error::Setting {
                 name: "sequences",
                 got: self.sequences_max.to_string(),
-                want: format!("at most `step-rows` ({}): every running sequence has a row a step", self.step_rows_max),
+                want: format!(
+                    "at most `step-rows` ({}): every running sequence has a row a step",
+                    self.step_rows_max
+                ),
             });
         }
         Ok(())

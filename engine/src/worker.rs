@@ -137,7 +137,11 @@ impl Engine {
     ///
     /// # Errors
     /// What the checkpoint, the settings or the memory refuses.
-    pub fn load(_source: &Source, _options: LoadOptions, _progress: &mut dyn FnMut(Progress)) -> Result<Self> {
+    pub fn load(
+        _source: &Source,
+        _options: LoadOptions,
+        _progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
         Err(crate::error::Error::Closed)
     }
 

@@ -160,7 +160,14 @@ pub trait Backend: Send + 'static {
     /// 1. `y[row] = table[token[row]]`; `y [n_row, D]`, `table [V, D]`.
     fn embed(&mut self, y: &mut Self::Buf, table: &Self::Weight, plan: &Self::Plan);
     /// 2. `y = x / sqrt(mean(x^2) + eps) * weight` over rows of `weight.len()`.
-    fn rms_norm(&mut self, y: &mut Self::Buf, x: &Self::Buf, weight: &Self::Buf, eps: f32, rows: usize);
+    fn rms_norm(
+        &mut self,
+        y: &mut Self::Buf,
+        x: &Self::Buf,
+        weight: &Self::Buf,
+        eps: f32,
+        rows: usize,
+    );
     /// 3. `x += delta; y = rms_norm(x)`.
     fn add_rms_norm(
         &mut self,
@@ -187,10 +194,19 @@ pub trait Backend: Send + 'static {
         rows: Range<usize>,
     );
     /// 6. Rotates the last `r` of every head in place: `q [n_row, H, n + r]`, neighbouring pairs, by the row's position.
-    fn rope(&mut self, q: &mut Self::Buf, table: &RopeTable<Self::Buf>, shape: &MlaShape, plan: &Self::Plan);
+    fn rope(
+        &mut self,
+        q: &mut Self::Buf,
+        table: &RopeTable<Self::Buf>,
+        shape: &MlaShape,
+        plan: &Self::Plan,
+    );
     /// 7. From `kv [n_row, c + r]` to the cache row `[c_kv, k_pe]` at each row's slot: `c_kv = rms_norm(kv[..c])`,
     ///    `k_pe = rotate(kv[c..])`. `cache [n_page, PAGE_TOKENS, c + r]`.
-    #[allow(clippy::too_many_arguments, reason = "one fused operation: input, output, norm, rotation and indices")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one fused operation: input, output, norm, rotation and indices"
+    )]
     fn cache_store(
         &mut self,
         cache: &mut Self::Buf,
@@ -248,12 +264,25 @@ pub trait Backend: Send + 'static {
         rows: usize,
     );
     /// 12. `y = silu(gate) * up` over `rows * dim` numbers.
-    fn swiglu(&mut self, y: &mut Self::Buf, gate: &Self::Buf, up: &Self::Buf, dim: usize, rows: usize);
+    fn swiglu(
+        &mut self,
+        y: &mut Self::Buf,
+        gate: &Self::Buf,
+        up: &Self::Buf,
+        dim: usize,
+        rows: usize,
+    );
     /// 13. `y[i] = x[samples[i].row]`: the rows that want a token. `dim` numbers each.
     fn gather_rows(&mut self, y: &mut Self::Buf, x: &Self::Buf, dim: usize, plan: &Self::Plan);
     /// 14. Draws one token a sample row from `logits [n_sample, V]`, which it may overwrite: bias, repetition, presence and frequency
     ///     penalties, temperature, top-k, top-p, min-p, draw by a hash of (seed, position).
-    fn sample(&mut self, out: &mut Vec<Sampled>, logits: &mut Self::Buf, vocab_size: usize, step: &Step);
+    fn sample(
+        &mut self,
+        out: &mut Vec<Sampled>,
+        logits: &mut Self::Buf,
+        vocab_size: usize,
+        step: &Step,
+    );
 }
 
 /// A step's routing, read back for traces.

@@ -1,48 +1,83 @@
-//! Architectures, and the choice among them by configuration.
+//! A loaded model: the architecture's weights, scratch and latent cache over a backend.
+//!
+//! There is one architecture so far, [`deepseek`], which covers the V2 and V3 families. A second one makes
+//! `Model` an enum over them; the worker sees `load` and `forward` alone.
 
-use crate::backend::Backend;
+pub mod record;
+
+mod deepseek;
+mod latent;
+mod rope;
+mod scratch;
+
+use crate::backend::{Backend, ScratchShape};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
+use record::Recorder;
 
 /// A loaded model over a backend: weights, scratch and latent cache.
 pub struct Model<B: Backend> {
     backend: B,
+    network: deepseek::DeepSeek<B>,
 }
 
 impl<B: Backend> Model<B> {
-    /// Loads every weight (`progress(done_bytes, total_bytes)` after each tensor) and makes all buffers.
-    /// `n_page` pages of latent cache are made.
+    /// Loads every weight (`progress(done_bytes, total_bytes)` after each tensor) and makes all buffers, with
+    /// `n_page` pages of latent cache.
     ///
     /// # Errors
     /// What the checkpoint, the backend or the memory refuses.
     pub fn load(
-        backend: B,
-        _checkpoint: &Checkpoint,
-        _limits: &Limits,
-        _n_page: usize,
-        _progress: &mut dyn FnMut(u64, u64),
+        mut backend: B,
+        checkpoint: &Checkpoint,
+        limits: &Limits,
+        n_page: usize,
+        progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        Ok(Self { backend })
+        let network = deepseek::DeepSeek::load(&mut backend, checkpoint, limits, n_page, progress)?;
+        Ok(Self { backend, network })
     }
 
     /// Bytes of one latent-cache page over all layers.
-    pub fn page_bytes(_checkpoint: &Checkpoint) -> u64 {
-        1
+    pub fn page_bytes(checkpoint: &Checkpoint) -> u64 {
+        latent::page_bytes(&checkpoint.config)
     }
 
-    /// Bytes of scratch that `load` will make, without weights and cache.
-    pub fn scratch_bytes(_checkpoint: &Checkpoint, _limits: &Limits) -> u64 {
-        1
+    /// Bytes of the buffers that `load` makes beside weights, cache and the backend's own scratch.
+    pub fn scratch_bytes(checkpoint: &Checkpoint, limits: &Limits) -> u64 {
+        scratch::bytes(&checkpoint.config, limits) + rope::bytes(&checkpoint.config, limits)
+    }
+
+    /// The largest sizes the model will ask of the backend.
+    pub fn scratch_shape(checkpoint: &Checkpoint, limits: &Limits, n_page: usize) -> ScratchShape {
+        scratch::shape(&checkpoint.config, limits, n_page)
     }
 
     /// One forward pass; `sampled` is cleared and gets one entry a sample row.
     ///
     /// # Errors
     /// What the device refuses; never on data.
-    pub fn forward(&mut self, _step: &Step, _sampled: &mut Vec<Sampled>) -> Result<()> {
-        let _ = &mut self.backend;
-        Err(Error::Closed)
+    pub fn forward(&mut self, step: &Step, sampled: &mut Vec<Sampled>) -> Result<()> {
+        self.network.forward(&mut self.backend, step, sampled, None)
+    }
+
+    /// [`Model::forward`] with every intermediate result copied into `recorder`.
+    ///
+    /// # Errors
+    /// As `forward`.
+    pub fn forward_recorded(
+        &mut self,
+        step: &Step,
+        sampled: &mut Vec<Sampled>,
+        recorder: &mut Recorder,
+    ) -> Result<()> {
+        self.network.forward(&mut self.backend, step, sampled, Some(recorder))
+    }
+
+    /// The backend, for what only it knows (threads, instruction set).
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 }

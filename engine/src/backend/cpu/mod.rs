@@ -43,7 +43,11 @@ impl Isa {
             "portable" => Ok(Self::Portable),
             "avx2" => Ok(Self::Avx2),
             "avx512" => Ok(Self::Avx512Bf16),
-            _ => Err(Error::Setting { name: "isa", got: name.into(), want: "portable, avx2 or avx512".into() }),
+            _ => Err(Error::Setting {
+                name: "isa",
+                got: name.into(),
+                want: "portable, avx2 or avx512".into(),
+            }),
         }
     }
 }

@@ -1,0 +1,30 @@
+//! The latent cache's memory: one buffer a layer, `[n_page, 64, c + r]`.
+//!
+//! MLA keeps one row a token and layer, `[c_kv, k_pe]`, shared by all heads. Which page belongs to whom is decided
+//! in `cache`; here is only the memory.
+
+use crate::backend::Backend;
+use crate::checkpoint::ModelConfig;
+use crate::error::Result;
+use crate::step::PAGE_TOKENS;
+
+/// Numbers in one cache row.
+fn row_dim(config: &ModelConfig) -> usize {
+    config.kv_lora_rank + config.qk_rope_head_dim
+}
+
+/// Bytes of one page over all layers; rows are f32.
+pub(super) fn page_bytes(config: &ModelConfig) -> u64 {
+    (config.num_hidden_layers * PAGE_TOKENS * row_dim(config) * size_of::<f32>()) as u64
+}
+
+/// One buffer a layer.
+pub(super) fn alloc<B: Backend>(
+    backend: &mut B,
+    config: &ModelConfig,
+    n_page: usize,
+) -> Result<Vec<B::Buf>> {
+    (0..config.num_hidden_layers)
+        .map(|_| backend.alloc(n_page * PAGE_TOKENS * row_dim(config)))
+        .collect()
+}

@@ -1,0 +1,164 @@
+//! Activations of one step, made once at load and sized for the largest step.
+
+use super::rope;
+use crate::backend::{Backend, MlaShape, ScratchShape};
+use crate::checkpoint::ModelConfig;
+use crate::error::Result;
+use crate::limits::Limits;
+
+/// Every activation buffer of a step; shapes with `R` the step's rows and `P` its sample rows.
+pub(super) struct Scratch<B: Backend> {
+    /// The residual stream, `[R, D]`.
+    pub(super) x: B::Buf,
+    /// Its norm: what attention and MLP see, `[R, D]`.
+    pub(super) y: B::Buf,
+    /// What attention or MLP add to the stream, `[R, D]`.
+    pub(super) delta: B::Buf,
+    /// Query latents before and after their norm, `[R, q]`.
+    pub(super) q_a: B::Buf,
+    /// See `q_a`.
+    pub(super) q_a_norm: B::Buf,
+    /// Queries, `[R, H, n + r]`.
+    pub(super) q: B::Buf,
+    /// Latent and rotary key before norm and rotation, `[R, c + r]`.
+    pub(super) kv: B::Buf,
+    /// Queries with the key half folded in, `[R, H, c]`.
+    pub(super) q_latent: B::Buf,
+    /// Absorbed attention's output, `[R, H, c]`.
+    pub(super) o_latent: B::Buf,
+    /// The heads' outputs, `[R, H, v]`.
+    pub(super) heads: B::Buf,
+    /// The MLP's two halves, `[R, max(I, S * M)]`; the product replaces the first.
+    pub(super) gate: B::Buf,
+    /// See `gate`.
+    pub(super) up: B::Buf,
+    /// `silu(gate) * up`.
+    pub(super) product: B::Buf,
+    /// The shared experts' output, `[R, D]`.
+    pub(super) shared: B::Buf,
+    /// The rows that want a token, `[P, D]`.
+    pub(super) last: B::Buf,
+    /// Their logits, `[P, V]`.
+    pub(super) logits: B::Buf,
+}
+
+/// Attention's sizes.
+pub(super) fn mla_shape(config: &ModelConfig) -> MlaShape {
+    MlaShape {
+        n_head: config.num_attention_heads,
+        qk_nope_head_dim: config.qk_nope_head_dim,
+        qk_rope_head_dim: config.qk_rope_head_dim,
+        v_head_dim: config.v_head_dim,
+        kv_lora_rank: config.kv_lora_rank,
+        softmax_scale: rope::softmax_scale(config),
+    }
+}
+
+/// Width of the widest MLP that runs through `gate` and `up`: a dense layer's, or the shared experts'.
+fn mlp_width(config: &ModelConfig) -> usize {
+    let dense =
+        if config.is_moe_layer.iter().all(|moe| *moe) { 0 } else { config.intermediate_size };
+    dense.max(config.moe.as_ref().map_or(0, |moe| moe.n_shared_experts * moe.moe_intermediate_size))
+}
+
+/// Lengths of all buffers, in the order of [`Scratch`]'s fields.
+fn lengths(config: &ModelConfig, limits: &Limits) -> [usize; 16] {
+    let (rows, samples) = (limits.step_rows_max, limits.sequences_max);
+    let mla = mla_shape(config);
+    let hidden = rows * config.hidden_size;
+    let q_a = rows * config.q_lora_rank.unwrap_or(0);
+    let latent = rows * mla.n_head * mla.kv_lora_rank;
+    let mlp = rows * mlp_width(config);
+    [
+        hidden,
+        hidden,
+        hidden,
+        q_a,
+        q_a,
+        rows * mla.n_head * mla.qk_head_dim(),
+        rows * mla.latent_dim(),
+        latent,
+        latent,
+        rows * mla.n_head * mla.v_head_dim,
+        mlp,
+        mlp,
+        mlp,
+        hidden,
+        samples * config.hidden_size,
+        samples * config.vocab_size,
+    ]
+}
+
+/// Bytes of all buffers.
+pub(super) fn bytes(config: &ModelConfig, limits: &Limits) -> u64 {
+    lengths(config, limits).iter().map(|len| (len * size_of::<f32>()) as u64).sum()
+}
+
+impl<B: Backend> Scratch<B> {
+    /// Makes all buffers.
+    pub(super) fn alloc(backend: &mut B, config: &ModelConfig, limits: &Limits) -> Result<Self> {
+        let [
+            x,
+            y,
+            delta,
+            q_a,
+            q_a_norm,
+            q,
+            kv,
+            q_latent,
+            o_latent,
+            heads,
+            gate,
+            up,
+            product,
+            shared,
+            last,
+            logits,
+        ] = lengths(config, limits);
+        Ok(Self {
+            x: backend.alloc(x)?,
+            y: backend.alloc(y)?,
+            delta: backend.alloc(delta)?,
+            q_a: backend.alloc(q_a)?,
+            q_a_norm: backend.alloc(q_a_norm)?,
+            q: backend.alloc(q)?,
+            kv: backend.alloc(kv)?,
+            q_latent: backend.alloc(q_latent)?,
+            o_latent: backend.alloc(o_latent)?,
+            heads: backend.alloc(heads)?,
+            gate: backend.alloc(gate)?,
+            up: backend.alloc(up)?,
+            product: backend.alloc(product)?,
+            shared: backend.alloc(shared)?,
+            last: backend.alloc(last)?,
+            logits: backend.alloc(logits)?,
+        })
+    }
+}
+
+/// What the backend has to be ready for.
+pub(super) fn shape(config: &ModelConfig, limits: &Limits, n_page: usize) -> ScratchShape {
+    let mla = mla_shape(config);
+    let moe_width = config.moe.as_ref().map_or(0, |moe| moe.moe_intermediate_size);
+    let inputs = [
+        config.hidden_size,
+        config.q_lora_rank.unwrap_or(0),
+        mla.kv_lora_rank,
+        mla.n_head * mla.v_head_dim,
+        mlp_width(config),
+        moe_width,
+    ];
+    ScratchShape {
+        step_rows_max: limits.step_rows_max,
+        sequences_max: limits.sequences_max,
+        context_tokens_max: rope::context(config, limits),
+        n_page,
+        input_dim_max: inputs.into_iter().max().unwrap_or(0),
+        hidden_size: config.hidden_size,
+        moe_intermediate_size: moe_width,
+        num_experts_per_tok: config.moe.as_ref().map_or(0, |moe| moe.route.num_experts_per_tok),
+        n_routed_experts: config.moe.as_ref().map_or(0, |moe| moe.route.n_routed_experts),
+        vocab_size: config.vocab_size,
+        mla,
+    }
+}

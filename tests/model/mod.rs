@@ -1,0 +1,4 @@
+//! Models held to golden numbers.
+
+mod compare;
+mod golden;
