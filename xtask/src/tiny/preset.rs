@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 pub(super) const NAMES: &[&str] = &["tiny", "v2-lite", "v3-mini", "v3-layer", "moonlight-cut"];
 
 /// A model's sizes, in `config.json`'s words.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     pub(super) is_v3: bool,
     pub(super) vocab_size: usize,
@@ -41,7 +41,7 @@ pub(super) fn find(name: &str) -> Option<Shape> {
         n_group: 8,
         topk_group: 4,
         routed_scaling_factor: 2.5,
-        ..lite.clone()
+        ..lite
     };
     Some(match name {
         "v2-lite" => lite,
