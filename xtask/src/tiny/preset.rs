@@ -36,13 +36,7 @@ pub(super) struct Shape {
 /// A preset by its name.
 pub(super) fn find(name: &str) -> Option<Shape> {
     let lite = v2_lite();
-    let v3 = Shape {
-        is_v3: true,
-        n_group: 8,
-        topk_group: 4,
-        routed_scaling_factor: 2.5,
-        ..lite
-    };
+    let v3 = Shape { is_v3: true, n_group: 8, topk_group: 4, routed_scaling_factor: 2.5, ..lite };
     Some(match name {
         "v2-lite" => lite,
         "tiny" => small(v3),
