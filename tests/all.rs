@@ -1,1 +1,3 @@
-//! tests
+//! Every integration test, one binary.
+
+mod model;

@@ -24,6 +24,7 @@ pub mod sched;
 pub mod stats;
 pub mod step;
 pub mod text;
+pub mod trace;
 pub mod worker;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,6 +1,10 @@
-//! `config.json` as a model needs it.
+//! `config.json` as a model needs it: sizes, rules, and every refusal with its reason.
 
-use crate::backend::RouteRule;
+use std::path::Path;
+
+use super::json::{Fields, parse_object};
+use crate::backend::{RouteRule, Scoring};
+use crate::error::{Error, Result};
 
 /// A model's sizes and rules, in `config.json`'s words. Everything is checked: past this, nobody looks again.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,4 +77,245 @@ pub struct Yarn {
     pub mscale: f64,
     /// 0 when absent.
     pub mscale_all_dim: f64,
+}
+
+/// Sizes that products of which must stay below this many numbers, so that no later arithmetic can overflow.
+const TENSOR_MAX: usize = 1 << 42;
+
+impl ModelConfig {
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names field, found and wanted; [`Error::Unsupported`] names what this build lacks.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let object = parse_object(path, bytes)?;
+        let fields = Fields { path, object: &object };
+        let family = Family::of(&fields)?;
+        refuse_unsupported(&fields)?;
+        let config = Self {
+            model_type: family.name().to_owned(),
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size: fields.size("hidden_size")?,
+            num_hidden_layers: fields.size("num_hidden_layers")?,
+            num_attention_heads: fields.size("num_attention_heads")?,
+            q_lora_rank: fields.get("q_lora_rank").map(|_| fields.size("q_lora_rank")).transpose()?,
+            kv_lora_rank: fields.size("kv_lora_rank")?,
+            qk_nope_head_dim: fields.size("qk_nope_head_dim")?,
+            qk_rope_head_dim: fields.size("qk_rope_head_dim")?,
+            v_head_dim: fields.size("v_head_dim")?,
+            intermediate_size: fields.size("intermediate_size")?,
+            is_moe_layer: moe_layers(&fields, family)?,
+            moe: None,
+            rms_norm_eps: fields.positive_or("rms_norm_eps", Some(1e-6))? as f32,
+            rope_theta: rope_theta(&fields)?,
+            yarn: yarn(&fields)?,
+            tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
+            max_position_embeddings: fields.size_or("max_position_embeddings", Some(2048))?,
+            num_nextn_predict_layers: fields.count_or("num_nextn_predict_layers", 0)?,
+        };
+        let has_moe = config.is_moe_layer.contains(&true) || config.num_nextn_predict_layers > 0;
+        let moe = if has_moe { Some(moe(&fields, family)?) } else { None };
+        let config = Self { moe, ..config };
+        config.check(&fields)?;
+        Ok(config)
+    }
+
+    /// What no single field shows.
+    fn check(&self, fields: &Fields<'_>) -> Result<()> {
+        if self.qk_rope_head_dim % 2 != 0 {
+            return Err(fields.error("qk_rope_head_dim", "an even number: channels turn in pairs"));
+        }
+        if self.num_nextn_predict_layers > 1 {
+            return Err(fields.error("num_nextn_predict_layers", "0 or 1"));
+        }
+        if self.num_hidden_layers > 4096 {
+            return Err(fields.error("num_hidden_layers", "at most 4096"));
+        }
+        if self.max_position_embeddings > 1 << 24 {
+            return Err(fields.error("max_position_embeddings", "at most 16777216"));
+        }
+        let experts = self.moe.as_ref().map_or(0, |moe| moe.route.n_routed_experts);
+        if self.num_hidden_layers * experts > 1 << 18 {
+            return Err(fields.error("n_routed_experts", "at most 262144 experts over all layers"));
+        }
+        let head = self.qk_nope_head_dim.max(self.v_head_dim) + self.qk_rope_head_dim;
+        let widths = [
+            ("vocab_size", Some(self.vocab_size)),
+            ("intermediate_size", Some(self.intermediate_size)),
+            ("num_attention_heads", self.num_attention_heads.checked_mul(head)),
+            ("q_lora_rank", Some(self.q_lora_rank.unwrap_or(1))),
+            ("kv_lora_rank", self.kv_lora_rank.checked_add(self.qk_rope_head_dim)),
+        ];
+        for (field, width) in widths {
+            let product = width.and_then(|width| width.checked_mul(self.hidden_size.max(self.kv_lora_rank)));
+            if product.is_none_or(|product| product > TENSOR_MAX) {
+                return Err(fields.error(field, "a matrix of at most 2^42 numbers"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The two lines of models.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V2,
+    V3,
+}
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "deepseek_v2",
+            Self::V3 => "deepseek_v3",
+        }
+    }
+
+    /// By `model_type`, else by `architectures`; anything else is refused by name, with what it would need.
+    fn of(fields: &Fields<'_>) -> Result<Self> {
+        let architecture = || fields.get("architectures")?.as_array()?.first()?.as_str();
+        let name = match fields.text("model_type")? {
+            Some(name) => name,
+            None => architecture().ok_or_else(|| fields.error("model_type", "`deepseek_v3` or `deepseek_v2`"))?,
+        };
+        let lacks = match name {
+            "deepseek_v3" | "DeepseekV3ForCausalLM" => return Ok(Self::V3),
+            "deepseek_v2" | "DeepseekV2ForCausalLM" => return Ok(Self::V2),
+            "deepseek_v32" | "DeepseekV32ForCausalLM" => "its sparse attention needs the lightning indexer",
+            "deepseek_v4" | "DeepseekV4ForCausalLM" => "its attention and residual streams are another architecture",
+            "glm_moe_dsa" => "its sparse attention needs an indexer",
+            "kimi_k2" => "its configuration and vocabulary are not read yet",
+            "glm4_moe_lite" => "its configuration is not read yet",
+            _ => "hadal runs the DeepSeek-V2 and V3 families",
+        };
+        Err(Error::Unsupported {
+            path: fields.path.to_owned(),
+            what: format!("model type `{}` is not supported: {lacks}", name.chars().take(60).collect::<String>()),
+        })
+    }
+}
+
+/// Settings that change the result and that nothing here computes.
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
+    let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
+    if let Some(quantization) = fields.object("quantization_config")? {
+        let method = quantization.text("quant_method")?.unwrap_or("unnamed");
+        return refuse(format!("weights quantised by `{method}` are not supported yet; float32 and bfloat16 are"));
+    }
+    if fields.flag_or("attention_bias", false)? {
+        return refuse("`attention_bias` is true: biased projections are not supported".into());
+    }
+    if !fields.flag_or("rope_interleave", true)? {
+        return refuse("`rope_interleave` is false: half-rotated heads are not supported yet".into());
+    }
+    match fields.text("hidden_act")? {
+        None | Some("silu") => Ok(()),
+        Some(other) => refuse(format!("`hidden_act` is `{other}`; `silu` is supported")),
+    }
+}
+
+/// Which layers are mixtures.
+fn moe_layers(fields: &Fields<'_>, family: Family) -> Result<Vec<bool>> {
+    let layers = fields.size("num_hidden_layers")?;
+    if layers > 4096 {
+        return Err(fields.error("num_hidden_layers", "at most 4096"));
+    }
+    if fields.get("n_routed_experts").is_none() {
+        return Ok(vec![false; layers]);
+    }
+    let first = fields.count_or("first_k_dense_replace", if family == Family::V3 { 3 } else { 0 })?;
+    let every = fields.size_or("moe_layer_freq", Some(1))?;
+    Ok((0..layers).map(|layer| layer >= first && layer % every == 0).collect())
+}
+
+/// Sizes and rules of the mixtures.
+fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
+    let is_v3 = family == Family::V3;
+    let experts = fields.size("n_routed_experts")?;
+    let chosen = fields.size("num_experts_per_tok")?;
+    let method = fields.text("topk_method")?.unwrap_or(if is_v3 { "noaux_tc" } else { "greedy" });
+    let scoring = fields.text("scoring_func")?.unwrap_or(if is_v3 { "sigmoid" } else { "softmax" });
+    let has_groups = match (family, method) {
+        (Family::V3, "noaux_tc") | (Family::V2, "group_limited_greedy") => true,
+        (Family::V2, "greedy") => false,
+        (Family::V3, _) => return Err(fields.error("topk_method", "`noaux_tc`")),
+        (Family::V2, _) => return Err(fields.error("topk_method", "`greedy` or `group_limited_greedy`")),
+    };
+    let wanted = if is_v3 { "sigmoid" } else { "softmax" };
+    if scoring != wanted {
+        return Err(fields.error("scoring_func", &format!("`{wanted}`")));
+    }
+    // The reference ignores the flag for V2 and the models' own code does something else: refused, not guessed.
+    let norm_topk_prob = fields.flag_or("norm_topk_prob", is_v3)?;
+    if !is_v3 && norm_topk_prob {
+        return Err(fields.error("norm_topk_prob", "false: implementations of deepseek_v2 disagree about true"));
+    }
+    let n_group = if has_groups { fields.size_or("n_group", Some(1))? } else { 1 };
+    let topk_group = if has_groups { fields.size_or("topk_group", Some(n_group))? } else { 1 };
+    if experts > 1 << 16 {
+        return Err(fields.error("n_routed_experts", "at most 65536"));
+    }
+    if experts % n_group != 0 {
+        return Err(fields.error("n_group", &format!("a divisor of `n_routed_experts`, {experts}")));
+    }
+    if topk_group > n_group {
+        return Err(fields.error("topk_group", &format!("at most `n_group`, {n_group}")));
+    }
+    if chosen > experts / n_group * topk_group {
+        return Err(fields.error("num_experts_per_tok", "at most the experts in the groups kept"));
+    }
+    let route = RouteRule {
+        scoring: if is_v3 { Scoring::Sigmoid } else { Scoring::Softmax },
+        n_routed_experts: experts,
+        num_experts_per_tok: chosen,
+        n_group,
+        topk_group,
+        norm_topk_prob,
+        routed_scaling_factor: fields.positive_or("routed_scaling_factor", Some(if is_v3 { 2.5 } else { 1.0 }))? as f32,
+    };
+    let moe_intermediate_size = fields.size("moe_intermediate_size")?;
+    let n_shared_experts = fields.count_or("n_shared_experts", 0)?;
+    let shared_width = n_shared_experts.checked_mul(moe_intermediate_size);
+    if shared_width.is_none_or(|width| width > 1 << 24) {
+        return Err(fields.error("n_shared_experts", "at most 2^24 columns together"));
+    }
+    Ok(MoeConfig { route, moe_intermediate_size, n_shared_experts, has_correction_bias: is_v3 })
+}
+
+/// The rotary base, in either spelling.
+fn rope_theta(fields: &Fields<'_>) -> Result<f64> {
+    let newer = fields.object("rope_parameters")?;
+    let theta = match newer {
+        Some(newer) if newer.get("rope_theta").is_some() => newer.positive_or("rope_theta", None)?,
+        _ => fields.positive_or("rope_theta", Some(10_000.0))?,
+    };
+    if theta <= 1.0 { Err(fields.error("rope_theta", "a number above 1")) } else { Ok(theta) }
+}
+
+/// YaRN's constants, in either spelling; `None` for plain rotation.
+fn yarn(fields: &Fields<'_>) -> Result<Option<Yarn>> {
+    let older = fields.object("rope_scaling")?;
+    let Some(scaling) = older.or(fields.object("rope_parameters")?) else { return Ok(None) };
+    let kind = scaling.text("rope_type")?.or(scaling.text("type")?).unwrap_or("default");
+    match kind {
+        "default" => return Ok(None),
+        "yarn" => {}
+        other => {
+            let what = format!("rotary scaling `{other}` is not supported; `yarn` is");
+            return Err(Error::Unsupported { path: fields.path.to_owned(), what });
+        }
+    }
+    let original = scaling.get("original_max_position_embeddings").map(|_| ());
+    let original_max_position_embeddings = match original {
+        Some(()) => scaling.size("original_max_position_embeddings")?,
+        None => fields.size("max_position_embeddings")?,
+    };
+    Ok(Some(Yarn {
+        factor: scaling.positive_or("factor", None)?,
+        original_max_position_embeddings,
+        beta_fast: scaling.positive_or("beta_fast", Some(32.0))?,
+        beta_slow: scaling.positive_or("beta_slow", Some(1.0))?,
+        mscale: scaling.number_or_zero("mscale")?,
+        mscale_all_dim: scaling.number_or_zero("mscale_all_dim")?,
+    }))
 }

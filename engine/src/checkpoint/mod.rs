@@ -1,16 +1,26 @@
 //! Checkpoints on disk: found, opened, checked, mapped.
 
 pub mod config;
+mod discover;
+mod expected;
+mod files;
+mod json;
 pub mod map;
+mod safetensors;
 
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
-pub use map::Bytes;
+pub use discover::{Found, Summary, describe, discover};
+pub use map::{Bytes, Watch};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::quant::DType;
+use expected::{DTYPES, Expected, expected};
+use files::Files;
+use json::{Fields, parse_object};
+use safetensors::Entry;
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +92,11 @@ pub struct Checkpoint {
     pub generation: GenerationConfig,
     /// Tokenizer and template.
     pub text: TextFiles,
+    path: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+    /// Names the ordinary pass uses.
+    used: Vec<String>,
+    watch: Watch,
 }
 
 impl Checkpoint {
@@ -89,71 +104,131 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Names file, tensor, found and wanted.
-    pub fn open(_source: &Source) -> Result<Self> {
-        Err(crate::error::Error::Closed)
+    pub fn open(source: &Source) -> Result<Self> {
+        let files = Files::new(source);
+        let (config_path, config_bytes) = files.required("config.json")?;
+        let config = ModelConfig::parse(&config_path, &config_bytes)?;
+        let generation = generation(&files, &config_path, &config_bytes)?;
+        let mut tensors = BTreeMap::new();
+        let mut shards = Vec::new();
+        for (path, bytes) in files.weights()? {
+            for (name, entry) in safetensors::entries(&path, &bytes)? {
+                if tensors.insert(name.clone(), entry).is_some() {
+                    let problem = "it is in another file of this checkpoint too".to_owned();
+                    return Err(Error::TensorRange { path, name, problem });
+                }
+            }
+            shards.push(bytes);
+        }
+        let path = files.path().to_owned();
+        let used = check(&path, &expected(&config), &tensors)?;
+        let text = text_files(&files)?;
+        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(shards.iter()) })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
     ///
     /// # Errors
-    /// [`crate::Error::TensorMissing`].
-    pub fn tensor(&self, _name: &str) -> Result<Tensor> {
-        Err(crate::error::Error::Closed)
+    /// [`Error::TensorMissing`], or [`Error::TensorDType`] for a stored type this build cannot use.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let entry = self.tensors.get(name).ok_or_else(|| Error::TensorMissing {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            want: Vec::new(),
+        })?;
+        let dtype = entry.dtype.ok_or_else(|| wrong_dtype(&self.path, name, entry))?;
+        Ok(Tensor { name: name.to_owned(), dtype, shape: entry.shape.clone(), bytes: entry.bytes.clone() })
+    }
+
+    /// The tensors the ordinary pass uses.
+    fn used(&self) -> impl Iterator<Item = &Entry> {
+        self.used.iter().filter_map(|name| self.tensors.get(name))
     }
 
     /// Bytes of all tensors the model uses (the MTP layer, which is checked but not run, is not counted).
     pub fn weight_bytes(&self) -> u64 {
-        0
+        self.used().map(|entry| entry.bytes.len() as u64).sum()
     }
 
     /// Numbers in all tensors the model uses.
     pub fn parameters(&self) -> u64 {
-        0
+        self.used().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
     /// Most frequent dtype by bytes.
     pub fn dtype(&self) -> DType {
-        DType::Bf16
+        let bytes = |dtype| self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>();
+        DTYPES.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
     }
 
     /// A handle that says whether mapped files are still whole; cheap, asked after every step.
-    pub fn watch(&self) -> map::Watch {
-        map::Watch::default()
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
     }
 }
 
-/// One model that discovery found below the checkpoint root.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// Path relative to the root, `/`-separated.
-    pub name: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Bytes of all its weight files.
-    pub size_bytes: u64,
-    /// Newest change of its weight files.
-    pub modified: SystemTime,
-    /// `safetensors`, `pt` or `gguf`.
-    pub format: &'static str,
-    /// What its headers say, or why it cannot be served.
-    pub summary: std::result::Result<Summary, String>,
+fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
+    let want = DTYPES.map(|dtype| dtype.name()).join(" or ");
+    Error::TensorDType { path: path.to_owned(), name: name.to_owned(), got: entry.dtype_name.clone(), want }
 }
 
-/// What a listing shows of a checkpoint, read from `config.json` and the tensor headers alone.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Summary {
-    /// `model_type` of its config.
-    pub architecture: String,
-    /// Numbers in its tensors.
-    pub parameters: u64,
-    /// Most frequent dtype.
-    pub dtype: &'static str,
-    /// Tokens it was made for.
-    pub context_length: usize,
+/// Holds what is there to what must be there; gives the names the ordinary pass uses.
+fn check(path: &Path, wanted: &[Expected], tensors: &BTreeMap<String, Entry>) -> Result<Vec<String>> {
+    let mut used = Vec::new();
+    for Expected { name, shape, is_used } in wanted {
+        let Some(entry) = tensors.get(name) else {
+            return Err(Error::TensorMissing { path: path.to_owned(), name: name.clone(), want: shape.clone() });
+        };
+        if entry.dtype.is_none() {
+            return Err(wrong_dtype(path, name, entry));
+        }
+        if entry.shape != *shape {
+            let (got, want) = (entry.shape.clone(), shape.clone());
+            return Err(Error::TensorShape { path: path.to_owned(), name: name.clone(), got, want });
+        }
+        if *is_used {
+            used.push(name.clone());
+        }
+    }
+    Ok(used)
 }
 
-/// Everything below `root` that looks like a model, sorted by name. Unreadable ones are listed with their reason.
-/// Links that lead outside the root are not followed.
-pub fn discover(_root: &std::path::Path) -> Vec<Found> {
-    Vec::new()
+/// `generation_config.json`; ids that it does not give come from `config.json`.
+fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<GenerationConfig> {
+    let (path, object) = match files.optional("generation_config.json")? {
+        Some((path, bytes)) => (path.clone(), parse_object(&path, &bytes)?),
+        None => (config_path.to_owned(), serde_json::Map::new()),
+    };
+    let config = parse_object(config_path, config)?;
+    let (own, config) = (Fields { path: &path, object: &object }, Fields { path: config_path, object: &config });
+    let ids = |field: &str| -> Result<Vec<u32>> {
+        let ids = own.token_ids(field)?;
+        if ids.is_empty() { config.token_ids(field) } else { Ok(ids) }
+    };
+    let positive = |field: &str| own.get(field).map(|_| own.positive_or(field, None)).transpose();
+    Ok(GenerationConfig {
+        eos_token_ids: ids("eos_token_id")?,
+        bos_token_id: ids("bos_token_id")?.first().copied(),
+        temperature: own.get("temperature").map(|_| own.number_or_zero("temperature")).transpose()?.map(|t| t as f32),
+        top_p: positive("top_p")?.map(|p| p.min(1.0) as f32),
+        top_k: own.get("top_k").map(|_| own.count_or("top_k", 0)).transpose()?.and_then(|k| u32::try_from(k).ok()),
+        repetition_penalty: positive("repetition_penalty")?.map(|r| r as f32),
+    })
+}
+
+/// Tokenizer and template as bytes; the text side says what it misses.
+fn text_files(files: &Files) -> Result<TextFiles> {
+    let bytes = |name| Ok::<_, Error>(files.optional(name)?.map(|(_, bytes)| bytes));
+    let chat_template = match files.optional("chat_template.jinja")? {
+        None => None,
+        Some((path, bytes)) => Some(String::from_utf8(bytes).map_err(|error| Error::Format {
+            path,
+            problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
+        })?),
+    };
+    Ok(TextFiles {
+        tokenizer: bytes("tokenizer.json")?,
+        tokenizer_config: bytes("tokenizer_config.json")?,
+        chat_template,
+    })
 }

@@ -1,6 +1,36 @@
-//! The CPU backend.
+//! The CPU backend: a product path of its own, and a second opinion on every kernel to come.
+//!
+//! Activations are f32. Matrices are used where they lie in the mapped checkpoint. Work is spread over one [`pool`];
+//! the order of every sum is fixed by the row's own shape and position, so threads, batch and chunks never change a
+//! bit of a result. One operation a file; all vector code is in [`simd`].
 
+mod embed;
+mod experts;
+mod gather_rows;
+mod head_linear;
+mod linear;
+mod mla_decode;
+mod mla_prefill;
+mod operations;
+mod plan;
+mod pool;
+mod rms_norm;
+mod rope;
+mod route;
+mod sample;
+mod simd;
+mod swiglu;
+
+pub use plan::Plan;
+pub use route::Routing;
+
+use pool::Pool;
+use simd::multiply::PairRows;
+
+use super::ScratchShape;
+use crate::checkpoint::{Bytes, Tensor};
 use crate::error::{Error, Result};
+use crate::quant::DType;
 
 /// Which instructions the kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -9,28 +39,8 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL and BF16 (`vdpbf16ps`).
+    /// x86-64 with AVX-512 F, BW, DQ, VL and BF16 (`vdpbf16ps`).
     Avx512Bf16,
-}
-
-/// What a bf16 matrix is multiplied with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activations {
-    /// f32 inputs; bf16 weights are widened in registers.
-    F32,
-    /// Each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`. f32 matrices still take f32.
-    Bf16,
-}
-
-/// What the CPU backend is made with.
-#[derive(Debug, Clone, Default)]
-pub struct CpuOptions {
-    /// Compute threads; `None`: the physical cores.
-    pub threads: Option<usize>,
-    /// `None`: the best this processor has.
-    pub isa: Option<Isa>,
-    /// `None`: bf16 with [`Isa::Avx512Bf16`], f32 otherwise.
-    pub activations: Option<Activations>,
 }
 
 impl Isa {
@@ -43,24 +53,223 @@ impl Isa {
             "portable" => Ok(Self::Portable),
             "avx2" => Ok(Self::Avx2),
             "avx512" => Ok(Self::Avx512Bf16),
-            _ => Err(Error::Setting {
-                name: "isa",
-                got: name.into(),
-                want: "portable, avx2 or avx512".into(),
-            }),
+            _ => Err(Error::Setting { name: "isa", got: name.into(), want: "portable, avx2 or avx512".into() }),
+        }
+    }
+
+    /// The flag's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512Bf16 => "avx512",
+        }
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The best this processor has.
+    pub fn best() -> Self {
+        [Self::Avx512Bf16, Self::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+    }
+}
+
+/// What a bf16 matrix is multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// f32 inputs; bf16 weights are widened in registers.
+    F32,
+    /// Each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`; f32 matrices still take f32.
+    /// See docs/decisions/0004.
+    Bf16,
+}
+
+impl Activations {
+    /// Reads a flag's value.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(Error::Setting { name: "activations", got: name.into(), want: "f32 or bf16".into() }),
+        }
+    }
+
+    /// The flag's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What the CPU backend is made with.
+#[derive(Debug, Clone, Default)]
+pub struct CpuOptions {
+    /// Compute threads; `None`: the processors this process may use.
+    pub threads: Option<usize>,
+    /// `None`: the best this processor has.
+    pub isa: Option<Isa>,
+    /// `None`: bf16 with [`Isa::Avx512Bf16`], f32 otherwise.
+    pub activations: Option<Activations>,
+}
+
+/// A matrix where it lies: `[n_out, dim]`, rows back to back.
+pub struct Weight {
+    bytes: Bytes,
+    dtype: DType,
+    n_out: usize,
+    dim: usize,
+}
+
+impl Weight {
+    /// Takes a tensor of one or two dimensions.
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let (n_out, dim) = match *tensor.shape.as_slice() {
+            [n_out, dim] => (n_out, dim),
+            [dim] => (1, dim),
+            _ => (0, 0),
+        };
+        let wanted = n_out.checked_mul(dim).and_then(|n| n.checked_mul(tensor.dtype.bytes()));
+        if wanted != Some(tensor.bytes.len()) || wanted == Some(0) {
+            return Err(Error::Internal { message: format!("`{}` is no matrix: {:?}", tensor.name, tensor.shape) });
+        }
+        Ok(Self { bytes: tensor.bytes.clone(), dtype: tensor.dtype, n_out, dim })
+    }
+
+    /// Row `index`, widened into `out`.
+    fn row(&self, index: usize, out: &mut [f32]) {
+        let width = self.dim * self.dtype.bytes();
+        let bytes = &self.bytes[index * width..(index + 1) * width];
+        match self.dtype {
+            DType::F32 => crate::quant::f32::decode(bytes, out),
+            DType::Bf16 => crate::quant::bf16::decode(bytes, out),
         }
     }
 }
 
 /// The CPU backend: worker pool, scratch, chosen kernels.
-pub struct Cpu {}
+pub struct Cpu {
+    pool: Pool,
+    isa: Isa,
+    activations: Activations,
+    /// A step's inputs in the form bf16 weights want.
+    inputs: InputScratch,
+    /// One for each thread.
+    threads: Vec<ThreadScratch>,
+    experts: experts::Scratch,
+}
+
+/// Inputs rewritten once before a product.
+#[derive(Default)]
+struct InputScratch {
+    pairs: PairRows,
+    rounded: Vec<f32>,
+}
+
+/// What a thread keeps to itself.
+#[derive(Default)]
+struct ThreadScratch {
+    mla: mla_decode::Scratch,
+    prefill: mla_prefill::Scratch,
+    sample: sample::Scratch,
+}
 
 impl Cpu {
     /// Checks the processor and starts the pool.
     ///
     /// # Errors
-    /// [`Error::Isa`] when an instruction set is asked for that is not there; [`Error::Setting`] for threads out of 1..=1024.
-    pub fn new(_options: &CpuOptions) -> Result<Self> {
-        Ok(Self {})
+    /// [`Error::Isa`] when an instruction set is asked for that is not there; [`Error::Setting`] for threads out of
+    /// 1 to 1024.
+    pub fn new(options: &CpuOptions) -> Result<Self> {
+        let isa = options.isa.unwrap_or_else(Isa::best);
+        if !isa.is_available() {
+            return Err(Error::Isa { wanted: isa.name().into(), found: Isa::best().name().into() });
+        }
+        let bf16 = if isa == Isa::Avx512Bf16 { Activations::Bf16 } else { Activations::F32 };
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pool = Pool::new(options.threads.unwrap_or_else(cores))?;
+        Ok(Self {
+            threads: (0..pool.threads()).map(|_| ThreadScratch::default()).collect(),
+            pool,
+            isa,
+            activations: options.activations.unwrap_or(bf16),
+            inputs: InputScratch::default(),
+            experts: experts::Scratch::default(),
+        })
+    }
+
+    /// The instruction set chosen.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The form of inputs chosen.
+    pub fn activations(&self) -> Activations {
+        self.activations
+    }
+
+    /// Compute threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Whether inputs of bf16 matrices are split for `vdpbf16ps`; otherwise they are rounded or taken as they are.
+    fn splits(&self) -> bool {
+        self.activations == Activations::Bf16 && self.isa == Isa::Avx512Bf16
+    }
+
+    /// Bytes that [`super::Backend::reserve`] makes beside the plan.
+    pub fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
+        let threads = self.pool.threads() as u64;
+        let per_thread = mla_decode::Scratch::bytes(shape)
+            + mla_prefill::Scratch::bytes(shape)
+            + sample::Scratch::bytes(shape.vocab_size);
+        self.input_bytes(shape) + experts::Scratch::bytes(shape, self.splits()) + threads * per_thread
+    }
+
+    fn input_bytes(&self, shape: &ScratchShape) -> u64 {
+        let rows = shape.step_rows_max.max(shape.sequences_max);
+        match self.activations {
+            Activations::F32 => 0,
+            Activations::Bf16 if self.splits() => PairRows::bytes(rows, shape.input_dim_max),
+            Activations::Bf16 => (rows * shape.input_dim_max * size_of::<f32>()) as u64,
+        }
+    }
+
+    /// Makes all scratch.
+    fn make_scratch(&mut self, shape: &ScratchShape) {
+        let rows = shape.step_rows_max.max(shape.sequences_max);
+        if self.splits() {
+            self.inputs.pairs = PairRows::with_room(rows, shape.input_dim_max);
+        } else if self.activations == Activations::Bf16 {
+            self.inputs.rounded = vec![0.0; rows * shape.input_dim_max];
+        }
+        self.experts = experts::Scratch::new(shape, self.splits());
+        for thread in &mut self.threads {
+            thread.mla = mla_decode::Scratch::new(shape);
+            thread.prefill = mla_prefill::Scratch::new(shape);
+            thread.sample = sample::Scratch::new(shape.vocab_size);
+        }
     }
 }

@@ -1,0 +1,189 @@
+//! The routed experts of a layer, in explicit parts: dispatch, experts, combine, add shared (routing came before).
+//!
+//! Bytes: each touched expert's three matrices once a step, however many rows chose it. Work is cut by expert and by
+//! outputs, so that a skewed routing keeps all threads busy.
+
+use super::route::Routing;
+use super::simd::multiply::{Inputs, PairRows, Segment, multiply, rounded_to_pair};
+use super::{Activations, Cpu, Weight, swiglu};
+use crate::backend::{ExpertWeights, ScratchShape};
+use crate::quant::DType;
+
+/// Room for one layer's rows, grouped by expert. `N = rows * K` entries.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// `[E + 1]`: where each expert's entries begin.
+    start: Vec<u32>,
+    /// `[N]`: the entry of choice `k` of row `r` is `place[r * K + k]`.
+    place: Vec<u32>,
+    /// `[N]`: which row an entry came from.
+    origin: Vec<u32>,
+    /// Touched experts.
+    segments: Vec<Segment>,
+    /// `[N, max(D, M)]`: inputs, as pairs or as they are.
+    pairs: PairRows,
+    inputs: Vec<f32>,
+    /// `[N, M]`.
+    gate: Vec<f32>,
+    /// `[N, M]`.
+    up: Vec<f32>,
+    /// `[N, M]`.
+    product: Vec<f32>,
+    /// `[N, D]`.
+    down: Vec<f32>,
+}
+
+impl Scratch {
+    /// Room for the largest step.
+    pub(super) fn new(shape: &ScratchShape, splits: bool) -> Self {
+        let (n, hidden, width) = sizes(shape);
+        if n == 0 {
+            return Self::default();
+        }
+        Self {
+            start: vec![0; shape.n_routed_experts + 1],
+            place: vec![0; n],
+            origin: vec![0; n],
+            segments: Vec::with_capacity(shape.n_routed_experts),
+            pairs: if splits { PairRows::with_room(n, hidden.max(width)) } else { PairRows::default() },
+            inputs: vec![0.0; n * hidden],
+            gate: vec![0.0; n * width],
+            up: vec![0.0; n * width],
+            product: vec![0.0; n * width],
+            down: vec![0.0; n * hidden],
+        }
+    }
+
+    /// Bytes of [`Scratch::new`].
+    pub(super) fn bytes(shape: &ScratchShape, splits: bool) -> u64 {
+        let (n, hidden, width) = sizes(shape);
+        let floats = n * (2 * hidden + 3 * width);
+        let indices = shape.n_routed_experts * (1 + size_of::<Segment>() / 4) + 2 * n;
+        let pairs = if splits { PairRows::bytes(n, hidden.max(width)) } else { 0 };
+        ((floats + indices) * size_of::<f32>()) as u64 + pairs
+    }
+}
+
+/// Entries, `D`, `M`.
+fn sizes(shape: &ScratchShape) -> (usize, usize, usize) {
+    (shape.step_rows_max * shape.num_experts_per_tok, shape.hidden_size, shape.moe_intermediate_size)
+}
+
+/// See [`crate::backend::Backend::experts`].
+pub(super) fn experts(
+    cpu: &mut Cpu,
+    y: &mut [f32],
+    shared: Option<&[f32]>,
+    x: &[f32],
+    routing: &Routing,
+    weights: &ExpertWeights<Weight>,
+    rows: usize,
+) {
+    // Taken out for the length of the call, so that pool and scratch can be borrowed beside each other.
+    let mut scratch = std::mem::take(&mut cpu.experts);
+    dispatch(&mut scratch, routing, rows);
+    run_experts(cpu, &mut scratch, x, weights, rows * routing.per_row);
+    let hidden = weights.down.first().map_or(0, |down| down.n_out);
+    combine(cpu, y, &scratch, routing, hidden, rows);
+    if let Some(shared) = shared {
+        super::rms_norm::add(cpu, y, shared, rows * hidden);
+    }
+    cpu.experts = scratch;
+}
+
+/// Groups rows by expert: a counting sort, so that an expert's rows keep their order.
+fn dispatch(scratch: &mut Scratch, routing: &Routing, rows: usize) {
+    let chosen = &routing.indices[..rows * routing.per_row];
+    let start = &mut scratch.start;
+    start.fill(0);
+    chosen.iter().for_each(|expert| start[*expert as usize + 1] += 1);
+    scratch.segments.clear();
+    for expert in 0..start.len() - 1 {
+        let n = start[expert + 1];
+        start[expert + 1] += start[expert];
+        if n > 0 {
+            scratch.segments.push(Segment { weight: expert as u32, start: start[expert], end: start[expert] + n });
+        }
+    }
+    for (choice, expert) in chosen.iter().enumerate() {
+        let entry = start[*expert as usize];
+        start[*expert as usize] += 1;
+        scratch.place[choice] = entry;
+        scratch.origin[entry as usize] = (choice / routing.per_row) as u32;
+    }
+}
+
+/// `down(silu(gate x) * up x)` of every entry.
+fn run_experts(cpu: &mut Cpu, s: &mut Scratch, x: &[f32], weights: &ExpertWeights<Weight>, n: usize) {
+    let Some(first) = weights.gate.first() else { return };
+    let (hidden, width) = (first.dim, first.n_out);
+    let origin = &s.origin[..n];
+    let row = |entry: usize| &x[origin[entry] as usize * hidden..][..hidden];
+    let form = Form::of(cpu, first.dtype);
+    let inputs = prepare(cpu, form, &mut s.pairs, &mut s.inputs, n, hidden, row);
+    multiply(&mut cpu.pool, cpu.isa, &mut s.gate, inputs, &weights.gate, &s.segments);
+    multiply(&mut cpu.pool, cpu.isa, &mut s.up, inputs, &weights.up, &s.segments);
+    swiglu::swiglu(cpu, &mut s.product, &s.gate, &s.up, width, n);
+    let product = &s.product;
+    let row = |entry: usize| &product[entry * width..][..width];
+    let form = Form::of(cpu, weights.down[0].dtype);
+    let inputs = prepare(cpu, form, &mut s.pairs, &mut s.inputs, n, width, row);
+    multiply(&mut cpu.pool, cpu.isa, &mut s.down, inputs, &weights.down, &s.segments);
+}
+
+/// What a matrix's inputs look like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Rounded,
+    Split,
+}
+
+impl Form {
+    fn of(cpu: &Cpu, dtype: DType) -> Self {
+        match (dtype, cpu.activations) {
+            (DType::Bf16, Activations::Bf16) if cpu.splits() => Self::Split,
+            (DType::Bf16, Activations::Bf16) => Self::Rounded,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Gathers `n` inputs of `dim` numbers, in the form the matrices want.
+fn prepare<'s, 'x>(
+    cpu: &mut Cpu,
+    form: Form,
+    pairs: &'s mut PairRows,
+    plain: &'s mut [f32],
+    n: usize,
+    dim: usize,
+    row: impl Fn(usize) -> &'x [f32] + Sync,
+) -> Inputs<'s> {
+    if form == Form::Split {
+        pairs.fill(&mut cpu.pool, n, dim, row);
+        return Inputs::Split(pairs);
+    }
+    let plain = &mut plain[..n * dim];
+    let part = |entry: usize| entry * dim..(entry + 1) * dim;
+    cpu.pool.run_parts(plain, &mut cpu.threads, n, part, |entry, to, _| {
+        to.copy_from_slice(row(entry));
+        if form == Form::Rounded {
+            to.iter_mut().for_each(|x| *x = rounded_to_pair(*x));
+        }
+    });
+    Inputs::Plain(plain)
+}
+
+/// `y[row] = sum_k w_k * entry(row, k)`, in the order of the row's own choices.
+fn combine(cpu: &mut Cpu, y: &mut [f32], scratch: &Scratch, routing: &Routing, hidden: usize, rows: usize) {
+    let k = routing.per_row;
+    let part = |row: usize| row * hidden..(row + 1) * hidden;
+    cpu.pool.run_parts(&mut y[..rows * hidden], &mut cpu.threads, rows, part, |row, y, _| {
+        y.fill(0.0);
+        for choice in row * k..(row + 1) * k {
+            let weight = routing.weights[choice];
+            let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
+            y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
+        }
+    });
+}

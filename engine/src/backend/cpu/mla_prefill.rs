@@ -1,0 +1,134 @@
+//! Multi-head attention of prompt rows: keys and values are expanded from the cached latents, tile by tile.
+//!
+//! A task is one head of one sequence. For each page of 64 latents it expands the head's keys and values once
+//! (`2 * 64 * (n + v) * c` FLOPs) and lets all rows of the chunk pass (`2 * (n + r + v)` a row and key). The score
+//! matrix exists for one tile and one row at a time.
+
+use super::pool::Block;
+use super::simd::attention::{Running, Tile, accumulate, score};
+use super::simd::multiply::strided_dot_rows;
+use super::{Cpu, Plan, Weight};
+use crate::backend::{MlaShape, ScratchShape};
+use crate::step::PAGE_TOKENS;
+
+/// One thread's tile.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// `[64, n + r]`.
+    keys: Vec<f32>,
+    /// `[64, v]`.
+    values: Vec<f32>,
+    /// `[64]`.
+    scores: Vec<f32>,
+    /// `[rows]`: the rows' softmaxes.
+    running: Vec<Running>,
+    /// `[rows, v]`: the rows' unnormalised outputs.
+    out: Vec<f32>,
+}
+
+impl Scratch {
+    pub(super) fn new(shape: &ScratchShape) -> Self {
+        Self {
+            keys: vec![0.0; PAGE_TOKENS * shape.mla.qk_head_dim()],
+            values: vec![0.0; PAGE_TOKENS * shape.mla.v_head_dim],
+            scores: vec![0.0; PAGE_TOKENS],
+            running: vec![Running::START; shape.step_rows_max],
+            out: vec![0.0; shape.step_rows_max * shape.mla.v_head_dim],
+        }
+    }
+
+    pub(super) fn bytes(shape: &ScratchShape) -> u64 {
+        let tile = PAGE_TOKENS * (shape.mla.qk_head_dim() + shape.mla.v_head_dim + 1) * size_of::<f32>();
+        let rows = shape.step_rows_max * (size_of::<Running>() + shape.mla.v_head_dim * size_of::<f32>());
+        (tile + rows) as u64
+    }
+}
+
+/// What all tasks read.
+struct Work<'a> {
+    isa: super::Isa,
+    q: &'a [f32],
+    cache: &'a [f32],
+    kv_b: &'a Weight,
+    shape: &'a MlaShape,
+    plan: &'a Plan,
+}
+
+/// See [`crate::backend::Backend::mla_prefill`].
+pub(super) fn mla_prefill(
+    cpu: &mut Cpu,
+    o: &mut [f32],
+    q: &[f32],
+    cache: &[f32],
+    kv_b: &Weight,
+    shape: &MlaShape,
+    plan: &Plan,
+) {
+    let (heads, width) = (shape.n_head, shape.v_head_dim);
+    let work = Work { isa: cpu.isa, q, cache, kv_b, shape, plan };
+    let n_task = (plan.n_seq() - plan.n_decode) * heads;
+    let sequence_of = |task: usize| plan.n_decode + task / heads;
+    let block = |task: usize| {
+        let rows = &plan.row_start[sequence_of(task)..];
+        Block { rows: rows[0] as usize..rows[1] as usize, column: task % heads * width }
+    };
+    cpu.pool.run_blocks(o, (heads * width, width), &mut cpu.threads, n_task, block, |task, scratch| {
+        work.head(&mut scratch.prefill, sequence_of(task), task % heads)
+    });
+}
+
+impl Work<'_> {
+    /// All rows of one sequence for one head, `[rows, v]`.
+    fn head<'s>(&self, scratch: &'s mut Scratch, sequence: usize, head: usize) -> &'s [f32] {
+        let Self { isa, plan, shape, .. } = *self;
+        let first = plan.row_start[sequence] as usize;
+        let n_row = plan.row_start[sequence + 1] as usize - first;
+        let last = plan.positions[first + n_row - 1] as usize;
+        let (width, qk) = (shape.v_head_dim, shape.qk_head_dim());
+        scratch.running[..n_row].fill(Running::START);
+        scratch.out[..n_row * width].fill(0.0);
+        for (i, page) in plan.pages_of(sequence).iter().enumerate() {
+            let start = i * PAGE_TOKENS;
+            if start > last {
+                break;
+            }
+            self.expand(scratch, page.0 as usize, head, (last + 1 - start).min(PAGE_TOKENS));
+            let Scratch { keys, values, scores, running, out } = scratch;
+            for row in 0..n_row {
+                let position = plan.positions[first + row] as usize;
+                if position < start {
+                    continue;
+                }
+                let tile = Tile {
+                    keys,
+                    key_dim: qk,
+                    values,
+                    value_stride: width,
+                    value_dim: width,
+                    n_key: (position + 1 - start).min(PAGE_TOKENS),
+                };
+                let query = &self.q[((first + row) * shape.n_head + head) * qk..][..qk];
+                score(isa, &tile, query, 1, scores);
+                let out = &mut out[row * width..(row + 1) * width];
+                accumulate(isa, &tile, shape.softmax_scale, scores, &mut running[row], out);
+            }
+        }
+        for (out, running) in scratch.out.chunks_mut(width).zip(&scratch.running[..n_row]) {
+            running.finish(out);
+        }
+        &scratch.out[..n_row * width]
+    }
+
+    /// One page's keys and values of one head.
+    fn expand(&self, scratch: &mut Scratch, page: usize, head: usize, n_key: usize) {
+        let Self { isa, kv_b, shape, .. } = *self;
+        let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.latent_dim());
+        let rows = &self.cache[page * PAGE_TOKENS * latent..][..n_key * latent];
+        let first = head * (n + v);
+        strided_dot_rows(isa, &mut scratch.keys, shape.qk_head_dim(), n, rows, latent, n_key, kv_b, first);
+        strided_dot_rows(isa, &mut scratch.values, v, v, rows, latent, n_key, kv_b, first + n);
+        for (key, row) in scratch.keys.chunks_mut(shape.qk_head_dim()).zip(rows.chunks(latent)) {
+            key[n..].copy_from_slice(&row[shape.kv_lora_rank..]);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! [`Backend`] for [`Cpu`]: each operation handed to the file of its name.
+
+use std::ops::Range;
+
+use super::{Cpu, Plan, Routing, Weight};
+use crate::backend::{
+    Backend, ExpertWeights, HeadSide, MlaShape, RopeTable, RouteRule, RoutingTrace, ScratchShape,
+};
+use crate::checkpoint::Tensor;
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::step::{Sampled, Step};
+
+impl Backend for Cpu {
+    type Buf = Vec<f32>;
+    type Weight = Weight;
+    type Plan = Plan;
+    type Routing = Routing;
+
+    fn alloc(&mut self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn weight(&mut self, tensor: &Tensor) -> Result<Weight> {
+        let weight = Weight::new(tensor)?;
+        // One byte a page: the file is read now, where progress shows, and not under the first request.
+        std::hint::black_box(tensor.bytes.iter().step_by(4096).fold(0u8, |sum, byte| sum ^ byte));
+        Ok(weight)
+    }
+
+    fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Routing> {
+        Ok(Routing::with_room(rows, rule))
+    }
+
+    fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Plan> {
+        self.make_scratch(shape);
+        Ok(Plan::with_room(shape, limits))
+    }
+
+    fn read(&self, buf: &Vec<f32>, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&buf[..out.len()]);
+        Ok(())
+    }
+
+    fn read_routing(&self, routing: &Routing, rows: usize) -> Result<RoutingTrace> {
+        Ok(routing.trace(rows))
+    }
+
+    fn begin(&mut self, plan: &mut Plan, step: &Step) -> Result<()> {
+        plan.take(step);
+        Ok(())
+    }
+
+    fn embed(&mut self, y: &mut Vec<f32>, table: &Weight, plan: &Plan) {
+        super::embed::embed(y, table, plan);
+    }
+
+    fn rms_norm(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Vec<f32>, eps: f32, rows: usize) {
+        super::rms_norm::rms_norm(self, y, x, weight, eps, rows);
+    }
+
+    fn add_rms_norm(
+        &mut self,
+        y: &mut Vec<f32>,
+        x: &mut Vec<f32>,
+        delta: &Vec<f32>,
+        weight: &Vec<f32>,
+        eps: f32,
+        rows: usize,
+    ) {
+        super::rms_norm::add(self, x, delta, weight.len() * rows);
+        super::rms_norm::rms_norm(self, y, x, weight, eps, rows);
+    }
+
+    fn linear(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Weight, rows: usize) {
+        super::linear::linear(self, y, x, weight, rows);
+    }
+
+    fn head_linear(
+        &mut self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        kv_b: &Weight,
+        side: HeadSide,
+        shape: &MlaShape,
+        rows: Range<usize>,
+    ) {
+        match side {
+            HeadSide::Key => super::head_linear::key(self, y, x, kv_b, shape, rows),
+            HeadSide::Value => super::head_linear::value(self, y, x, kv_b, shape, rows),
+        }
+    }
+
+    fn rope(&mut self, q: &mut Vec<f32>, table: &RopeTable<Vec<f32>>, shape: &MlaShape, plan: &Plan) {
+        super::rope::rope(self, q, table, shape, plan);
+    }
+
+    fn cache_store(
+        &mut self,
+        cache: &mut Vec<f32>,
+        kv: &Vec<f32>,
+        norm: &Vec<f32>,
+        eps: f32,
+        table: &RopeTable<Vec<f32>>,
+        shape: &MlaShape,
+        plan: &Plan,
+    ) {
+        super::rope::cache_store(cache, kv, norm, eps, table, shape, plan);
+    }
+
+    fn mla_decode(
+        &mut self,
+        o_latent: &mut Vec<f32>,
+        q_latent: &Vec<f32>,
+        q: &Vec<f32>,
+        cache: &Vec<f32>,
+        shape: &MlaShape,
+        plan: &Plan,
+    ) {
+        super::mla_decode::mla_decode(self, o_latent, q_latent, q, cache, shape, plan);
+    }
+
+    fn mla_prefill(
+        &mut self,
+        o: &mut Vec<f32>,
+        q: &Vec<f32>,
+        cache: &Vec<f32>,
+        kv_b: &Weight,
+        shape: &MlaShape,
+        plan: &Plan,
+    ) {
+        super::mla_prefill::mla_prefill(self, o, q, cache, kv_b, shape, plan);
+    }
+
+    fn route(
+        &mut self,
+        routing: &mut Routing,
+        x: &Vec<f32>,
+        gate: &Weight,
+        bias: Option<&Vec<f32>>,
+        rule: &RouteRule,
+        rows: usize,
+    ) {
+        super::route::route(self, routing, x, gate, bias.map(Vec::as_slice), rule, rows);
+    }
+
+    fn experts(
+        &mut self,
+        y: &mut Vec<f32>,
+        shared: Option<&Vec<f32>>,
+        x: &Vec<f32>,
+        routing: &Routing,
+        weights: &ExpertWeights<Weight>,
+        rows: usize,
+    ) {
+        super::experts::experts(self, y, shared.map(Vec::as_slice), x, routing, weights, rows);
+    }
+
+    fn swiglu(&mut self, y: &mut Vec<f32>, gate: &Vec<f32>, up: &Vec<f32>, dim: usize, rows: usize) {
+        super::swiglu::swiglu(self, y, gate, up, dim, rows);
+    }
+
+    fn gather_rows(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, dim: usize, plan: &Plan) {
+        super::gather_rows::gather_rows(y, x, dim, plan);
+    }
+
+    fn sample(&mut self, out: &mut Vec<Sampled>, logits: &mut Vec<f32>, vocab_size: usize, step: &Step) {
+        super::sample::sample(self, out, logits, vocab_size, step);
+    }
+}

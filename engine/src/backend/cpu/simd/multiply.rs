@@ -1,0 +1,208 @@
+//! Products over slices: the safe face of [`product`], with every length checked and the work spread over the pool.
+
+use super::product::{Pairs, Product, product};
+use crate::backend::cpu::pool::{Exclusive, Pool};
+use crate::backend::cpu::{Isa, Weight};
+use crate::quant::{DType, bf16};
+
+/// Outputs of one task: enough work to pay for claiming it, few enough that all threads end together.
+const OUTS: usize = 32;
+
+/// Inputs of products, in the form the weights want.
+#[derive(Clone, Copy)]
+pub(in super::super) enum Inputs<'a> {
+    /// f32 rows, back to back.
+    Plain(&'a [f32]),
+    /// Split into bf16 pairs, for `vdpbf16ps`.
+    Split(&'a PairRows),
+}
+
+/// Rows split into `hi` and `lo`, each padded with zeros to a multiple of 32.
+#[derive(Debug, Default)]
+pub(in super::super) struct PairRows {
+    hi: Vec<u16>,
+    lo: Vec<u16>,
+    stride: usize,
+    rows: usize,
+}
+
+impl PairRows {
+    /// Room for `rows` rows of up to `dim`.
+    pub(in super::super) fn with_room(rows: usize, dim: usize) -> Self {
+        let len = rows * dim.next_multiple_of(32);
+        Self { hi: vec![0; len], lo: vec![0; len], stride: 0, rows: 0 }
+    }
+
+    /// Bytes that [`PairRows::with_room`] takes.
+    pub(in super::super) fn bytes(rows: usize, dim: usize) -> u64 {
+        (rows * dim.next_multiple_of(32) * 2 * size_of::<u16>()) as u64
+    }
+
+    /// Splits `rows` inputs of `dim` numbers; row `i` is `from(i)`.
+    pub(in super::super) fn fill<'a>(
+        &mut self,
+        pool: &mut Pool,
+        rows: usize,
+        dim: usize,
+        from: impl Fn(usize) -> &'a [f32] + Sync,
+    ) {
+        let stride = dim.next_multiple_of(32);
+        assert!(rows * stride <= self.hi.len(), "no room for {rows} rows of {dim}");
+        (self.stride, self.rows) = (stride, rows);
+        let (hi, lo) = (Exclusive::new(&mut self.hi), Exclusive::new(&mut self.lo));
+        pool.run(rows, |row, _| {
+            // SAFETY: row `row` of either, which this task alone has; checked above to be inside.
+            let (hi, lo) = unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
+            hi[dim..].fill(0);
+            lo[dim..].fill(0);
+            for ((hi, lo), x) in hi.iter_mut().zip(lo).zip(&from(row)[..dim]) {
+                *hi = bf16::from_f32(*x);
+                *lo = bf16::from_f32(*x - bf16::to_f32(*hi));
+            }
+        });
+    }
+}
+
+/// What a pair keeps of a number: 16 bits of mantissa. The form of pairs where there is no `vdpbf16ps`.
+pub(in super::super) fn rounded_to_pair(x: f32) -> f32 {
+    let hi = bf16::to_f32(bf16::from_f32(x));
+    hi + bf16::to_f32(bf16::from_f32(x - hi))
+}
+
+/// Rows `start..end` of the inputs go through matrix `weight`.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Segment {
+    /// Index among the matrices.
+    pub(in super::super) weight: u32,
+    /// First row.
+    pub(in super::super) start: u32,
+    /// One past the last row.
+    pub(in super::super) end: u32,
+}
+
+/// `y[row] = W x[row]` for the rows of every segment; all matrices have one shape, `y` is `[row, n_out]`.
+///
+/// # Panics
+/// When a segment leaves inputs or outputs: a bug of the caller.
+pub(in super::super) fn multiply(
+    pool: &mut Pool,
+    isa: Isa,
+    y: &mut [f32],
+    inputs: Inputs<'_>,
+    weights: &[Weight],
+    segments: &[Segment],
+) {
+    let Some(first) = weights.first() else { return };
+    let (n_out, dim) = (first.n_out, first.dim);
+    let rows = match inputs {
+        Inputs::Plain(x) => x.len() / dim.max(1),
+        Inputs::Split(pairs) => pairs.rows,
+    };
+    for segment in segments {
+        let weight = &weights[segment.weight as usize];
+        assert!((weight.n_out, weight.dim) == (n_out, dim), "matrices of one product differ in shape");
+        assert!(segment.end as usize <= rows && segment.end as usize * n_out <= y.len(), "rows outside");
+    }
+    let n_part = n_out.div_ceil(OUTS);
+    let y = Exclusive::new(y);
+    pool.run(segments.len() * n_part, |task, _| {
+        let segment = segments[task / n_part];
+        let weight = &weights[segment.weight as usize];
+        let start = task % n_part * OUTS;
+        let row = segment.start as usize;
+        let p = Product {
+            w: weight.bytes.as_ptr(),
+            dtype: weight.dtype,
+            dim,
+            x: std::ptr::null(),
+            x_stride: dim,
+            rows: (segment.end - segment.start) as usize,
+            y: y.at(row * n_out),
+            y_stride: n_out,
+        };
+        let outs = start..(start + OUTS).min(n_out);
+        // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
+        // checked when the backend was made.
+        unsafe {
+            match inputs {
+                Inputs::Plain(x) => product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs),
+                Inputs::Split(pairs) => split(isa, &p, pairs, row, outs),
+            }
+        }
+    });
+}
+
+/// # Safety
+/// As [`product`]; the inputs were split because the weights are bf16 and the processor has `vdpbf16ps`.
+unsafe fn split(isa: Isa, p: &Product, pairs: &PairRows, row: usize, outs: std::ops::Range<usize>) {
+    debug_assert!(isa == Isa::Avx512Bf16 && p.dtype == DType::Bf16);
+    let at = row * pairs.stride;
+    let x = Pairs { hi: pairs.hi[at..].as_ptr(), lo: pairs.lo[at..].as_ptr(), stride: pairs.stride };
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        super::product::product_pairs(p, &x, outs);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, outs);
+}
+
+/// `y += sum_i a[i] * W[first + i]`, row by row.
+///
+/// # Panics
+/// When rows are outside the matrix: a bug of the caller.
+pub(in super::super) fn add_weighted_rows(isa: Isa, y: &mut [f32], a: &[f32], weight: &Weight, first: usize) {
+    assert!(first + a.len() <= weight.n_out && y.len() == weight.dim);
+    let width = weight.dim * weight.dtype.bytes();
+    for (i, a) in a.iter().enumerate() {
+        let row = weight.bytes[(first + i) * width..].as_ptr();
+        // SAFETY: the row is inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
+        unsafe { super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim) }
+    }
+}
+
+/// `y[i] = W[first + i] . x` for `x.len() / dim` inputs: `y [input, n]` with `n = y.len() / inputs`.
+///
+/// # Panics
+/// When rows are outside the matrix: a bug of the caller.
+pub(in super::super) fn dot_rows(isa: Isa, y: &mut [f32], x: &[f32], weight: &Weight, first: usize) {
+    let rows = x.len() / weight.dim;
+    let n = y.len() / rows.max(1);
+    assert!(first + n <= weight.n_out && x.len() == rows * weight.dim && y.len() == n * rows);
+    strided_dot_rows(isa, y, n, n, x, weight.dim, rows, weight, first);
+}
+
+/// [`dot_rows`] with inputs and outputs a stride apart.
+///
+/// # Panics
+/// When anything is outside: a bug of the caller.
+#[allow(clippy::too_many_arguments, reason = "two strided views and a part of a matrix")]
+pub(in super::super) fn strided_dot_rows(
+    isa: Isa,
+    y: &mut [f32],
+    y_stride: usize,
+    n: usize,
+    x: &[f32],
+    x_stride: usize,
+    rows: usize,
+    weight: &Weight,
+    first: usize,
+) {
+    if rows == 0 || n == 0 {
+        return;
+    }
+    assert!(first + n <= weight.n_out, "rows outside the matrix");
+    assert!(x.len() >= (rows - 1) * x_stride + weight.dim && y.len() >= (rows - 1) * y_stride + n);
+    let p = Product {
+        w: weight.bytes[first * weight.dim * weight.dtype.bytes()..].as_ptr(),
+        dtype: weight.dtype,
+        dim: weight.dim,
+        x: x.as_ptr(),
+        x_stride,
+        rows,
+        y: y.as_mut_ptr(),
+        y_stride,
+    };
+    // SAFETY: lengths checked above; `y` is exclusive; `isa` was checked when the backend was made.
+    unsafe { product(isa, &p, 0..n) }
+}

@@ -1,0 +1,53 @@
+//! Sixteen lanes in plain Rust: runs everywhere, and shows what the others mean.
+
+use super::{LANES, Lanes};
+use crate::quant::bf16;
+
+/// Plain Rust.
+pub(in super::super) struct Portable;
+
+// The methods are unsafe only because the trait's are: nothing here needs an instruction set.
+impl Lanes for Portable {
+    type V = [f32; LANES];
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self::V {
+        // SAFETY: the caller's promise; the read is unaligned.
+        unsafe { at.cast::<[f32; LANES]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, v: Self::V) {
+        // SAFETY: the caller's promise; the write is unaligned.
+        unsafe { at.cast::<[f32; LANES]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u16) -> Self::V {
+        // SAFETY: the caller's promise; the read is unaligned.
+        unsafe { at.cast::<[u16; LANES]>().read_unaligned() }.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // Two roundings: a fused one would be a library call a lane where the processor has no FMA.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    unsafe fn sum(mut v: Self::V) -> f32 {
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+            half /= 2;
+        }
+        v[0]
+    }
+}

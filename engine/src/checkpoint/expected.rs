@@ -1,0 +1,108 @@
+//! Every tensor a configuration asks for, by its released name, with its shape.
+
+use super::ModelConfig;
+use super::config::MoeConfig;
+use crate::quant::DType;
+
+/// A tensor that must be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    /// Whether the ordinary pass uses it; the MTP layer's are checked and kept.
+    pub(super) is_used: bool,
+}
+
+/// Storage types a tensor may have.
+pub(super) const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
+
+/// Collects names and shapes.
+struct List<'a> {
+    config: &'a ModelConfig,
+    is_used: bool,
+    tensors: Vec<Expected>,
+}
+
+/// Everything `config` asks for.
+pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
+    let mut list = List { config, is_used: true, tensors: Vec::new() };
+    let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
+    list.add("model.embed_tokens.weight", &[vocab, hidden]);
+    for layer in 0..layers {
+        let moe = config.moe.as_ref().filter(|_| config.is_moe_layer.get(layer) == Some(&true));
+        list.layer(layer, moe);
+    }
+    list.add("model.norm.weight", &[hidden]);
+    if !config.tie_word_embeddings {
+        list.add("lm_head.weight", &[vocab, hidden]);
+    }
+    if config.num_nextn_predict_layers > 0 {
+        list.is_used = false;
+        let at = format!("model.layers.{layers}");
+        list.add(&format!("{at}.enorm.weight"), &[hidden]);
+        list.add(&format!("{at}.hnorm.weight"), &[hidden]);
+        list.add(&format!("{at}.eh_proj.weight"), &[hidden, 2 * hidden]);
+        list.add(&format!("{at}.shared_head.norm.weight"), &[hidden]);
+        // The MTP layer is a mixture whatever `first_k_dense_replace` says. Its copies of embedding and head
+        // (`embed_tokens`, `shared_head.head`) may be left out.
+        list.layer(layers, config.moe.as_ref());
+    }
+    list.tensors
+}
+
+impl List<'_> {
+    fn add(&mut self, name: &str, shape: &[usize]) {
+        self.tensors.push(Expected { name: name.to_owned(), shape: shape.to_vec(), is_used: self.is_used });
+    }
+
+    fn layer(&mut self, layer: usize, moe: Option<&MoeConfig>) {
+        let at = format!("model.layers.{layer}");
+        let hidden = self.config.hidden_size;
+        self.add(&format!("{at}.input_layernorm.weight"), &[hidden]);
+        self.attention(&format!("{at}.self_attn"));
+        self.add(&format!("{at}.post_attention_layernorm.weight"), &[hidden]);
+        match moe {
+            Some(moe) => self.moe(&format!("{at}.mlp"), moe),
+            None => self.mlp(&format!("{at}.mlp"), self.config.intermediate_size),
+        }
+    }
+
+    fn attention(&mut self, at: &str) {
+        let c = self.config;
+        let (heads, hidden) = (c.num_attention_heads, c.hidden_size);
+        let query = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim);
+        match c.q_lora_rank {
+            None => self.add(&format!("{at}.q_proj.weight"), &[query, hidden]),
+            Some(rank) => {
+                self.add(&format!("{at}.q_a_proj.weight"), &[rank, hidden]);
+                self.add(&format!("{at}.q_a_layernorm.weight"), &[rank]);
+                self.add(&format!("{at}.q_b_proj.weight"), &[query, rank]);
+            }
+        }
+        self.add(&format!("{at}.kv_a_proj_with_mqa.weight"), &[c.kv_lora_rank + c.qk_rope_head_dim, hidden]);
+        self.add(&format!("{at}.kv_a_layernorm.weight"), &[c.kv_lora_rank]);
+        self.add(&format!("{at}.kv_b_proj.weight"), &[heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank]);
+        self.add(&format!("{at}.o_proj.weight"), &[hidden, heads * c.v_head_dim]);
+    }
+
+    fn mlp(&mut self, at: &str, width: usize) {
+        let hidden = self.config.hidden_size;
+        self.add(&format!("{at}.gate_proj.weight"), &[width, hidden]);
+        self.add(&format!("{at}.up_proj.weight"), &[width, hidden]);
+        self.add(&format!("{at}.down_proj.weight"), &[hidden, width]);
+    }
+
+    fn moe(&mut self, at: &str, moe: &MoeConfig) {
+        let experts = moe.route.n_routed_experts;
+        self.add(&format!("{at}.gate.weight"), &[experts, self.config.hidden_size]);
+        if moe.has_correction_bias {
+            self.add(&format!("{at}.gate.e_score_correction_bias"), &[experts]);
+        }
+        if moe.n_shared_experts > 0 {
+            self.mlp(&format!("{at}.shared_experts"), moe.n_shared_experts * moe.moe_intermediate_size);
+        }
+        for e in 0..experts {
+            self.mlp(&format!("{at}.experts.{e}"), moe.moe_intermediate_size);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A checkpoint's files by name: on disk or inside the binary.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::json::parse_object;
+use super::{Bytes, Source};
+use crate::error::{Error, Result};
+
+/// The largest text file read whole: tokenizers of released models take some ten megabytes.
+const TEXT_BYTES_MAX: u64 = 256 << 20;
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A checkpoint's files.
+pub(super) struct Files<'a> {
+    source: &'a Source,
+    path: PathBuf,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(source: &'a Source) -> Self {
+        let path = match source {
+            Source::Directory(path) => path.clone(),
+            Source::Embedded(_) => PathBuf::from("builtin:"),
+        };
+        Self { source, path }
+    }
+
+    /// The folder, as errors name it.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file's content, when it is there.
+    pub(super) fn optional(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        let path = self.path.join(name);
+        let io = |source| Error::Io { path: path.clone(), source };
+        let bytes = match self.source {
+            Source::Embedded(files) => files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec()),
+            Source::Directory(_) => match std::fs::metadata(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => return Err(io(error)),
+                Ok(metadata) if !metadata.is_file() => {
+                    return Err(Error::Format { path, problem: "not a regular file".into() });
+                }
+                Ok(metadata) if metadata.len() > TEXT_BYTES_MAX => {
+                    let problem = format!("{} bytes; at most {TEXT_BYTES_MAX} are read", metadata.len());
+                    return Err(Error::Format { path, problem });
+                }
+                Ok(_) => Some(std::fs::read(&path).map_err(io)?),
+            },
+        };
+        Ok(bytes.map(|bytes| (path, bytes)))
+    }
+
+    /// A file's content.
+    pub(super) fn required(&self, name: &str) -> Result<(PathBuf, Vec<u8>)> {
+        self.optional(name)?.ok_or_else(|| Error::Format {
+            path: self.path.clone(),
+            problem: format!("no `{name}`: a checkpoint in Hugging Face layout has one"),
+        })
+    }
+
+    /// All weight files, mapped: those the index names, else every `*.safetensors`.
+    pub(super) fn weights(&self) -> Result<Vec<(PathBuf, Bytes)>> {
+        if let Source::Embedded(files) = self.source {
+            let weights = files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+            return Ok(weights.map(|(name, bytes)| (self.path.join(name), Bytes::from_static(bytes))).collect());
+        }
+        let names = match self.optional(INDEX)? {
+            Some((path, bytes)) => indexed(&path, &bytes)?,
+            None => self.listed()?,
+        };
+        if names.is_empty() {
+            let problem = "no `*.safetensors` file is in it".to_owned();
+            return Err(Error::Format { path: self.path.clone(), problem });
+        }
+        let open = |name: String| {
+            let path = self.path.join(name);
+            Bytes::open(&path).map(|bytes| (path, bytes))
+        };
+        names.into_iter().map(open).collect()
+    }
+
+    /// Weight files by their ending, sorted.
+    fn listed(&self) -> Result<Vec<String>> {
+        let io = |source| Error::Io { path: self.path.clone(), source };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(io)? {
+            let name = entry.map_err(io)?.file_name();
+            if let Some(name) = name.to_str().filter(|name| name.ends_with(".safetensors") && !name.starts_with('.')) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// The files an index names; each must be a plain name beside it.
+fn indexed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+    let object = parse_object(path, bytes)?;
+    let format = |problem: String| Error::Format { path: path.to_owned(), problem };
+    let Some(map) = object.get("weight_map").and_then(Value::as_object) else {
+        return Err(format("no `weight_map`: the index says which file holds which tensor".into()));
+    };
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        let name = file.as_str().unwrap_or_default();
+        let is_plain = Path::new(name).file_name().is_some_and(|last| last == name) && !name.contains(['/', '\\', '\0']);
+        if !is_plain {
+            return Err(format(format!("tensor `{tensor}` is in {file}, wanted a file name of this folder")));
+        }
+        names.insert(name.to_owned());
+    }
+    Ok(names.into_iter().collect())
+}

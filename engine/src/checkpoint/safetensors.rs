@@ -1,0 +1,140 @@
+//! The safetensors container: an 8-byte length, a JSON header, then the tensors' bytes.
+//!
+//! Read by hand rather than through the crate, so that every refusal names the tensor, what was found and what was
+//! wanted. Format: <https://github.com/huggingface/safetensors>, section "Format".
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::json::parse_object;
+use super::map::Bytes;
+use crate::error::{Error, Result};
+use crate::quant::DType;
+
+/// The format's own bound on a header.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// A tensor as a header lists it; bytes checked against its shape, the file's end and its neighbours.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// The stored type's name, `BF16`, also where this build cannot use it.
+    pub(super) dtype_name: String,
+    /// `None`: a type this build cannot use.
+    pub(super) dtype: Option<DType>,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Bytes,
+}
+
+/// Reads a file's header.
+///
+/// # Errors
+/// [`Error::Format`] for the header, [`Error::TensorRange`] for a tensor, naming what was found and wanted.
+pub(super) fn entries(path: &Path, file: &Bytes) -> Result<BTreeMap<String, Entry>> {
+    let format = |problem: String| Error::Format { path: path.to_owned(), problem };
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(format(format!("a safetensors file begins with 8 bytes of length, found {} bytes", file.len())));
+    };
+    let header_len = u64::from_le_bytes(*length);
+    if header_len > HEADER_BYTES_MAX || header_len > rest.len() as u64 {
+        let left = rest.len();
+        return Err(format(format!("the header claims {header_len} bytes, {left} follow; truncated or not safetensors")));
+    }
+    let (header, _) = rest.split_at(header_len as usize);
+    let object = parse_object(path, header)?;
+    let Some(data) = file.slice(8 + header_len as usize..file.len()) else {
+        return Err(format("the header ends beyond the file".into()));
+    };
+    refuse_duplicates(path, header, &object)?;
+    let mut entries = BTreeMap::new();
+    let mut ranges = Vec::new();
+    for (name, value) in object.iter().filter(|(name, _)| *name != "__metadata__") {
+        let (entry, start, end) = entry(path, name, value, &data)?;
+        ranges.push((start, end, name));
+        entries.insert(name.clone(), entry);
+    }
+    refuse_overlaps(path, ranges)?;
+    Ok(entries)
+}
+
+/// One tensor's line of the header.
+fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<(Entry, usize, usize)> {
+    let wrong = |problem: String| Error::TensorRange { path: path.to_owned(), name: name.to_owned(), problem };
+    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let list = |field: &str| -> Option<Vec<usize>> { value.get(field)?.as_array()?.iter().map(number).collect() };
+    let Some(dtype_name) = value.get("dtype").and_then(Value::as_str) else {
+        return Err(wrong("its header has no `dtype`".into()));
+    };
+    let Some(shape) = list("shape") else { return Err(wrong("its `shape` is no list of sizes".into())) };
+    let offsets = list("data_offsets");
+    let Some(&[start, end]) = offsets.as_deref() else {
+        return Err(wrong("its `data_offsets` are no pair of offsets".into()));
+    };
+    let Some(bytes) = data.slice(start..end) else {
+        let held = data.len();
+        return Err(wrong(format!("bytes {start}..{end} are wanted, the file holds {held}: it is truncated")));
+    };
+    if let Some(width) = element_bytes(dtype_name) {
+        let wanted = shape.iter().try_fold(width, |bytes, size| bytes.checked_mul(*size));
+        if wanted != Some(bytes.len()) {
+            let wanted = wanted.map_or("more than 2^64".to_owned(), |bytes| bytes.to_string());
+            return Err(wrong(format!("{dtype_name} {shape:?} takes {wanted} bytes, {} are given", bytes.len())));
+        }
+    }
+    let dtype = match dtype_name {
+        "F32" => Some(DType::F32),
+        "BF16" => Some(DType::Bf16),
+        _ => None,
+    };
+    Ok((Entry { dtype_name: dtype_name.chars().take(20).collect(), dtype, shape, bytes }, start, end))
+}
+
+/// Bytes of an element; `None` for a type this build has not heard of.
+fn element_bytes(dtype: &str) -> Option<usize> {
+    match dtype {
+        "F64" | "I64" | "U64" => Some(8),
+        "F32" | "I32" | "U32" => Some(4),
+        "F16" | "BF16" | "I16" | "U16" => Some(2),
+        "I8" | "U8" | "BOOL" | "F8_E4M3" | "F8_E5M2" => Some(1),
+        _ => None,
+    }
+}
+
+/// A JSON reader keeps the last of two equal names; a checkpoint with two is not to be trusted.
+fn refuse_duplicates(path: &Path, header: &[u8], object: &Map<String, Value>) -> Result<()> {
+    struct Names(usize);
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = usize;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(mut self, mut map: A) -> std::result::Result<usize, A::Error> {
+            while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {
+                self.0 += 1;
+            }
+            Ok(self.0)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_slice(header);
+    let listed = serde::Deserializer::deserialize_map(&mut reader, Names(0))
+        .map_err(|source| Error::Json { path: path.to_owned(), source })?;
+    if listed == object.len() {
+        return Ok(());
+    }
+    let problem = format!("the header lists {listed} names, {} are different: some tensor is there twice", object.len());
+    Err(Error::Format { path: path.to_owned(), problem })
+}
+
+/// No byte belongs to two tensors.
+fn refuse_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>) -> Result<()> {
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        let [(_, end, before), (start, after_end, after)] = pair else { continue };
+        if start < end && start < after_end {
+            let problem = format!("its bytes {start}..{after_end} overlap those of `{before}`, which end at {end}");
+            return Err(Error::TensorRange { path: path.to_owned(), name: (*after).clone(), problem });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! `cargo xtask golden`: the binary's numbers against those of independent references.
+//!
+//! `tests/golden/<case>/` holds a small checkpoint and what a reference computed from it; `tests/golden/compare.py`
+//! knows the tolerances and shares no code with us. Each case runs with the portable kernels and with the best this
+//! processor has, in f32, and once more with bf16 activations where the weights are bf16.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{Result, Words};
+
+/// One way to run a case.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Mode {
+    isa: Option<&'static str>,
+    activations: &'static str,
+    /// `compare.py`'s tolerances.
+    profile: &'static str,
+}
+
+const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
+const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
+const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
+
+/// Where everything is.
+struct Setup {
+    binary: PathBuf,
+    python: PathBuf,
+    golden: PathBuf,
+    /// Tokens and produced numbers go here.
+    scratch: PathBuf,
+}
+
+/// Runs the cases named, or all, prints a table and fails when a case does.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    let words = Words::read(args, &["--bin", "--python"])?;
+    let own = root.join(".tools/python/bin/python");
+    let setup = Setup {
+        binary: words
+            .flag("--bin")
+            .map_or_else(|| root.join("target/release/hadal"), PathBuf::from),
+        python: match words.flag("--python") {
+            Some(path) => path.into(),
+            None if own.exists() => own,
+            None => "python3".into(),
+        },
+        golden: root.join("tests/golden"),
+        scratch: root.join("target/golden"),
+    };
+    if !setup.binary.exists() {
+        return Err(format!(
+            "{} is not there: `cargo build --release` first",
+            setup.binary.display()
+        ));
+    }
+    std::fs::create_dir_all(&setup.scratch)
+        .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
+    let cases = cases(&setup.golden, &words.plain)?;
+    let has_bf16 =
+        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_bf16"));
+    println!(
+        "{:18} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
+        "case", "kernels", "acts", "max abs", "max KL", "greedy"
+    );
+    let (mut failed, mut skipped) = (0, 0);
+    for case in &cases {
+        for mode in modes(&setup.golden.join(case))? {
+            if mode == BF16 && !has_bf16 {
+                skipped += 1;
+                continue;
+            }
+            let row = match one(&setup, case, mode) {
+                Ok(report) => row(&report),
+                Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
+            };
+            failed += usize::from(row.verdict.is_err());
+            let verdict = row
+                .verdict
+                .as_ref()
+                .map_or_else(|problem| format!("FAIL {problem}"), |()| "ok".into());
+            let isa = mode.isa.unwrap_or("best");
+            println!("{case:18} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
+        }
+    }
+    if skipped > 0 {
+        println!(
+            "skipped: {skipped} runs with bf16 activations, this processor has no AVX512-BF16"
+        );
+    }
+    if failed > 0 { Err(format!("{failed} runs differ from their reference")) } else { Ok(()) }
+}
+
+/// Folders with a `golden.json`, sorted; those asked for must be there.
+fn cases(golden: &Path, wanted: &[&str]) -> Result<Vec<String>> {
+    let entries =
+        std::fs::read_dir(golden).map_err(|problem| format!("{}: {problem}", golden.display()))?;
+    let mut found: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.path().join("golden.json").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(format!("{} holds no case", golden.display()));
+    }
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    if let Some(missing) = wanted.iter().find(|name| !found.iter().any(|case| case == *name)) {
+        return Err(format!("no case `{missing}`; there are {}", found.join(", ")));
+    }
+    Ok(wanted.iter().map(|&name| name.to_owned()).collect())
+}
+
+fn modes(case: &Path) -> Result<Vec<Mode>> {
+    let golden = read_json(&case.join("golden.json"))?;
+    let is_bf16 = golden["weights_dtype"] == "bf16";
+    Ok(if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] })
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|problem| format!("{}: {problem}", path.display()))?;
+    serde_json::from_str(&text).map_err(|problem| format!("{}: {problem}", path.display()))
+}
+
+/// Runs the binary over a case and has the result compared.
+fn one(setup: &Setup, case: &str, mode: Mode) -> Result<Value> {
+    let folder = setup.golden.join(case);
+    let golden = read_json(&folder.join("golden.json"))?;
+    let tokens = setup.scratch.join(format!("{case}.tokens.json"));
+    let produced = setup.scratch.join(format!(
+        "{case}.{}.{}.safetensors",
+        mode.isa.unwrap_or("best"),
+        mode.activations
+    ));
+    std::fs::write(&tokens, golden["input_ids"].to_string())
+        .map_err(|p| format!("{}: {p}", tokens.display()))?;
+    let greedy = golden["decode_tokens"].as_array().map_or(0, Vec::len).to_string();
+    let mut command = Command::new(&setup.binary);
+    command
+        .arg("logits")
+        .arg("--model")
+        .arg(&folder)
+        .arg("--tokens")
+        .arg(&tokens)
+        .arg("--out")
+        .arg(&produced);
+    command.args(["--greedy", &greedy, "--activations", mode.activations, "--trace"]);
+    if let Some(isa) = mode.isa {
+        command.args(["--isa", isa]);
+    }
+    let made = command
+        .output()
+        .map_err(|problem| format!("cannot run {}: {problem}", setup.binary.display()))?;
+    if !made.status.success() {
+        return Err(last_line(&made.stderr));
+    }
+    let compared = Command::new(&setup.python)
+        .arg(setup.golden.join("compare.py"))
+        .arg(&folder)
+        .arg(&produced)
+        .args(["--profile", mode.profile, "--json"])
+        .output()
+        .map_err(|problem| format!("cannot run {}: {problem}", setup.python.display()))?;
+    serde_json::from_slice(&compared.stdout)
+        .map_err(|_| format!("compare.py: {}", last_line(&compared.stderr)))
+}
+
+fn last_line(stderr: &[u8]) -> String {
+    String::from_utf8_lossy(stderr)
+        .trim()
+        .lines()
+        .last()
+        .unwrap_or("failed without a word")
+        .to_owned()
+}
+
+/// What the table shows of a comparison.
+struct Row {
+    numbers: String,
+    verdict: Result<()>,
+}
+
+fn row(report: &Value) -> Row {
+    let keys = &report["keys"];
+    let number = |key: &str, field: &str| keys[key][field].as_f64().unwrap_or(f64::NAN);
+    let greedy =
+        format!("{}/{}", keys["decode_tokens"]["matching_prefix"], keys["decode_tokens"]["of"]);
+    let (max_abs, kl_max) = (number("logits", "max_abs"), number("logits", "kl_max"));
+    let mut wrong = Vec::new();
+    for (key, result) in keys.as_object().into_iter().flatten() {
+        for failure in result["failures"].as_array().into_iter().flatten() {
+            wrong.push(format!("{key}: {}", failure.as_str().unwrap_or("failed")));
+        }
+    }
+    // A run that produced neither logits nor tokens has shown nothing, whatever else agrees.
+    for key in ["logits", "decode_logits", "decode_tokens"] {
+        if keys[key].is_null() {
+            wrong.push(format!("{key} was not produced"));
+        }
+    }
+    if wrong.is_empty() && report["pass"] != true {
+        wrong.push("compare.py does not say that it passed".into());
+    }
+    let verdict = if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) };
+    Row { numbers: format!("{max_abs:9.1e} {kl_max:9.1e} {greedy:>7}"), verdict }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn report() -> Value {
+        json!({ "pass": true, "keys": {
+            "logits": { "max_abs": 1.5e-5, "kl_max": 2e-10, "failures": [] },
+            "decode_logits": { "failures": [] },
+            "decode_tokens": { "matching_prefix": 32, "of": 32, "failures": [] },
+        }})
+    }
+
+    #[test]
+    fn a_passing_report_is_one_row_of_numbers() {
+        let row = row(&report());
+        assert!(row.verdict.is_ok());
+        assert_eq!(row.numbers, "   1.5e-5   2.0e-10   32/32");
+    }
+
+    #[test]
+    fn failures_and_missing_tensors_fail_the_row() {
+        let mut wrong = report();
+        wrong["keys"]["hidden.1"] = json!({ "failures": ["rms > 5e-05"] });
+        assert_eq!(row(&wrong).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
+        let mut missing = report();
+        missing["keys"].as_object_mut().unwrap().remove("decode_logits");
+        assert_eq!(row(&missing).verdict.unwrap_err(), "decode_logits was not produced");
+        let mut silent = report();
+        silent["pass"] = json!(false);
+        assert!(row(&silent).verdict.is_err());
+    }
+
+    #[test]
+    fn cases_are_found_and_unknown_ones_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(
+                folder.path().join(name).join("golden.json"),
+                r#"{"weights_dtype":"bf16"}"#,
+            )
+            .unwrap();
+        }
+        assert_eq!(cases(folder.path(), &[]).unwrap(), ["a", "b"]);
+        assert_eq!(cases(folder.path(), &["b"]).unwrap(), ["b"]);
+        assert!(cases(folder.path(), &["c"]).unwrap_err().contains("no case `c`"));
+        assert_eq!(modes(&folder.path().join("a")).unwrap().len(), 3);
+    }
+}
