@@ -1,3 +1,4 @@
 //! Every integration test, one binary.
 
 mod model;
+mod text;
