@@ -88,7 +88,8 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
         let Some(token) = next else { break };
         tokens.push(i64::from(token.0));
         if tokens.len() < options.n_greedy {
-            next = run.forward(&[token], options.tokens.len() + tokens.len() - 1, true, &mut decode)?;
+            next =
+                run.forward(&[token], options.tokens.len() + tokens.len() - 1, true, &mut decode)?;
         }
     }
     Ok(collect(prompt, decode, tokens))
@@ -126,13 +127,17 @@ impl Run {
         let step = Step {
             tokens: tokens.to_vec(),
             positions: (position as u32..end as u32).collect(),
-            slots: (position..end).map(|p| Slot::new(PageId((p / PAGE_TOKENS) as u32), p % PAGE_TOKENS)).collect(),
+            slots: (position..end)
+                .map(|p| Slot::new(PageId((p / PAGE_TOKENS) as u32), p % PAGE_TOKENS))
+                .collect(),
             row_start: vec![0, tokens.len() as u32],
             n_decode: usize::from(is_decode),
             page_start: vec![0, end.div_ceil(PAGE_TOKENS) as u32],
             pages: (0..end.div_ceil(PAGE_TOKENS) as u32).map(PageId).collect(),
             context_len: vec![end as u32],
-            samples: (0..tokens.len() as u32).map(|row| SampleRow::greedy(row, position as u32 + row + 1)).collect(),
+            samples: (0..tokens.len() as u32)
+                .map(|row| SampleRow::greedy(row, position as u32 + row + 1))
+                .collect(),
             penalty_start: vec![0; tokens.len() + 1],
             bias_start: vec![0; tokens.len() + 1],
             ..Step::default()
@@ -153,7 +158,11 @@ fn collect(prompt: Recorder, decode: Recorder, tokens: Vec<i64>) -> Trace {
         tensors.push(TraceTensor { name, shape, data: TraceData::I64(values) });
     }
     let floats = prompt.rows.into_iter().chain(
-        decode.rows.into_iter().filter(|(name, _)| name == "logits").map(|(name, rows)| (format!("decode_{name}"), rows)),
+        decode
+            .rows
+            .into_iter()
+            .filter(|(name, _)| name == "logits")
+            .map(|(name, rows)| (format!("decode_{name}"), rows)),
     );
     for (name, rows) in floats {
         let shape = vec![rows.values.len() / rows.dim.max(1), rows.dim];
@@ -161,7 +170,11 @@ fn collect(prompt: Recorder, decode: Recorder, tokens: Vec<i64>) -> Trace {
     }
     if !tokens.is_empty() {
         let shape = vec![tokens.len()];
-        tensors.push(TraceTensor { name: "decode_tokens".into(), shape, data: TraceData::I64(tokens) });
+        tensors.push(TraceTensor {
+            name: "decode_tokens".into(),
+            shape,
+            data: TraceData::I64(tokens),
+        });
     }
     Trace { tensors }
 }

@@ -14,7 +14,6 @@ mod tests;
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
-use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::cache::pages::PagePool;
 use crate::checkpoint::{Checkpoint, GenerationConfig, Source, TextFiles};
@@ -112,9 +111,18 @@ impl Engine {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let LoadOptions { limits, cpu, now, on_stats } = options;
-        let _ = (source, limits, Cpu::new(&cpu)?, now, on_stats, progress);
-        Err(Error::Closed)
+        let cpu = Cpu::new(&options.cpu)?;
+        load_on(cpu, source, options, progress)
+    }
+
+    /// Whether the model could be loaded now; reads headers alone.
+    ///
+    /// # Errors
+    /// What `load` would refuse, memory included.
+    pub fn check(source: &Source, limits: &Limits, cpu: &CpuOptions) -> Result<()> {
+        limits.check()?;
+        let cpu = Cpu::new(cpu)?;
+        Plan::of(&cpu, &Checkpoint::open(source)?, limits).map(|_| ())
     }
 
     /// Drops the handle kept here and waits until the model's memory is given back. Other handles must be gone.
@@ -125,38 +133,52 @@ impl Engine {
     }
 }
 
-/// What a backend says of itself.
-struct Compute {
-    isa: &'static str,
-    activations: &'static str,
-    threads: usize,
+/// What a model will take, decided before anything is made.
+struct Plan {
+    limits: Limits,
+    n_page: usize,
+    page_bytes: u64,
+    weight_bytes: u64,
+    scratch_bytes: u64,
 }
 
-/// Makes the model on `backend` and starts its thread.
-#[expect(dead_code, reason = "called by `Engine::load` once the CPU backend has its operations")]
-fn load_on<B: Backend>(
-    backend: B,
-    compute: &Compute,
+impl Plan {
+    /// # Errors
+    /// [`Error::Memory`] when it does not fit.
+    fn of(cpu: &Cpu, checkpoint: &Checkpoint, limits: &Limits) -> Result<Self> {
+        let mut limits = limits.clone();
+        limits.context_tokens_max =
+            limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
+        let weight_bytes = checkpoint.weight_bytes();
+        // Scratch does not depend on the number of pages.
+        let shape = Model::<Cpu>::scratch_shape(checkpoint, &limits, 0);
+        let scratch_bytes =
+            Model::<Cpu>::scratch_bytes(checkpoint, &limits) + cpu.scratch_bytes(&shape);
+        let page_bytes = Model::<Cpu>::page_bytes(checkpoint);
+        let footprint =
+            Footprint { beside_bytes: weight_bytes.saturating_add(scratch_bytes), page_bytes };
+        let n_page = memory::choose_pages(&limits, footprint, memory::free_bytes())?;
+        // No sequence is promised more than the whole cache holds.
+        limits.context_tokens_max = limits.context_tokens_max.min(n_page * PAGE_TOKENS);
+        Ok(Self { limits, n_page, page_bytes, weight_bytes, scratch_bytes })
+    }
+}
+
+/// Makes the model and starts its thread.
+fn load_on(
+    cpu: Cpu,
     source: &Source,
     options: LoadOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Engine> {
-    let LoadOptions { mut limits, cpu: _, now, on_stats } = options;
+    let LoadOptions { limits, cpu: _, now, on_stats } = options;
     limits.check()?;
     let checkpoint = Checkpoint::open(source)?;
-    limits.context_tokens_max =
-        limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
-    let weight_bytes = checkpoint.weight_bytes();
-    let scratch_bytes = Model::<B>::scratch_bytes(&checkpoint, &limits);
-    let page_bytes = Model::<B>::page_bytes(&checkpoint);
-    let footprint =
-        Footprint { beside_bytes: weight_bytes.saturating_add(scratch_bytes), page_bytes };
-    let n_page = memory::choose_pages(&limits, footprint, memory::free_bytes())?;
-    // No sequence is promised more than the whole cache holds.
-    limits.context_tokens_max = limits.context_tokens_max.min(n_page * PAGE_TOKENS);
-
+    let Plan { limits, n_page, page_bytes, weight_bytes, scratch_bytes } =
+        Plan::of(&cpu, &checkpoint, &limits)?;
+    let (isa, activations, threads) = (cpu.isa().name(), cpu.activations().name(), cpu.threads());
     let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
-    let mut model = Model::load(backend, &checkpoint, &limits, n_page, &mut report)?;
+    let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut report)?;
     let watch = checkpoint.watch();
     watch.check()?;
     let info = ModelInfo {
@@ -169,9 +191,9 @@ fn load_on<B: Backend>(
         cache_bytes: page_bytes * n_page as u64,
         n_page,
         scratch_bytes,
-        isa: compute.isa,
-        activations: compute.activations,
-        threads: compute.threads,
+        isa,
+        activations,
+        threads,
         generation: checkpoint.generation.clone(),
     };
     let forward = move |step: &Step, sampled: &mut Vec<Sampled>| {

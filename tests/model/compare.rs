@@ -42,16 +42,24 @@ const MAX_EXCUSED: f64 = 0.15;
 pub(super) fn read(path: &Path) -> Arrays {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    file.tensors().into_iter().map(|(name, view)| (name, array(view.dtype(), view.shape(), view.data()))).collect()
+    file.tensors()
+        .into_iter()
+        .map(|(name, view)| (name, array(view.dtype(), view.shape(), view.data())))
+        .collect()
 }
 
 fn array(dtype: Dtype, shape: &[usize], data: &[u8]) -> Array {
     let floats = match dtype {
-        Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
-        Dtype::BF16 => {
-            data.chunks_exact(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f64()).collect()
+        Dtype::F32 => {
+            data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect()
         }
-        Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        Dtype::BF16 => data
+            .chunks_exact(2)
+            .map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f64())
+            .collect(),
+        Dtype::I64 => {
+            data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect()
+        }
         other => panic!("golden dtype {other:?}"),
     };
     Array { shape: shape.to_vec(), floats, is_integer: dtype == Dtype::I64 }
@@ -97,9 +105,15 @@ fn choices(golden: &Array, made: &Array, margin: Option<&[f64]>, limits: &Limits
     };
     let rows = golden.floats.chunks(dim).zip(made.floats.chunks(dim)).enumerate();
     let bad = rows
-        .filter(|(i, (a, b))| sorted(a) != sorted(b) && margin.is_none_or(|margin| margin[*i] >= limits.route_tie))
+        .filter(|(i, (a, b))| {
+            sorted(a) != sorted(b) && margin.is_none_or(|margin| margin[*i] >= limits.route_tie)
+        })
         .count();
-    if bad > 0 { vec![format!("{bad} rows choose other experts although the choice is clear")] } else { Vec::new() }
+    if bad > 0 {
+        vec![format!("{bad} rows choose other experts although the choice is clear")]
+    } else {
+        Vec::new()
+    }
 }
 
 /// Smallest expert-selection margin of the position behind each row, where known.
@@ -112,10 +126,17 @@ fn row_margin(key: &str, golden: &Arrays, rows: usize) -> Option<Vec<f64>> {
 
 fn is_logits(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
-    ["logits", "decode_logits", "first_logits"].iter().any(|start| last.starts_with(start)) && !key.contains("router")
+    ["logits", "decode_logits", "first_logits"].iter().any(|start| last.starts_with(start))
+        && !key.contains("router")
 }
 
-fn floats(key: &str, golden: &Array, made: &Array, margin: Option<&[f64]>, limits: &Limits) -> Vec<String> {
+fn floats(
+    key: &str,
+    golden: &Array,
+    made: &Array,
+    margin: Option<&[f64]>,
+    limits: &Limits,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     if made.floats.iter().any(|value| !value.is_finite()) {
         wrong.push("not finite".into());
@@ -124,7 +145,14 @@ fn floats(key: &str, golden: &Array, made: &Array, margin: Option<&[f64]>, limit
         let kept = logit_rows(golden, made, margin, limits, &mut wrong);
         let pick = |array: &Array| -> Vec<f64> {
             let dim = array.shape[1];
-            array.floats.chunks(dim).zip(&kept).filter(|(_, keep)| **keep).flat_map(|(row, _)| row).copied().collect()
+            array
+                .floats
+                .chunks(dim)
+                .zip(&kept)
+                .filter(|(_, keep)| **keep)
+                .flat_map(|(row, _)| row)
+                .copied()
+                .collect()
         };
         distance(&pick(golden), &pick(made), 1.0, limits, &mut wrong);
     } else {
@@ -162,7 +190,8 @@ fn logit_rows(
     wrong: &mut Vec<String>,
 ) -> Vec<bool> {
     let dim = golden.shape[1];
-    let rows: Vec<(&[f64], &[f64])> = golden.floats.chunks(dim).zip(made.floats.chunks(dim)).collect();
+    let rows: Vec<(&[f64], &[f64])> =
+        golden.floats.chunks(dim).zip(made.floats.chunks(dim)).collect();
     let kl: Vec<f64> = rows.iter().map(|(a, b)| divergence(a, b)).collect();
     let far = |i: usize| {
         let (a, b) = rows[i];
@@ -176,13 +205,15 @@ fn logit_rows(
         wrong.push(format!("{excused} rows are far off, too many for near-ties between experts"));
         kept.fill(true);
     }
-    let kept_kl: Vec<f64> = kl.iter().zip(&kept).filter(|(_, keep)| **keep).map(|(kl, _)| *kl).collect();
+    let kept_kl: Vec<f64> =
+        kl.iter().zip(&kept).filter(|(_, keep)| **keep).map(|(kl, _)| *kl).collect();
     let mean = kept_kl.iter().sum::<f64>() / kept_kl.len().max(1) as f64;
     let max = kept_kl.iter().copied().fold(0.0, f64::max);
     if mean.is_nan() || mean > limits.kl_mean || max > limits.kl_max {
         wrong.push(format!("kl mean {mean:.3e}, max {max:.3e}"));
     }
-    let other = |(a, b): &(&[f64], &[f64])| arg_max(a) != arg_max(b) && top2_margin(a) >= limits.tie;
+    let other =
+        |(a, b): &(&[f64], &[f64])| arg_max(a) != arg_max(b) && top2_margin(a) >= limits.tie;
     if rows.iter().zip(&kept).any(|(row, keep)| *keep && other(row)) {
         wrong.push("argmax differs where the golden margin is clear".into());
     }

@@ -11,10 +11,52 @@ use super::compare::{self, Array, Arrays, Limits};
 
 /// Cases, and the tensors each must have been compared on beside `logits`, `decode_logits`, `decode_tokens`.
 const CASES: [(&str, &[&str]); 15] = [
-    ("v3-moe-f32", &["hidden.0", "hidden.1", "hidden.2", "hidden.3", "hidden.final", "router.1.indices", "router.1.logits", "router.1.weights", "router.2.indices", "router.2.logits", "router.2.weights", "attn.0", "attn.1", "attn.2", "mlp.0", "mlp.1", "mlp.2", "mla.0.c_kv", "mla.0.k_rope", "mla.0.heads_out"]),
-    ("v3-moe-bf16", &["hidden.0", "hidden.3", "hidden.final", "router.1.indices", "router.1.logits", "router.1.weights", "router.2.indices", "router.2.weights"]),
-    ("v3-noqlora-f32", &["hidden.0", "hidden.3", "hidden.final", "router.1.indices", "router.2.indices"]),
-    ("v3-noqlora-bf16", &["hidden.0", "hidden.3", "hidden.final", "router.1.indices", "router.2.indices"]),
+    (
+        "v3-moe-f32",
+        &[
+            "hidden.0",
+            "hidden.1",
+            "hidden.2",
+            "hidden.3",
+            "hidden.final",
+            "router.1.indices",
+            "router.1.logits",
+            "router.1.weights",
+            "router.2.indices",
+            "router.2.logits",
+            "router.2.weights",
+            "attn.0",
+            "attn.1",
+            "attn.2",
+            "mlp.0",
+            "mlp.1",
+            "mlp.2",
+            "mla.0.c_kv",
+            "mla.0.k_rope",
+            "mla.0.heads_out",
+        ],
+    ),
+    (
+        "v3-moe-bf16",
+        &[
+            "hidden.0",
+            "hidden.3",
+            "hidden.final",
+            "router.1.indices",
+            "router.1.logits",
+            "router.1.weights",
+            "router.2.indices",
+            "router.2.weights",
+        ],
+    ),
+    (
+        "v3-noqlora-f32",
+        &["hidden.0", "hidden.3", "hidden.final", "router.1.indices", "router.2.indices"],
+    ),
+    (
+        "v3-noqlora-bf16",
+        &["hidden.0", "hidden.3", "hidden.final", "router.1.indices", "router.2.indices"],
+    ),
     ("v3-tied-f32", &["hidden.0", "hidden.3", "hidden.final", "router.2.indices"]),
     ("v3-tied-bf16", &["hidden.0", "hidden.3", "hidden.final", "router.2.indices"]),
     ("v3-yarn-f32", &["hidden.final", "router.1.indices"]),
@@ -25,7 +67,10 @@ const CASES: [(&str, &[&str]); 15] = [
     ("v2-group-bf16", &["hidden.final", "router.1.indices"]),
     ("v3-mtp-f32", &["hidden.final", "router.1.indices"]),
     ("v3-mtp-bf16", &["hidden.final", "router.1.indices"]),
-    ("v3-realdims", &["hidden.final", "router.1.indices", "mla.0.c_kv", "mla.0.k_rope", "mla.0.heads_out"]),
+    (
+        "v3-realdims",
+        &["hidden.final", "router.1.indices", "mla.0.c_kv", "mla.0.k_rope", "mla.0.heads_out"],
+    ),
 ];
 
 /// Keys of a golden file that are inputs, or results of something the ordinary pass does not do.
@@ -67,18 +112,29 @@ fn check(case: &str, required: &[&str], cpu: &CpuOptions, step_rows: usize, limi
     let made = run(case, &ids, n_greedy, step_rows, cpu);
     let keys: Vec<&String> = golden.keys().filter(|key| !is_other(key)).collect();
     for required in ["logits", "decode_logits", "decode_tokens"].iter().chain(required) {
-        assert!(keys.iter().any(|key| key == required), "{case}: the golden file has no `{required}`");
+        assert!(
+            keys.iter().any(|key| key == required),
+            "{case}: the golden file has no `{required}`"
+        );
     }
     let mut wrong = Vec::new();
     for key in keys {
         match made.get(key) {
             None => wrong.push(format!("`{key}` was not produced")),
             Some(array) => {
-                wrong.extend(compare::compare(key, &golden, array, limits).iter().map(|w| format!("`{key}`: {w}")));
+                wrong.extend(
+                    compare::compare(key, &golden, array, limits)
+                        .iter()
+                        .map(|w| format!("`{key}`: {w}")),
+                );
             }
         }
     }
-    assert!(wrong.is_empty(), "{case} with {cpu:?}, {step_rows} rows a step:\n  {}", wrong.join("\n  "));
+    assert!(
+        wrong.is_empty(),
+        "{case} with {cpu:?}, {step_rows} rows a step:\n  {}",
+        wrong.join("\n  ")
+    );
 }
 
 /// Every case on every instruction set this processor has; says which it has not.
@@ -119,7 +175,8 @@ fn extra_prompts_give_the_first_logits_and_the_tokens_of_the_reference() {
     for (case, _) in CASES {
         let golden = compare::read(&folder(case).join("golden.safetensors"));
         let notes: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(folder(case).join("golden.json")).unwrap()).unwrap();
+            serde_json::from_slice(&std::fs::read(folder(case).join("golden.json")).unwrap())
+                .unwrap();
         let prompts = notes["extra_prompts"].as_array().unwrap();
         assert!(!prompts.is_empty(), "{case} has no extra prompts");
         for (i, prompt) in prompts.iter().enumerate() {
@@ -127,7 +184,8 @@ fn extra_prompts_give_the_first_logits_and_the_tokens_of_the_reference() {
                 prompt[key].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
             };
             let (ids, want) = (list("input_ids"), list("decode_tokens"));
-            let cpu = CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
+            let cpu =
+                CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
             let made = run(case, &ids, want.len(), 64, &cpu);
             let logits = &made["logits"];
             let last = logits.floats[logits.floats.len() - logits.shape[1]..].to_vec();
@@ -135,7 +193,8 @@ fn extra_prompts_give_the_first_logits_and_the_tokens_of_the_reference() {
             let key = format!("extra.{i}.first_logits");
             let wrong = compare::compare(&key, &golden, &last, &compare::F32);
             assert!(wrong.is_empty(), "{case} {key}: {wrong:?}");
-            let tokens: Vec<i64> = made["decode_tokens"].floats.iter().map(|id| *id as i64).collect();
+            let tokens: Vec<i64> =
+                made["decode_tokens"].floats.iter().map(|id| *id as i64).collect();
             if prompt["min_margin"].as_f64().unwrap() >= compare::F32.tie {
                 assert_eq!(tokens, want, "{case}, extra prompt {i}");
             }

@@ -98,7 +98,10 @@ impl ModelConfig {
             hidden_size: fields.size("hidden_size")?,
             num_hidden_layers: fields.size("num_hidden_layers")?,
             num_attention_heads: fields.size("num_attention_heads")?,
-            q_lora_rank: fields.get("q_lora_rank").map(|_| fields.size("q_lora_rank")).transpose()?,
+            q_lora_rank: fields
+                .get("q_lora_rank")
+                .map(|_| fields.size("q_lora_rank"))
+                .transpose()?,
             kv_lora_rank: fields.size("kv_lora_rank")?,
             qk_nope_head_dim: fields.size("qk_nope_head_dim")?,
             qk_rope_head_dim: fields.size("qk_rope_head_dim")?,
@@ -147,7 +150,8 @@ impl ModelConfig {
             ("kv_lora_rank", self.kv_lora_rank.checked_add(self.qk_rope_head_dim)),
         ];
         for (field, width) in widths {
-            let product = width.and_then(|width| width.checked_mul(self.hidden_size.max(self.kv_lora_rank)));
+            let product =
+                width.and_then(|width| width.checked_mul(self.hidden_size.max(self.kv_lora_rank)));
             if product.is_none_or(|product| product > TENSOR_MAX) {
                 return Err(fields.error(field, "a matrix of at most 2^42 numbers"));
             }
@@ -176,13 +180,18 @@ impl Family {
         let architecture = || fields.get("architectures")?.as_array()?.first()?.as_str();
         let name = match fields.text("model_type")? {
             Some(name) => name,
-            None => architecture().ok_or_else(|| fields.error("model_type", "`deepseek_v3` or `deepseek_v2`"))?,
+            None => architecture()
+                .ok_or_else(|| fields.error("model_type", "`deepseek_v3` or `deepseek_v2`"))?,
         };
         let lacks = match name {
             "deepseek_v3" | "DeepseekV3ForCausalLM" => return Ok(Self::V3),
             "deepseek_v2" | "DeepseekV2ForCausalLM" => return Ok(Self::V2),
-            "deepseek_v32" | "DeepseekV32ForCausalLM" => "its sparse attention needs the lightning indexer",
-            "deepseek_v4" | "DeepseekV4ForCausalLM" => "its attention and residual streams are another architecture",
+            "deepseek_v32" | "DeepseekV32ForCausalLM" => {
+                "its sparse attention needs the lightning indexer"
+            }
+            "deepseek_v4" | "DeepseekV4ForCausalLM" => {
+                "its attention and residual streams are another architecture"
+            }
             "glm_moe_dsa" => "its sparse attention needs an indexer",
             "kimi_k2" => "its configuration and vocabulary are not read yet",
             "glm4_moe_lite" => "its configuration is not read yet",
@@ -190,7 +199,10 @@ impl Family {
         };
         Err(Error::Unsupported {
             path: fields.path.to_owned(),
-            what: format!("model type `{}` is not supported: {lacks}", name.chars().take(60).collect::<String>()),
+            what: format!(
+                "model type `{}` is not supported: {lacks}",
+                name.chars().take(60).collect::<String>()
+            ),
         })
     }
 }
@@ -200,13 +212,17 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
     if let Some(quantization) = fields.object("quantization_config")? {
         let method = quantization.text("quant_method")?.unwrap_or("unnamed");
-        return refuse(format!("weights quantised by `{method}` are not supported yet; float32 and bfloat16 are"));
+        return refuse(format!(
+            "weights quantised by `{method}` are not supported yet; float32 and bfloat16 are"
+        ));
     }
     if fields.flag_or("attention_bias", false)? {
         return refuse("`attention_bias` is true: biased projections are not supported".into());
     }
     if !fields.flag_or("rope_interleave", true)? {
-        return refuse("`rope_interleave` is false: half-rotated heads are not supported yet".into());
+        return refuse(
+            "`rope_interleave` is false: half-rotated heads are not supported yet".into(),
+        );
     }
     match fields.text("hidden_act")? {
         None | Some("silu") => Ok(()),
@@ -223,7 +239,8 @@ fn moe_layers(fields: &Fields<'_>, family: Family) -> Result<Vec<bool>> {
     if fields.get("n_routed_experts").is_none() {
         return Ok(vec![false; layers]);
     }
-    let first = fields.count_or("first_k_dense_replace", if family == Family::V3 { 3 } else { 0 })?;
+    let first =
+        fields.count_or("first_k_dense_replace", if family == Family::V3 { 3 } else { 0 })?;
     let every = fields.size_or("moe_layer_freq", Some(1))?;
     Ok((0..layers).map(|layer| layer >= first && layer % every == 0).collect())
 }
@@ -239,7 +256,9 @@ fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
         (Family::V3, "noaux_tc") | (Family::V2, "group_limited_greedy") => true,
         (Family::V2, "greedy") => false,
         (Family::V3, _) => return Err(fields.error("topk_method", "`noaux_tc`")),
-        (Family::V2, _) => return Err(fields.error("topk_method", "`greedy` or `group_limited_greedy`")),
+        (Family::V2, _) => {
+            return Err(fields.error("topk_method", "`greedy` or `group_limited_greedy`"));
+        }
     };
     let wanted = if is_v3 { "sigmoid" } else { "softmax" };
     if scoring != wanted {
@@ -248,7 +267,8 @@ fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
     // The reference ignores the flag for V2 and the models' own code does something else: refused, not guessed.
     let norm_topk_prob = fields.flag_or("norm_topk_prob", is_v3)?;
     if !is_v3 && norm_topk_prob {
-        return Err(fields.error("norm_topk_prob", "false: implementations of deepseek_v2 disagree about true"));
+        return Err(fields
+            .error("norm_topk_prob", "false: implementations of deepseek_v2 disagree about true"));
     }
     let n_group = if has_groups { fields.size_or("n_group", Some(1))? } else { 1 };
     let topk_group = if has_groups { fields.size_or("topk_group", Some(n_group))? } else { 1 };
@@ -271,7 +291,9 @@ fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
         n_group,
         topk_group,
         norm_topk_prob,
-        routed_scaling_factor: fields.positive_or("routed_scaling_factor", Some(if is_v3 { 2.5 } else { 1.0 }))? as f32,
+        routed_scaling_factor: fields
+            .positive_or("routed_scaling_factor", Some(if is_v3 { 2.5 } else { 1.0 }))?
+            as f32,
     };
     let moe_intermediate_size = fields.size("moe_intermediate_size")?;
     let n_shared_experts = fields.count_or("n_shared_experts", 0)?;
@@ -286,7 +308,9 @@ fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
 fn rope_theta(fields: &Fields<'_>) -> Result<f64> {
     let newer = fields.object("rope_parameters")?;
     let theta = match newer {
-        Some(newer) if newer.get("rope_theta").is_some() => newer.positive_or("rope_theta", None)?,
+        Some(newer) if newer.get("rope_theta").is_some() => {
+            newer.positive_or("rope_theta", None)?
+        }
         _ => fields.positive_or("rope_theta", Some(10_000.0))?,
     };
     if theta <= 1.0 { Err(fields.error("rope_theta", "a number above 1")) } else { Ok(theta) }

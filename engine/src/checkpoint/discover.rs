@@ -61,14 +61,22 @@ pub fn describe(source: &Source) -> std::result::Result<Summary, String> {
 /// An error without the folder it happened in: the reader knows which model it is about, and need not know the disk.
 fn shown(error: &str, folder: &Path) -> String {
     let folder = folder.display().to_string();
-    error.replace(&format!("{folder}/"), "").replace(&format!("{folder}: "), "").replace(&folder, ".")
+    error
+        .replace(&format!("{folder}/"), "")
+        .replace(&format!("{folder}: "), "")
+        .replace(&folder, ".")
 }
 
 /// Everything below `root` that looks like a model, sorted by name. Unreadable ones are listed with their reason.
 /// Links that lead outside the root are not followed. A root that is missing or unreadable holds nothing.
 pub fn discover(root: &Path) -> Vec<Found> {
     let Ok(root) = root.canonicalize() else { return Vec::new() };
-    let mut walk = Walk { found: Vec::new(), seen: BTreeSet::new(), entries_left: ENTRIES_MAX, root: root.clone() };
+    let mut walk = Walk {
+        found: Vec::new(),
+        seen: BTreeSet::new(),
+        entries_left: ENTRIES_MAX,
+        root: root.clone(),
+    };
     walk.folder(&root, "", 0);
     walk.found.sort_by(|a, b| a.name.cmp(&b.name));
     walk.found
@@ -127,16 +135,27 @@ impl Walk {
                 size_bytes: metadata.len(),
                 modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
                 format,
-                summary: Err(format!("`.{format}` files are not supported yet; folders in Hugging Face layout are")),
+                summary: Err(format!(
+                    "`.{format}` files are not supported yet; folders in Hugging Face layout are"
+                )),
             });
         }
     }
 }
 
+/// One folder as a model of the given name, whole or not.
+pub fn describe_folder(name: &str, path: &Path) -> Found {
+    let entries = std::fs::read_dir(path).into_iter().flatten();
+    let files: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    layout(path, name, &files)
+}
+
 /// A folder in Hugging Face layout, whole or not.
 fn layout(path: &Path, name: &str, files: &[String]) -> Found {
     let weights = files.iter().filter(|file| file.ends_with(".safetensors"));
-    let metadata: Vec<_> = weights.filter_map(|file| std::fs::metadata(path.join(file)).ok()).collect();
+    let metadata: Vec<_> =
+        weights.filter_map(|file| std::fs::metadata(path.join(file)).ok()).collect();
     let newest = metadata.iter().filter_map(|metadata| metadata.modified().ok()).max();
     Found {
         name: name.to_owned(),

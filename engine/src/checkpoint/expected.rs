@@ -52,7 +52,11 @@ pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
 
 impl List<'_> {
     fn add(&mut self, name: &str, shape: &[usize]) {
-        self.tensors.push(Expected { name: name.to_owned(), shape: shape.to_vec(), is_used: self.is_used });
+        self.tensors.push(Expected {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            is_used: self.is_used,
+        });
     }
 
     fn layer(&mut self, layer: usize, moe: Option<&MoeConfig>) {
@@ -79,9 +83,15 @@ impl List<'_> {
                 self.add(&format!("{at}.q_b_proj.weight"), &[query, rank]);
             }
         }
-        self.add(&format!("{at}.kv_a_proj_with_mqa.weight"), &[c.kv_lora_rank + c.qk_rope_head_dim, hidden]);
+        self.add(
+            &format!("{at}.kv_a_proj_with_mqa.weight"),
+            &[c.kv_lora_rank + c.qk_rope_head_dim, hidden],
+        );
         self.add(&format!("{at}.kv_a_layernorm.weight"), &[c.kv_lora_rank]);
-        self.add(&format!("{at}.kv_b_proj.weight"), &[heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank]);
+        self.add(
+            &format!("{at}.kv_b_proj.weight"),
+            &[heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank],
+        );
         self.add(&format!("{at}.o_proj.weight"), &[hidden, heads * c.v_head_dim]);
     }
 
@@ -99,7 +109,10 @@ impl List<'_> {
             self.add(&format!("{at}.gate.e_score_correction_bias"), &[experts]);
         }
         if moe.n_shared_experts > 0 {
-            self.mlp(&format!("{at}.shared_experts"), moe.n_shared_experts * moe.moe_intermediate_size);
+            self.mlp(
+                &format!("{at}.shared_experts"),
+                moe.n_shared_experts * moe.moe_intermediate_size,
+            );
         }
         for e in 0..experts {
             self.mlp(&format!("{at}.experts.{e}"), moe.moe_intermediate_size);

@@ -39,7 +39,9 @@ impl<'a> Files<'a> {
         let path = self.path.join(name);
         let io = |source| Error::Io { path: path.clone(), source };
         let bytes = match self.source {
-            Source::Embedded(files) => files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec()),
+            Source::Embedded(files) => {
+                files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec())
+            }
             Source::Directory(_) => match std::fs::metadata(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(io(error)),
@@ -47,7 +49,8 @@ impl<'a> Files<'a> {
                     return Err(Error::Format { path, problem: "not a regular file".into() });
                 }
                 Ok(metadata) if metadata.len() > TEXT_BYTES_MAX => {
-                    let problem = format!("{} bytes; at most {TEXT_BYTES_MAX} are read", metadata.len());
+                    let problem =
+                        format!("{} bytes; at most {TEXT_BYTES_MAX} are read", metadata.len());
                     return Err(Error::Format { path, problem });
                 }
                 Ok(_) => Some(std::fs::read(&path).map_err(io)?),
@@ -68,7 +71,9 @@ impl<'a> Files<'a> {
     pub(super) fn weights(&self) -> Result<Vec<(PathBuf, Bytes)>> {
         if let Source::Embedded(files) = self.source {
             let weights = files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
-            return Ok(weights.map(|(name, bytes)| (self.path.join(name), Bytes::from_static(bytes))).collect());
+            return Ok(weights
+                .map(|(name, bytes)| (self.path.join(name), Bytes::from_static(bytes)))
+                .collect());
         }
         let names = match self.optional(INDEX)? {
             Some((path, bytes)) => indexed(&path, &bytes)?,
@@ -91,7 +96,10 @@ impl<'a> Files<'a> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
-            if let Some(name) = name.to_str().filter(|name| name.ends_with(".safetensors") && !name.starts_with('.')) {
+            if let Some(name) = name
+                .to_str()
+                .filter(|name| name.ends_with(".safetensors") && !name.starts_with('.'))
+            {
                 names.push(name.to_owned());
             }
         }
@@ -110,9 +118,12 @@ fn indexed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
     let mut names = BTreeSet::new();
     for (tensor, file) in map {
         let name = file.as_str().unwrap_or_default();
-        let is_plain = Path::new(name).file_name().is_some_and(|last| last == name) && !name.contains(['/', '\\', '\0']);
+        let is_plain = Path::new(name).file_name().is_some_and(|last| last == name)
+            && !name.contains(['/', '\\', '\0']);
         if !is_plain {
-            return Err(format(format!("tensor `{tensor}` is in {file}, wanted a file name of this folder")));
+            return Err(format(format!(
+                "tensor `{tensor}` is in {file}, wanted a file name of this folder"
+            )));
         }
         names.insert(name.to_owned());
     }

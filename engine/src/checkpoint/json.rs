@@ -28,7 +28,12 @@ impl<'a> Fields<'a> {
             None => "missing".to_owned(),
             Some(value) => shortened(&value.to_string()),
         };
-        Error::Config { path: self.path.to_owned(), field: field.to_owned(), got, want: want.to_owned() }
+        Error::Config {
+            path: self.path.to_owned(),
+            field: field.to_owned(),
+            got,
+            want: want.to_owned(),
+        }
     }
 
     /// A size that must be there: 1 to 2^32.

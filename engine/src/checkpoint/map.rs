@@ -106,7 +106,11 @@ mod signal {
     }
 
     /// Puts zero pages in place of a watched map's lost ones; leaves every other fault to what was there before.
-    extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    extern "C" fn handle(
+        signal: libc::c_int,
+        info: *mut libc::siginfo_t,
+        _context: *mut libc::c_void,
+    ) {
         // SAFETY: the system hands a valid `siginfo_t`; mmap over part of a private, read-only map of ours replaces
         // pages that nobody can read any more; errno is put back as it was.
         unsafe {
@@ -117,7 +121,14 @@ mod signal {
                 let from = address / page * page;
                 let end = row.end.load(Ordering::Acquire).next_multiple_of(page);
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-                let made = libc::mmap(ptr::with_exposed_provenance_mut(from), end - from, libc::PROT_READ, flags, -1, 0);
+                let made = libc::mmap(
+                    ptr::with_exposed_provenance_mut(from),
+                    end - from,
+                    libc::PROT_READ,
+                    flags,
+                    -1,
+                    0,
+                );
                 *libc::__errno_location() = errno;
                 if made != libc::MAP_FAILED {
                     row.is_damaged.store(true, Ordering::Release);
@@ -147,20 +158,24 @@ impl Map {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() || metadata.len() == 0 {
-            let problem = if metadata.is_file() { "the file is empty" } else { "not a regular file" };
+            let problem =
+                if metadata.is_file() { "the file is empty" } else { "not a regular file" };
             return Err(Error::Format { path: path.to_owned(), problem: problem.into() });
         }
         let file = File::open(path).map_err(io)?;
         signal::install();
         // SAFETY: the map is private and read-only. Another process may change the file: its bytes are only ever read
         // as numbers, for which every pattern is valid; a lost page becomes zeros through the handler above.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Map { path: path.to_owned(), source })?;
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|source| Error::Map { path: path.to_owned(), source })?;
         let registration = Registration::take(map.as_ptr().addr(), map.len());
         Ok(Self { registration, map, path: path.to_owned() })
     }
 
     fn is_damaged(&self) -> bool {
-        self.registration.as_ref().is_some_and(|row| TABLE[row.0].is_damaged.load(Ordering::Acquire))
+        self.registration
+            .as_ref()
+            .is_some_and(|row| TABLE[row.0].is_damaged.load(Ordering::Acquire))
     }
 }
 
@@ -213,7 +228,8 @@ impl Bytes {
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         let start = self.range.start.checked_add(range.start)?;
         let end = self.range.start.checked_add(range.end)?;
-        (start <= end && end <= self.range.end).then(|| Self { owner: self.owner.clone(), range: start..end })
+        (start <= end && end <= self.range.end)
+            .then(|| Self { owner: self.owner.clone(), range: start..end })
     }
 
     fn map(&self) -> Option<Arc<Map>> {

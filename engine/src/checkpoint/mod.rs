@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
-pub use discover::{Found, Summary, describe, discover};
+pub use discover::{Found, Summary, describe, describe_folder, discover};
 pub use map::{Bytes, Watch};
 
 use crate::error::{Error, Result};
@@ -123,7 +123,15 @@ impl Checkpoint {
         let path = files.path().to_owned();
         let used = check(&path, &expected(&config), &tensors)?;
         let text = text_files(&files)?;
-        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(shards.iter()) })
+        Ok(Self {
+            config,
+            generation,
+            text,
+            path,
+            tensors,
+            used,
+            watch: Watch::over(shards.iter()),
+        })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
@@ -137,7 +145,12 @@ impl Checkpoint {
             want: Vec::new(),
         })?;
         let dtype = entry.dtype.ok_or_else(|| wrong_dtype(&self.path, name, entry))?;
-        Ok(Tensor { name: name.to_owned(), dtype, shape: entry.shape.clone(), bytes: entry.bytes.clone() })
+        Ok(Tensor {
+            name: name.to_owned(),
+            dtype,
+            shape: entry.shape.clone(),
+            bytes: entry.bytes.clone(),
+        })
     }
 
     /// The tensors the ordinary pass uses.
@@ -157,7 +170,9 @@ impl Checkpoint {
 
     /// Most frequent dtype by bytes.
     pub fn dtype(&self) -> DType {
-        let bytes = |dtype| self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>();
+        let bytes = |dtype| {
+            self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>()
+        };
         DTYPES.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
     }
 
@@ -169,22 +184,40 @@ impl Checkpoint {
 
 fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     let want = DTYPES.map(|dtype| dtype.name()).join(" or ");
-    Error::TensorDType { path: path.to_owned(), name: name.to_owned(), got: entry.dtype_name.clone(), want }
+    Error::TensorDType {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        got: entry.dtype_name.clone(),
+        want,
+    }
 }
 
 /// Holds what is there to what must be there; gives the names the ordinary pass uses.
-fn check(path: &Path, wanted: &[Expected], tensors: &BTreeMap<String, Entry>) -> Result<Vec<String>> {
+fn check(
+    path: &Path,
+    wanted: &[Expected],
+    tensors: &BTreeMap<String, Entry>,
+) -> Result<Vec<String>> {
     let mut used = Vec::new();
     for Expected { name, shape, is_used } in wanted {
         let Some(entry) = tensors.get(name) else {
-            return Err(Error::TensorMissing { path: path.to_owned(), name: name.clone(), want: shape.clone() });
+            return Err(Error::TensorMissing {
+                path: path.to_owned(),
+                name: name.clone(),
+                want: shape.clone(),
+            });
         };
         if entry.dtype.is_none() {
             return Err(wrong_dtype(path, name, entry));
         }
         if entry.shape != *shape {
             let (got, want) = (entry.shape.clone(), shape.clone());
-            return Err(Error::TensorShape { path: path.to_owned(), name: name.clone(), got, want });
+            return Err(Error::TensorShape {
+                path: path.to_owned(),
+                name: name.clone(),
+                got,
+                want,
+            });
         }
         if *is_used {
             used.push(name.clone());
@@ -200,7 +233,8 @@ fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<Genera
         None => (config_path.to_owned(), serde_json::Map::new()),
     };
     let config = parse_object(config_path, config)?;
-    let (own, config) = (Fields { path: &path, object: &object }, Fields { path: config_path, object: &config });
+    let (own, config) =
+        (Fields { path: &path, object: &object }, Fields { path: config_path, object: &config });
     let ids = |field: &str| -> Result<Vec<u32>> {
         let ids = own.token_ids(field)?;
         if ids.is_empty() { config.token_ids(field) } else { Ok(ids) }
@@ -209,9 +243,17 @@ fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<Genera
     Ok(GenerationConfig {
         eos_token_ids: ids("eos_token_id")?,
         bos_token_id: ids("bos_token_id")?.first().copied(),
-        temperature: own.get("temperature").map(|_| own.number_or_zero("temperature")).transpose()?.map(|t| t as f32),
+        temperature: own
+            .get("temperature")
+            .map(|_| own.number_or_zero("temperature"))
+            .transpose()?
+            .map(|t| t as f32),
         top_p: positive("top_p")?.map(|p| p.min(1.0) as f32),
-        top_k: own.get("top_k").map(|_| own.count_or("top_k", 0)).transpose()?.and_then(|k| u32::try_from(k).ok()),
+        top_k: own
+            .get("top_k")
+            .map(|_| own.count_or("top_k", 0))
+            .transpose()?
+            .and_then(|k| u32::try_from(k).ok()),
         repetition_penalty: positive("repetition_penalty")?.map(|r| r as f32),
     })
 }

@@ -34,12 +34,17 @@ pub(super) struct Entry {
 pub(super) fn entries(path: &Path, file: &Bytes) -> Result<BTreeMap<String, Entry>> {
     let format = |problem: String| Error::Format { path: path.to_owned(), problem };
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(format(format!("a safetensors file begins with 8 bytes of length, found {} bytes", file.len())));
+        return Err(format(format!(
+            "a safetensors file begins with 8 bytes of length, found {} bytes",
+            file.len()
+        )));
     };
     let header_len = u64::from_le_bytes(*length);
     if header_len > HEADER_BYTES_MAX || header_len > rest.len() as u64 {
         let left = rest.len();
-        return Err(format(format!("the header claims {header_len} bytes, {left} follow; truncated or not safetensors")));
+        return Err(format(format!(
+            "the header claims {header_len} bytes, {left} follow; truncated or not safetensors"
+        )));
     }
     let (header, _) = rest.split_at(header_len as usize);
     let object = parse_object(path, header)?;
@@ -60,26 +65,39 @@ pub(super) fn entries(path: &Path, file: &Bytes) -> Result<BTreeMap<String, Entr
 
 /// One tensor's line of the header.
 fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<(Entry, usize, usize)> {
-    let wrong = |problem: String| Error::TensorRange { path: path.to_owned(), name: name.to_owned(), problem };
+    let wrong = |problem: String| Error::TensorRange {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        problem,
+    };
     let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
-    let list = |field: &str| -> Option<Vec<usize>> { value.get(field)?.as_array()?.iter().map(number).collect() };
+    let list = |field: &str| -> Option<Vec<usize>> {
+        value.get(field)?.as_array()?.iter().map(number).collect()
+    };
     let Some(dtype_name) = value.get("dtype").and_then(Value::as_str) else {
         return Err(wrong("its header has no `dtype`".into()));
     };
-    let Some(shape) = list("shape") else { return Err(wrong("its `shape` is no list of sizes".into())) };
+    let Some(shape) = list("shape") else {
+        return Err(wrong("its `shape` is no list of sizes".into()));
+    };
     let offsets = list("data_offsets");
     let Some(&[start, end]) = offsets.as_deref() else {
         return Err(wrong("its `data_offsets` are no pair of offsets".into()));
     };
     let Some(bytes) = data.slice(start..end) else {
         let held = data.len();
-        return Err(wrong(format!("bytes {start}..{end} are wanted, the file holds {held}: it is truncated")));
+        return Err(wrong(format!(
+            "bytes {start}..{end} are wanted, the file holds {held}: it is truncated"
+        )));
     };
     if let Some(width) = element_bytes(dtype_name) {
         let wanted = shape.iter().try_fold(width, |bytes, size| bytes.checked_mul(*size));
         if wanted != Some(bytes.len()) {
             let wanted = wanted.map_or("more than 2^64".to_owned(), |bytes| bytes.to_string());
-            return Err(wrong(format!("{dtype_name} {shape:?} takes {wanted} bytes, {} are given", bytes.len())));
+            return Err(wrong(format!(
+                "{dtype_name} {shape:?} takes {wanted} bytes, {} are given",
+                bytes.len()
+            )));
         }
     }
     let dtype = match dtype_name {
@@ -87,7 +105,11 @@ fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<(Entry,
         "BF16" => Some(DType::Bf16),
         _ => None,
     };
-    Ok((Entry { dtype_name: dtype_name.chars().take(20).collect(), dtype, shape, bytes }, start, end))
+    Ok((
+        Entry { dtype_name: dtype_name.chars().take(20).collect(), dtype, shape, bytes },
+        start,
+        end,
+    ))
 }
 
 /// Bytes of an element; `None` for a type this build has not heard of.
@@ -109,7 +131,10 @@ fn refuse_duplicates(path: &Path, header: &[u8], object: &Map<String, Value>) ->
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("an object")
         }
-        fn visit_map<A: serde::de::MapAccess<'de>>(mut self, mut map: A) -> std::result::Result<usize, A::Error> {
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            mut self,
+            mut map: A,
+        ) -> std::result::Result<usize, A::Error> {
             while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {
                 self.0 += 1;
             }
@@ -122,7 +147,10 @@ fn refuse_duplicates(path: &Path, header: &[u8], object: &Map<String, Value>) ->
     if listed == object.len() {
         return Ok(());
     }
-    let problem = format!("the header lists {listed} names, {} are different: some tensor is there twice", object.len());
+    let problem = format!(
+        "the header lists {listed} names, {} are different: some tensor is there twice",
+        object.len()
+    );
     Err(Error::Format { path: path.to_owned(), problem })
 }
 
@@ -132,8 +160,14 @@ fn refuse_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>) -> Res
     for pair in ranges.windows(2) {
         let [(_, end, before), (start, after_end, after)] = pair else { continue };
         if start < end && start < after_end {
-            let problem = format!("its bytes {start}..{after_end} overlap those of `{before}`, which end at {end}");
-            return Err(Error::TensorRange { path: path.to_owned(), name: (*after).clone(), problem });
+            let problem = format!(
+                "its bytes {start}..{after_end} overlap those of `{before}`, which end at {end}"
+            );
+            return Err(Error::TensorRange {
+                path: path.to_owned(),
+                name: (*after).clone(),
+                problem,
+            });
         }
     }
     Ok(())

@@ -43,7 +43,9 @@ pub(super) fn mark(tokenizer: &Tokenizer, message: &Message) -> Message {
     for (at, c) in message.content.char_indices() {
         if is_mark(c) {
             content.push(ESCAPE);
-        } else if !is_answer && message.content.get(at..).is_some_and(|rest| tokenizer.control_at(rest).is_some()) {
+        } else if !is_answer
+            && message.content.get(at..).is_some_and(|rest| tokenizer.control_at(rest).is_some())
+        {
             content.push(TEXT);
         }
         content.push(c);

@@ -72,7 +72,8 @@ impl Text {
     pub fn open(files: &TextFiles) -> Result<Self> {
         let problem = |problem: String| Error::Tokenizer { problem };
         let json = files.tokenizer.as_deref();
-        let json = json.ok_or_else(|| problem("there is no `tokenizer.json` beside the weights".into()))?;
+        let json =
+            json.ok_or_else(|| problem("there is no `tokenizer.json` beside the weights".into()))?;
         let tokenizer = Arc::new(Tokenizer::open(json)?);
         let config: Value = match &files.tokenizer_config {
             None => Value::Null,
@@ -93,7 +94,8 @@ impl Text {
     /// # Errors
     /// What the template refuses, or the fuel limit.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Encoded> {
-        let marked: Vec<Message> = messages.iter().map(|message| marks::mark(&self.tokenizer, message)).collect();
+        let marked: Vec<Message> =
+            messages.iter().map(|message| marks::mark(&self.tokenizer, message)).collect();
         let rendered = match &self.template {
             Some(template) => template.render(&marked)?,
             None => plain_turns(&marked),
@@ -117,7 +119,9 @@ impl Text {
                         let from = pieces.iter().position(inside);
                         let to = pieces.iter().rposition(inside);
                         if let (Some(from), Some(to)) = (from, to) {
-                            encoded.decode_spans.push((first + from) as u32..(first + to + 1) as u32);
+                            encoded
+                                .decode_spans
+                                .push((first + from) as u32..(first + to + 1) as u32);
                         }
                     }
                     encoded.tokens.extend(pieces.iter().map(|(id, _)| *id));
@@ -172,7 +176,9 @@ fn template_of(config: &Value) -> Option<String> {
     let value = config.get("chat_template")?;
     let named = || {
         let list = value.as_array()?;
-        let default = list.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
+        let default = list
+            .iter()
+            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
         default.get("template")?.as_str()
     };
     value.as_str().or_else(named).map(ToOwned::to_owned)

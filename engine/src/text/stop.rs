@@ -92,7 +92,8 @@ impl StopStrings {
 fn link(nodes: &mut [Node]) {
     let mut queue: VecDeque<usize> = nodes[0].next.values().copied().collect();
     while let Some(at) = queue.pop_front() {
-        let children: Vec<(u8, usize)> = nodes[at].next.iter().map(|(byte, next)| (*byte, *next)).collect();
+        let children: Vec<(u8, usize)> =
+            nodes[at].next.iter().map(|(byte, next)| (*byte, *next)).collect();
         for (byte, child) in children {
             nodes[child].fail = step(nodes, nodes[at].fail, byte);
             queue.push_back(child);

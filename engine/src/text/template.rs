@@ -3,8 +3,8 @@
 //! A template is code from the checkpoint. It runs with fuel, on a thread of its own whose stack holds the deepest
 //! value the fuel can build, and its output is bounded.
 
-use minijinja::value::{Kwargs, Value};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, State, UndefinedBehavior, context};
 
 use super::{Message, Role};
@@ -43,14 +43,17 @@ impl Template {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|e| error(described(&e)))?;
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|e| error(described(&e)))?;
         Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
     /// Renders a conversation up to where the assistant begins.
     pub(super) fn render(&self, messages: &[Message]) -> Result<String> {
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("hadal-template".into()).stack_size(STACK_BYTES);
+            let thread =
+                std::thread::Builder::new().name("hadal-template".into()).stack_size(STACK_BYTES);
             let running = thread
                 .spawn_scoped(scope, || self.render_here(messages))
                 .map_err(|e| error(format!("no thread to render on: {e}")))?;
@@ -89,7 +92,9 @@ struct Bounded(Vec<u8>);
 impl std::io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if self.0.len() + bytes.len() > OUTPUT_BYTES_MAX {
-            return Err(std::io::Error::other(format!("the output is over {OUTPUT_BYTES_MAX} bytes")));
+            return Err(std::io::Error::other(format!(
+                "the output is over {OUTPUT_BYTES_MAX} bytes"
+            )));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -122,13 +127,21 @@ fn described(error: &JinjaError) -> String {
 }
 
 /// Python's string, list and dict methods. Those that copy text many times are bounded by the output they may make.
-fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> std::result::Result<Value, JinjaError> {
+fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> std::result::Result<Value, JinjaError> {
     if let ("replace", Some(text), [from, to, ..]) = (name, value.as_str(), args)
         && let (Some(from), Some(to)) = (from.as_str(), to.as_str())
     {
         let times = if from.is_empty() { text.len() + 1 } else { text.len() / from.len() };
         if times.saturating_mul(to.len()) > OUTPUT_BYTES_MAX {
-            return Err(JinjaError::new(ErrorKind::InvalidOperation, "`replace` would make too long a text"));
+            return Err(JinjaError::new(
+                ErrorKind::InvalidOperation,
+                "`replace` would make too long a text",
+            ));
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
@@ -173,15 +186,26 @@ fn to_json(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, JinjaErr
 struct Spaced;
 
 impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: std::io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_array_value<W: std::io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_key<W: std::io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+    fn begin_object_key<W: std::io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
         if first { Ok(()) } else { writer.write_all(b", ") }
     }
 
-    fn begin_object_value<W: std::io::Write + ?Sized>(&mut self, writer: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: std::io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+    ) -> std::io::Result<()> {
         writer.write_all(b": ")
     }
 }
@@ -208,13 +232,17 @@ mod tests {
 
     #[test]
     fn an_exception_is_the_templates_own_sentence() {
-        let error = render("{{ raise_exception('roles must alternate') }}", "").unwrap_err().to_string();
+        let error =
+            render("{{ raise_exception('roles must alternate') }}", "").unwrap_err().to_string();
         assert!(error.contains("roles must alternate"), "{error}");
     }
 
     #[test]
     fn an_endless_loop_runs_out_of_fuel() {
-        let error = render("{% for i in range(10000) %}{% for j in range(10000) %}{{ i }}{% endfor %}{% endfor %}", "");
+        let error = render(
+            "{% for i in range(10000) %}{% for j in range(10000) %}{{ i }}{% endfor %}{% endfor %}",
+            "",
+        );
         assert!(error.unwrap_err().to_string().contains("steps"));
     }
 

@@ -33,7 +33,9 @@ impl ByteTable {
     pub(super) fn get(&self, id: TokenId) -> &[u8] {
         let at = id.0 as usize;
         match (self.start.get(at), self.start.get(at + 1)) {
-            (Some(start), Some(end)) => self.bytes.get(*start as usize..*end as usize).unwrap_or_default(),
+            (Some(start), Some(end)) => {
+                self.bytes.get(*start as usize..*end as usize).unwrap_or_default()
+            }
             _ => &[],
         }
     }
@@ -46,7 +48,8 @@ fn error(problem: impl std::fmt::Display) -> Error {
 impl Tokenizer {
     /// Reads `tokenizer.json`.
     pub(super) fn open(json: &[u8]) -> Result<Self> {
-        let inner = Inner::from_bytes(json).map_err(|e| error(format!("`tokenizer.json` cannot be used: {e}")))?;
+        let inner = Inner::from_bytes(json)
+            .map_err(|e| error(format!("`tokenizer.json` cannot be used: {e}")))?;
         let mut value: Value = serde_json::from_slice(json).map_err(error)?;
         let is_byte_level = value.get("decoder").is_some_and(is_byte_level);
         if let Some(object) = value.as_object_mut() {
@@ -55,7 +58,8 @@ impl Tokenizer {
             object.insert("post_processor".into(), Value::Null);
         }
         let plain = serde_json::to_vec(&value).map_err(error)?;
-        let plain = Inner::from_bytes(plain).map_err(|e| error(format!("`tokenizer.json` without its added tokens: {e}")))?;
+        let plain = Inner::from_bytes(plain)
+            .map_err(|e| error(format!("`tokenizer.json` without its added tokens: {e}")))?;
         let mut added: HashMap<char, Vec<(String, TokenId)>> = HashMap::new();
         for (id, token) in inner.get_added_tokens_decoder() {
             if let Some(first) = token.content.chars().next() {
@@ -72,7 +76,10 @@ impl Tokenizer {
     /// The control token that `text` begins with, the longest: its length in bytes and its id.
     pub(super) fn control_at(&self, text: &str) -> Option<(usize, TokenId)> {
         let tokens = self.added.get(&text.chars().next()?)?;
-        tokens.iter().find(|(content, _)| text.starts_with(content.as_str())).map(|(content, id)| (content.len(), *id))
+        tokens
+            .iter()
+            .find(|(content, _)| text.starts_with(content.as_str()))
+            .map(|(content, id)| (content.len(), *id))
     }
 
     /// Text in which nothing is a control token: ids with the bytes each covers.
@@ -100,7 +107,8 @@ impl Tokenizer {
 
     /// Text of ids, special tokens left out.
     pub(super) fn decode(&self, ids: &[TokenId]) -> String {
-        let ids: Vec<u32> = ids.iter().map(|id| id.0).filter(|id| self.inner.id_to_token(*id).is_some()).collect();
+        let ids: Vec<u32> =
+            ids.iter().map(|id| id.0).filter(|id| self.inner.id_to_token(*id).is_some()).collect();
         // The decoder fails on no id that it has; an empty answer is the honest one if it ever did.
         self.inner.decode(&ids, true).unwrap_or_default()
     }

@@ -45,7 +45,11 @@ impl Scratch {
             place: vec![0; n],
             origin: vec![0; n],
             segments: Vec::with_capacity(shape.n_routed_experts),
-            pairs: if splits { PairRows::with_room(n, hidden.max(width)) } else { PairRows::default() },
+            pairs: if splits {
+                PairRows::with_room(n, hidden.max(width))
+            } else {
+                PairRows::default()
+            },
             inputs: vec![0.0; n * hidden],
             gate: vec![0.0; n * width],
             up: vec![0.0; n * width],
@@ -66,7 +70,11 @@ impl Scratch {
 
 /// Entries, `D`, `M`.
 fn sizes(shape: &ScratchShape) -> (usize, usize, usize) {
-    (shape.step_rows_max * shape.num_experts_per_tok, shape.hidden_size, shape.moe_intermediate_size)
+    (
+        shape.step_rows_max * shape.num_experts_per_tok,
+        shape.hidden_size,
+        shape.moe_intermediate_size,
+    )
 }
 
 /// See [`crate::backend::Backend::experts`].
@@ -102,7 +110,11 @@ fn dispatch(scratch: &mut Scratch, routing: &Routing, rows: usize) {
         let n = start[expert + 1];
         start[expert + 1] += start[expert];
         if n > 0 {
-            scratch.segments.push(Segment { weight: expert as u32, start: start[expert], end: start[expert] + n });
+            scratch.segments.push(Segment {
+                weight: expert as u32,
+                start: start[expert],
+                end: start[expert] + n,
+            });
         }
     }
     for (choice, expert) in chosen.iter().enumerate() {
@@ -114,7 +126,13 @@ fn dispatch(scratch: &mut Scratch, routing: &Routing, rows: usize) {
 }
 
 /// `down(silu(gate x) * up x)` of every entry.
-fn run_experts(cpu: &mut Cpu, s: &mut Scratch, x: &[f32], weights: &ExpertWeights<Weight>, n: usize) {
+fn run_experts(
+    cpu: &mut Cpu,
+    s: &mut Scratch,
+    x: &[f32],
+    weights: &ExpertWeights<Weight>,
+    n: usize,
+) {
     let Some(first) = weights.gate.first() else { return };
     let (hidden, width) = (first.dim, first.n_out);
     let origin = &s.origin[..n];
@@ -175,7 +193,14 @@ fn prepare<'s, 'x>(
 }
 
 /// `y[row] = sum_k w_k * entry(row, k)`, in the order of the row's own choices.
-fn combine(cpu: &mut Cpu, y: &mut [f32], scratch: &Scratch, routing: &Routing, hidden: usize, rows: usize) {
+fn combine(
+    cpu: &mut Cpu,
+    y: &mut [f32],
+    scratch: &Scratch,
+    routing: &Routing,
+    hidden: usize,
+    rows: usize,
+) {
     let k = routing.per_row;
     let part = |row: usize| row * hidden..(row + 1) * hidden;
     cpu.pool.run_parts(&mut y[..rows * hidden], &mut cpu.threads, rows, part, |row, y, _| {

@@ -7,7 +7,14 @@ use super::{Cpu, Weight};
 use crate::backend::MlaShape;
 
 /// `y[row, h, c] = sum_n q[row, h, n] * w_uk[h, n, c]`, in the order of `n`.
-pub(super) fn key(cpu: &mut Cpu, y: &mut [f32], q: &[f32], kv_b: &Weight, shape: &MlaShape, rows: Range<usize>) {
+pub(super) fn key(
+    cpu: &mut Cpu,
+    y: &mut [f32],
+    q: &[f32],
+    kv_b: &Weight,
+    shape: &MlaShape,
+    rows: Range<usize>,
+) {
     let (heads, latent) = (shape.n_head, shape.kv_lora_rank);
     let block = shape.qk_nope_head_dim + shape.v_head_dim;
     let isa = cpu.isa;
@@ -24,7 +31,14 @@ pub(super) fn key(cpu: &mut Cpu, y: &mut [f32], q: &[f32], kv_b: &Weight, shape:
 }
 
 /// `y[row, h, v] = sum_c o_latent[row, h, c] * w_uv[h, v, c]`.
-pub(super) fn value(cpu: &mut Cpu, y: &mut [f32], x: &[f32], kv_b: &Weight, shape: &MlaShape, rows: Range<usize>) {
+pub(super) fn value(
+    cpu: &mut Cpu,
+    y: &mut [f32],
+    x: &[f32],
+    kv_b: &Weight,
+    shape: &MlaShape,
+    rows: Range<usize>,
+) {
     let (heads, latent, width) = (shape.n_head, shape.kv_lora_rank, shape.v_head_dim);
     let block = shape.qk_nope_head_dim + width;
     let isa = cpu.isa;

@@ -23,7 +23,10 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new(shape: &ScratchShape) -> Self {
-        Self { queries: vec![0.0; GROUP * shape.mla.latent_dim()], scores: vec![0.0; GROUP * PAGE_TOKENS] }
+        Self {
+            queries: vec![0.0; GROUP * shape.mla.latent_dim()],
+            scores: vec![0.0; GROUP * PAGE_TOKENS],
+        }
     }
 
     pub(super) fn bytes(shape: &ScratchShape) -> u64 {
@@ -49,35 +52,42 @@ pub(super) fn mla_decode(
         first + task % groups * GROUP..first + ((task % groups + 1) * GROUP).min(heads)
     };
     let part = |task: usize| heads_of(task).start * latent..heads_of(task).end * latent;
-    cpu.pool.run_parts(o_latent, &mut cpu.threads, plan.n_decode_row * groups, part, |task, out, scratch| {
-        let Scratch { queries, scores } = &mut scratch.mla;
-        let row = task / groups;
-        let n_query = heads_of(task).len();
-        gather_queries(queries, heads_of(task), q_latent, q, shape);
-        out.fill(0.0);
-        let mut running = [Running::START; GROUP];
-        let n_key = plan.positions[row] as usize + 1;
-        for (i, page) in plan.pages_of(plan.sequence[row] as usize).iter().enumerate() {
-            if i * PAGE_TOKENS >= n_key {
-                break;
+    cpu.pool.run_parts(
+        o_latent,
+        &mut cpu.threads,
+        plan.n_decode_row * groups,
+        part,
+        |task, out, scratch| {
+            let Scratch { queries, scores } = &mut scratch.mla;
+            let row = task / groups;
+            let n_query = heads_of(task).len();
+            gather_queries(queries, heads_of(task), q_latent, q, shape);
+            out.fill(0.0);
+            let mut running = [Running::START; GROUP];
+            let n_key = plan.positions[row] as usize + 1;
+            for (i, page) in plan.pages_of(plan.sequence[row] as usize).iter().enumerate() {
+                if i * PAGE_TOKENS >= n_key {
+                    break;
+                }
+                let keys = &cache[page.0 as usize * PAGE_TOKENS * shape.latent_dim()..];
+                let tile = Tile {
+                    keys: &keys[..PAGE_TOKENS * shape.latent_dim()],
+                    key_dim: shape.latent_dim(),
+                    values: keys,
+                    value_stride: shape.latent_dim(),
+                    value_dim: latent,
+                    n_key: (n_key - i * PAGE_TOKENS).min(PAGE_TOKENS),
+                };
+                score(isa, &tile, queries, n_query, scores);
+                let each =
+                    out.chunks_mut(latent).zip(scores.chunks_mut(PAGE_TOKENS)).zip(&mut running);
+                for ((out, scores), running) in each {
+                    accumulate(isa, &tile, shape.softmax_scale, scores, running, out);
+                }
             }
-            let keys = &cache[page.0 as usize * PAGE_TOKENS * shape.latent_dim()..];
-            let tile = Tile {
-                keys: &keys[..PAGE_TOKENS * shape.latent_dim()],
-                key_dim: shape.latent_dim(),
-                values: keys,
-                value_stride: shape.latent_dim(),
-                value_dim: latent,
-                n_key: (n_key - i * PAGE_TOKENS).min(PAGE_TOKENS),
-            };
-            score(isa, &tile, queries, n_query, scores);
-            let each = out.chunks_mut(latent).zip(scores.chunks_mut(PAGE_TOKENS)).zip(&mut running);
-            for ((out, scores), running) in each {
-                accumulate(isa, &tile, shape.softmax_scale, scores, running, out);
-            }
-        }
-        out.chunks_mut(latent).zip(&running).for_each(|(out, running)| running.finish(out));
-    });
+            out.chunks_mut(latent).zip(&running).for_each(|(out, running)| running.finish(out));
+        },
+    );
 }
 
 /// Puts each head's `[q_latent, q_pe]` side by side.
@@ -90,7 +100,8 @@ fn gather_queries(
 ) {
     let latent = shape.kv_lora_rank;
     for (head, query) in heads.zip(queries.chunks_mut(shape.latent_dim())) {
-        let q_pe = &q[head * shape.qk_head_dim() + shape.qk_nope_head_dim..][..shape.qk_rope_head_dim];
+        let q_pe =
+            &q[head * shape.qk_head_dim() + shape.qk_nope_head_dim..][..shape.qk_rope_head_dim];
         query[..latent].copy_from_slice(&q_latent[head * latent..][..latent]);
         query[latent..].copy_from_slice(q_pe);
     }

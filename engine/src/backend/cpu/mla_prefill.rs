@@ -38,8 +38,10 @@ impl Scratch {
     }
 
     pub(super) fn bytes(shape: &ScratchShape) -> u64 {
-        let tile = PAGE_TOKENS * (shape.mla.qk_head_dim() + shape.mla.v_head_dim + 1) * size_of::<f32>();
-        let rows = shape.step_rows_max * (size_of::<Running>() + shape.mla.v_head_dim * size_of::<f32>());
+        let tile =
+            PAGE_TOKENS * (shape.mla.qk_head_dim() + shape.mla.v_head_dim + 1) * size_of::<f32>();
+        let rows =
+            shape.step_rows_max * (size_of::<Running>() + shape.mla.v_head_dim * size_of::<f32>());
         (tile + rows) as u64
     }
 }
@@ -72,9 +74,14 @@ pub(super) fn mla_prefill(
         let rows = &plan.row_start[sequence_of(task)..];
         Block { rows: rows[0] as usize..rows[1] as usize, column: task % heads * width }
     };
-    cpu.pool.run_blocks(o, (heads * width, width), &mut cpu.threads, n_task, block, |task, scratch| {
-        work.head(&mut scratch.prefill, sequence_of(task), task % heads)
-    });
+    cpu.pool.run_blocks(
+        o,
+        (heads * width, width),
+        &mut cpu.threads,
+        n_task,
+        block,
+        |task, scratch| work.head(&mut scratch.prefill, sequence_of(task), task % heads),
+    );
 }
 
 impl Work<'_> {
@@ -125,7 +132,17 @@ impl Work<'_> {
         let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.latent_dim());
         let rows = &self.cache[page * PAGE_TOKENS * latent..][..n_key * latent];
         let first = head * (n + v);
-        strided_dot_rows(isa, &mut scratch.keys, shape.qk_head_dim(), n, rows, latent, n_key, kv_b, first);
+        strided_dot_rows(
+            isa,
+            &mut scratch.keys,
+            shape.qk_head_dim(),
+            n,
+            rows,
+            latent,
+            n_key,
+            kv_b,
+            first,
+        );
         strided_dot_rows(isa, &mut scratch.values, v, v, rows, latent, n_key, kv_b, first + n);
         for (key, row) in scratch.keys.chunks_mut(shape.qk_head_dim()).zip(rows.chunks(latent)) {
             key[n..].copy_from_slice(&row[shape.kv_lora_rank..]);

@@ -53,7 +53,11 @@ impl Isa {
             "portable" => Ok(Self::Portable),
             "avx2" => Ok(Self::Avx2),
             "avx512" => Ok(Self::Avx512Bf16),
-            _ => Err(Error::Setting { name: "isa", got: name.into(), want: "portable, avx2 or avx512".into() }),
+            _ => Err(Error::Setting {
+                name: "isa",
+                got: name.into(),
+                want: "portable, avx2 or avx512".into(),
+            }),
         }
     }
 
@@ -87,7 +91,10 @@ impl Isa {
 
     /// The best this processor has.
     pub fn best() -> Self {
-        [Self::Avx512Bf16, Self::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        [Self::Avx512Bf16, Self::Avx2]
+            .into_iter()
+            .find(|isa| isa.is_available())
+            .unwrap_or(Self::Portable)
     }
 }
 
@@ -110,7 +117,11 @@ impl Activations {
         match name {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(Error::Setting { name: "activations", got: name.into(), want: "f32 or bf16".into() }),
+            _ => Err(Error::Setting {
+                name: "activations",
+                got: name.into(),
+                want: "f32 or bf16".into(),
+            }),
         }
     }
 
@@ -152,7 +163,9 @@ impl Weight {
         };
         let wanted = n_out.checked_mul(dim).and_then(|n| n.checked_mul(tensor.dtype.bytes()));
         if wanted != Some(tensor.bytes.len()) || wanted == Some(0) {
-            return Err(Error::Internal { message: format!("`{}` is no matrix: {:?}", tensor.name, tensor.shape) });
+            return Err(Error::Internal {
+                message: format!("`{}` is no matrix: {:?}", tensor.name, tensor.shape),
+            });
         }
         Ok(Self { bytes: tensor.bytes.clone(), dtype: tensor.dtype, n_out, dim })
     }
@@ -245,7 +258,9 @@ impl Cpu {
         let per_thread = mla_decode::Scratch::bytes(shape)
             + mla_prefill::Scratch::bytes(shape)
             + sample::Scratch::bytes(shape.vocab_size);
-        self.input_bytes(shape) + experts::Scratch::bytes(shape, self.splits()) + threads * per_thread
+        self.input_bytes(shape)
+            + experts::Scratch::bytes(shape, self.splits())
+            + threads * per_thread
     }
 
     fn input_bytes(&self, shape: &ScratchShape) -> u64 {

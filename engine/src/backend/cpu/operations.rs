@@ -59,7 +59,14 @@ impl Backend for Cpu {
         super::embed::embed(y, table, plan);
     }
 
-    fn rms_norm(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Vec<f32>, eps: f32, rows: usize) {
+    fn rms_norm(
+        &mut self,
+        y: &mut Vec<f32>,
+        x: &Vec<f32>,
+        weight: &Vec<f32>,
+        eps: f32,
+        rows: usize,
+    ) {
         super::rms_norm::rms_norm(self, y, x, weight, eps, rows);
     }
 
@@ -95,7 +102,13 @@ impl Backend for Cpu {
         }
     }
 
-    fn rope(&mut self, q: &mut Vec<f32>, table: &RopeTable<Vec<f32>>, shape: &MlaShape, plan: &Plan) {
+    fn rope(
+        &mut self,
+        q: &mut Vec<f32>,
+        table: &RopeTable<Vec<f32>>,
+        shape: &MlaShape,
+        plan: &Plan,
+    ) {
         super::rope::rope(self, q, table, shape, plan);
     }
 
@@ -160,7 +173,14 @@ impl Backend for Cpu {
         super::experts::experts(self, y, shared.map(Vec::as_slice), x, routing, weights, rows);
     }
 
-    fn swiglu(&mut self, y: &mut Vec<f32>, gate: &Vec<f32>, up: &Vec<f32>, dim: usize, rows: usize) {
+    fn swiglu(
+        &mut self,
+        y: &mut Vec<f32>,
+        gate: &Vec<f32>,
+        up: &Vec<f32>,
+        dim: usize,
+        rows: usize,
+    ) {
         super::swiglu::swiglu(self, y, gate, up, dim, rows);
     }
 
@@ -168,7 +188,13 @@ impl Backend for Cpu {
         super::gather_rows::gather_rows(y, x, dim, plan);
     }
 
-    fn sample(&mut self, out: &mut Vec<Sampled>, logits: &mut Vec<f32>, vocab_size: usize, step: &Step) {
+    fn sample(
+        &mut self,
+        out: &mut Vec<Sampled>,
+        logits: &mut Vec<f32>,
+        vocab_size: usize,
+        step: &Step,
+    ) {
         super::sample::sample(self, out, logits, vocab_size, step);
     }
 }

@@ -24,7 +24,8 @@ pub struct Plan {
 impl Plan {
     /// Room for the largest step.
     pub(super) fn with_room(shape: &ScratchShape, limits: &Limits) -> Self {
-        let (rows, sequences) = (limits.step_rows_max, limits.sequences_max.max(limits.step_rows_max));
+        let (rows, sequences) =
+            (limits.step_rows_max, limits.sequences_max.max(limits.step_rows_max));
         Self {
             tokens: Vec::with_capacity(rows),
             positions: Vec::with_capacity(rows),

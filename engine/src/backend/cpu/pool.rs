@@ -57,7 +57,11 @@ impl Pool {
     /// [`Error::Setting`] outside 1 to 1024; [`Error::Internal`] when the system refuses a thread.
     pub(super) fn new(threads: usize) -> Result<Self> {
         if !(1..=1024).contains(&threads) {
-            return Err(Error::Setting { name: "threads", got: threads.to_string(), want: "1 to 1024".into() });
+            return Err(Error::Setting {
+                name: "threads",
+                got: threads.to_string(),
+                want: "1 to 1024".into(),
+            });
         }
         let shared = Arc::new(Shared {
             generation: AtomicUsize::new(0),
@@ -73,7 +77,9 @@ impl Pool {
             let handle = std::thread::Builder::new()
                 .name(format!("hadal-compute-{index}"))
                 .spawn(move || work(&shared, index))
-                .map_err(|error| Error::Internal { message: format!("cannot start a compute thread: {error}") })?;
+                .map_err(|error| Error::Internal {
+                    message: format!("cannot start a compute thread: {error}"),
+                })?;
             pool.workers.push((handle.thread().clone(), Some(handle)));
         }
         Ok(pool)
@@ -133,12 +139,18 @@ impl Pool {
             end = part.end;
         }
         assert!(end <= out.len(), "a part ends at {end}, the output at {}", out.len());
-        assert!(self.threads() <= scratch.len(), "{} threads, {} scratches", self.threads(), scratch.len());
+        assert!(
+            self.threads() <= scratch.len(),
+            "{} threads, {} scratches",
+            self.threads(),
+            scratch.len()
+        );
         let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
         self.run(n_task, |task, thread| {
             let part = parts(task);
             // SAFETY: parts are inside `out` and disjoint, each task runs once, and a thread runs one task at a time.
-            let (part, scratch) = unsafe { (out.slice(part.start, part.len()), &mut *scratch.at(thread)) };
+            let (part, scratch) =
+                unsafe { (out.slice(part.start, part.len()), &mut *scratch.at(thread)) };
             body(task, part, scratch);
         });
     }
@@ -172,10 +184,18 @@ impl Pool {
             let block = blocks(task);
             let beside = block.rows == before.rows && block.column >= before.column + width;
             assert!(beside || block.rows.start >= before.rows.end, "blocks of a loop overlap");
-            assert!(block.column + width <= stride && block.rows.end * stride <= out.len(), "a block is outside");
+            assert!(
+                block.column + width <= stride && block.rows.end * stride <= out.len(),
+                "a block is outside"
+            );
             before = block;
         }
-        assert!(self.threads() <= scratch.len(), "{} threads, {} scratches", self.threads(), scratch.len());
+        assert!(
+            self.threads() <= scratch.len(),
+            "{} threads, {} scratches",
+            self.threads(),
+            scratch.len()
+        );
         let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
         self.run(n_task, |task, thread| {
             let block = blocks(task);

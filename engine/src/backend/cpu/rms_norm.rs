@@ -39,14 +39,27 @@ fn sum_of_squares(x: &[f32]) -> f32 {
 }
 
 /// Every row of `x`, `weight.len()` wide.
-pub(super) fn rms_norm(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &[f32], eps: f32, rows: usize) {
+pub(super) fn rms_norm(
+    cpu: &mut Cpu,
+    y: &mut [f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    rows: usize,
+) {
     let dim = weight.len();
     let part = |task: usize| task * ROWS * dim..((task + 1) * ROWS).min(rows) * dim;
-    cpu.pool.run_parts(&mut y[..rows * dim], &mut cpu.threads, rows.div_ceil(ROWS), part, |task, y, _| {
-        for (y, x) in y.chunks_mut(dim).zip(x[part(task)].chunks(dim)) {
-            row(y, x, weight, eps);
-        }
-    });
+    cpu.pool.run_parts(
+        &mut y[..rows * dim],
+        &mut cpu.threads,
+        rows.div_ceil(ROWS),
+        part,
+        |task, y, _| {
+            for (y, x) in y.chunks_mut(dim).zip(x[part(task)].chunks(dim)) {
+                row(y, x, weight, eps);
+            }
+        },
+    );
 }
 
 /// `x += delta`, the first `len` numbers.

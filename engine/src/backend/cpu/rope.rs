@@ -19,7 +19,13 @@ fn at(table: &RopeTable<Vec<f32>>, position: u32, half: usize) -> (&[f32], &[f32
 }
 
 /// Rotates the last `r` of every head of `q [n_row, H, n + r]` in place.
-pub(super) fn rope(cpu: &mut Cpu, q: &mut [f32], table: &RopeTable<Vec<f32>>, shape: &MlaShape, plan: &Plan) {
+pub(super) fn rope(
+    cpu: &mut Cpu,
+    q: &mut [f32],
+    table: &RopeTable<Vec<f32>>,
+    shape: &MlaShape,
+    plan: &Plan,
+) {
     let (width, half) = (shape.qk_head_dim(), shape.qk_rope_head_dim / 2);
     let row = shape.n_head * width;
     let part = |task: usize| task * row..(task + 1) * row;
@@ -44,7 +50,8 @@ pub(super) fn cache_store(
     let width = shape.latent_dim();
     for (row, kv) in kv.chunks(width).take(plan.n_row()).enumerate() {
         let (c_kv, k_pe) = kv.split_at(shape.kv_lora_rank);
-        let (to_c, to_k) = cache[plan.slots[row].index() * width..][..width].split_at_mut(shape.kv_lora_rank);
+        let (to_c, to_k) =
+            cache[plan.slots[row].index() * width..][..width].split_at_mut(shape.kv_lora_rank);
         rms_norm::row(to_c, c_kv, norm, eps);
         to_k.copy_from_slice(k_pe);
         let (cos, sin) = at(table, plan.positions[row], shape.qk_rope_head_dim / 2);

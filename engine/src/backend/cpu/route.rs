@@ -59,7 +59,10 @@ pub(super) fn route(
 ) {
     linear::linear_f32(cpu, &mut routing.logits, x, gate, rows);
     let Routing { indices, weights, logits, scores, choice, groups, per_row, n_expert } = routing;
-    let each = logits.chunks(*n_expert).zip(indices.chunks_mut(*per_row)).zip(weights.chunks_mut(*per_row));
+    let each = logits
+        .chunks(*n_expert)
+        .zip(indices.chunks_mut(*per_row))
+        .zip(weights.chunks_mut(*per_row));
     for ((logits, indices), weights) in each.take(rows) {
         score(scores, logits, rule.scoring);
         choice.copy_from_slice(scores);
@@ -127,7 +130,9 @@ fn choose(indices: &mut [u32], choice: &mut [f32]) {
         let mut best = None;
         for (expert, value) in choice.iter().enumerate() {
             let taken = || indices[..at].contains(&(expert as u32));
-            let better = best.is_none_or(|(_, most): (usize, f32)| *value > most || most.is_nan() && !value.is_nan());
+            let better = best.is_none_or(|(_, most): (usize, f32)| {
+                *value > most || most.is_nan() && !value.is_nan()
+            });
             if better && !taken() {
                 best = Some((expert, *value));
             }

@@ -37,13 +37,25 @@ impl Scratch {
 }
 
 /// One token for every sample row of the step, in their order.
-pub(super) fn sample(cpu: &mut Cpu, out: &mut Vec<Sampled>, logits: &[f32], vocab_size: usize, step: &Step) {
+pub(super) fn sample(
+    cpu: &mut Cpu,
+    out: &mut Vec<Sampled>,
+    logits: &[f32],
+    vocab_size: usize,
+    step: &Step,
+) {
     out.clear();
     out.resize(step.samples.len(), Sampled::NotFinite);
     let n = out.len();
-    cpu.pool.run_parts(out, &mut cpu.threads, n, |i| i..i + 1, |i, out, scratch| {
-        out[0] = draw(&logits[i * vocab_size..][..vocab_size], i, step, &mut scratch.sample);
-    });
+    cpu.pool.run_parts(
+        out,
+        &mut cpu.threads,
+        n,
+        |i| i..i + 1,
+        |i, out, scratch| {
+            out[0] = draw(&logits[i * vocab_size..][..vocab_size], i, step, &mut scratch.sample);
+        },
+    );
 }
 
 /// One row's token.
@@ -55,7 +67,8 @@ fn draw(raw: &[f32], i: usize, step: &Step, scratch: &mut Scratch) -> Sampled {
     let Scratch { logits, ids, weights } = scratch;
     logits.clear();
     logits.extend_from_slice(raw);
-    for (token, bias) in &step.biases[step.bias_start[i] as usize..step.bias_start[i + 1] as usize] {
+    for (token, bias) in &step.biases[step.bias_start[i] as usize..step.bias_start[i + 1] as usize]
+    {
         logits[token.0 as usize] += bias;
     }
     penalise(logits, i, step, row);
@@ -67,7 +80,8 @@ fn draw(raw: &[f32], i: usize, step: &Step, scratch: &mut Scratch) -> Sampled {
 }
 
 fn penalise(logits: &mut [f32], i: usize, step: &Step, row: &SampleRow) {
-    for seen in &step.penalties[step.penalty_start[i] as usize..step.penalty_start[i + 1] as usize] {
+    for seen in &step.penalties[step.penalty_start[i] as usize..step.penalty_start[i + 1] as usize]
+    {
         let logit = &mut logits[seen.token.0 as usize];
         *logit = if *logit > 0.0 { *logit / row.repetition } else { *logit * row.repetition };
         if seen.in_output > 0 {
@@ -174,7 +188,8 @@ fn pick(row: &SampleRow, ids: &[u32], weights: &[f32]) -> u32 {
 
 /// A number in [0, 1) from (seed, position): two rounds of splitmix64's finaliser (Steele, Lea and Flood 2014).
 fn uniform(seed: u64, position: u32) -> f64 {
-    let mixed = mix(mix(seed).wrapping_add(u64::from(position).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let mixed =
+        mix(mix(seed).wrapping_add(u64::from(position).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     (mixed >> 11) as f64 / (1u64 << 53) as f64
 }
 

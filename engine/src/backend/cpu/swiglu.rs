@@ -11,7 +11,14 @@ pub(super) fn product(gate: f32, up: f32) -> f32 {
 }
 
 /// `y = silu(gate) * up` over `rows * dim` numbers.
-pub(super) fn swiglu(cpu: &mut Cpu, y: &mut [f32], gate: &[f32], up: &[f32], dim: usize, rows: usize) {
+pub(super) fn swiglu(
+    cpu: &mut Cpu,
+    y: &mut [f32],
+    gate: &[f32],
+    up: &[f32],
+    dim: usize,
+    rows: usize,
+) {
     let len = rows * dim;
     let part = |task: usize| task * PART..((task + 1) * PART).min(len);
     cpu.pool.run_parts(&mut y[..len], &mut cpu.threads, len.div_ceil(PART), part, |task, y, _| {

@@ -55,8 +55,16 @@ pub(in super::super) struct Tile<'a> {
 }
 
 /// Scores of `n_query` queries, back to back, with all keys of a tile: `scores [n_query, 64]`.
-pub(in super::super) fn score(isa: Isa, tile: &Tile<'_>, queries: &[f32], n_query: usize, scores: &mut [f32]) {
-    assert!(tile.keys.len() >= tile.n_key * tile.key_dim && queries.len() >= n_query * tile.key_dim);
+pub(in super::super) fn score(
+    isa: Isa,
+    tile: &Tile<'_>,
+    queries: &[f32],
+    n_query: usize,
+    scores: &mut [f32],
+) {
+    assert!(
+        tile.keys.len() >= tile.n_key * tile.key_dim && queries.len() >= n_query * tile.key_dim
+    );
     assert!(scores.len() >= n_query * PAGE_TOKENS);
     let p = Product {
         w: tile.keys.as_ptr().cast(),
@@ -88,6 +96,15 @@ pub(in super::super) fn accumulate(
         let value = &value[..tile.value_dim];
         assert!(out.len() >= value.len());
         // SAFETY: both have `value_dim` numbers; `isa` was checked when the backend was made.
-        unsafe { add_scaled(isa, out.as_mut_ptr(), *weight, value.as_ptr().cast(), DType::F32, tile.value_dim) }
+        unsafe {
+            add_scaled(
+                isa,
+                out.as_mut_ptr(),
+                *weight,
+                value.as_ptr().cast(),
+                DType::F32,
+                tile.value_dim,
+            )
+        }
     }
 }

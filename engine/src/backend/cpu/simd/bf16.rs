@@ -30,7 +30,8 @@ mod pairs {
     //! `vdpbf16ps` on inputs split into pairs.
 
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_setzero_ps,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
+        _mm512_setzero_ps,
     };
     use std::mem::transmute;
     use std::ops::Range;
@@ -80,17 +81,25 @@ mod pairs {
     /// # Safety
     /// As [`pairs_avx512`]; the tile lies inside.
     #[inline(always)]
-    unsafe fn block<const R: usize, const C: usize>(p: &Product, x: &Pairs, out: usize, row: usize) {
+    unsafe fn block<const R: usize, const C: usize>(
+        p: &Product,
+        x: &Pairs,
+        out: usize,
+        row: usize,
+    ) {
         // SAFETY: offsets stay below `dim` in the matrix (the tail is masked) and below `stride` in the inputs.
         unsafe {
-            let w: [*const u16; R] = std::array::from_fn(|r| p.w.cast::<u16>().wrapping_add((out + r) * p.dim));
+            let w: [*const u16; R] =
+                std::array::from_fn(|r| p.w.cast::<u16>().wrapping_add((out + r) * p.dim));
             let mut sums: [[__m512; C]; R] = [[_mm512_setzero_ps(); C]; R];
             let mut k = 0;
             while k < p.dim {
                 let n = (p.dim - k).min(STEP);
                 let mask = if n == STEP { u32::MAX } else { (1 << n) - 1 };
                 let input = |at: *const u16, c: usize| -> __m512bh {
-                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.add((row + c) * x.stride + k).cast()))
+                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(
+                        at.add((row + c) * x.stride + k).cast(),
+                    ))
                 };
                 let hi: [__m512bh; C] = std::array::from_fn(|c| input(x.hi, c));
                 let lo: [__m512bh; C] = std::array::from_fn(|c| input(x.lo, c));

@@ -4,9 +4,9 @@
 //! lane by lane in steps of sixteen and ends in one fixed tree ([`Lanes::sum`]): its order depends on its own length
 //! alone, so a row's result has the same bits in any tile, batch or thread.
 
+pub(super) mod attention;
 pub(super) mod bf16;
 pub(super) mod f32;
-pub(super) mod attention;
 pub(super) mod multiply;
 pub(super) mod product;
 
@@ -101,7 +101,8 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
             k += LANES;
         }
         if whole < dim {
-            let inputs: [L::V; C] = std::array::from_fn(|c| load_tail::<L>(x[c].add(whole), dim - whole));
+            let inputs: [L::V; C] =
+                std::array::from_fn(|c| load_tail::<L>(x[c].add(whole), dim - whole));
             for r in 0..R {
                 let weights = S::load_tail::<L>(w[r], whole, dim - whole);
                 for c in 0..C {
@@ -131,7 +132,8 @@ pub(super) unsafe fn axpy<L: Lanes, S: Stored>(y: *mut f32, a: f32, row: *const 
         if whole < dim {
             let n = dim - whole;
             let mut lanes = [0.0f32; LANES];
-            let sum = L::fma(factor, S::load_tail::<L>(row, whole, n), load_tail::<L>(y.add(whole), n));
+            let sum =
+                L::fma(factor, S::load_tail::<L>(row, whole, n), load_tail::<L>(y.add(whole), n));
             L::store(lanes.as_mut_ptr(), sum);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), y.add(whole), n);
         }

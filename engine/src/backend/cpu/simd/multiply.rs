@@ -52,7 +52,8 @@ impl PairRows {
         let (hi, lo) = (Exclusive::new(&mut self.hi), Exclusive::new(&mut self.lo));
         pool.run(rows, |row, _| {
             // SAFETY: row `row` of either, which this task alone has; checked above to be inside.
-            let (hi, lo) = unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
+            let (hi, lo) =
+                unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
             hi[dim..].fill(0);
             lo[dim..].fill(0);
             for ((hi, lo), x) in hi.iter_mut().zip(lo).zip(&from(row)[..dim]) {
@@ -100,8 +101,14 @@ pub(in super::super) fn multiply(
     };
     for segment in segments {
         let weight = &weights[segment.weight as usize];
-        assert!((weight.n_out, weight.dim) == (n_out, dim), "matrices of one product differ in shape");
-        assert!(segment.end as usize <= rows && segment.end as usize * n_out <= y.len(), "rows outside");
+        assert!(
+            (weight.n_out, weight.dim) == (n_out, dim),
+            "matrices of one product differ in shape"
+        );
+        assert!(
+            segment.end as usize <= rows && segment.end as usize * n_out <= y.len(),
+            "rows outside"
+        );
     }
     let n_part = n_out.div_ceil(OUTS);
     let y = Exclusive::new(y);
@@ -125,7 +132,9 @@ pub(in super::super) fn multiply(
         // checked when the backend was made.
         unsafe {
             match inputs {
-                Inputs::Plain(x) => product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs),
+                Inputs::Plain(x) => {
+                    product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs)
+                }
                 Inputs::Split(pairs) => split(isa, &p, pairs, row, outs),
             }
         }
@@ -137,7 +146,8 @@ pub(in super::super) fn multiply(
 unsafe fn split(isa: Isa, p: &Product, pairs: &PairRows, row: usize, outs: std::ops::Range<usize>) {
     debug_assert!(isa == Isa::Avx512Bf16 && p.dtype == DType::Bf16);
     let at = row * pairs.stride;
-    let x = Pairs { hi: pairs.hi[at..].as_ptr(), lo: pairs.lo[at..].as_ptr(), stride: pairs.stride };
+    let x =
+        Pairs { hi: pairs.hi[at..].as_ptr(), lo: pairs.lo[at..].as_ptr(), stride: pairs.stride };
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise.
     unsafe {
@@ -151,13 +161,21 @@ unsafe fn split(isa: Isa, p: &Product, pairs: &PairRows, row: usize, outs: std::
 ///
 /// # Panics
 /// When rows are outside the matrix: a bug of the caller.
-pub(in super::super) fn add_weighted_rows(isa: Isa, y: &mut [f32], a: &[f32], weight: &Weight, first: usize) {
+pub(in super::super) fn add_weighted_rows(
+    isa: Isa,
+    y: &mut [f32],
+    a: &[f32],
+    weight: &Weight,
+    first: usize,
+) {
     assert!(first + a.len() <= weight.n_out && y.len() == weight.dim);
     let width = weight.dim * weight.dtype.bytes();
     for (i, a) in a.iter().enumerate() {
         let row = weight.bytes[(first + i) * width..].as_ptr();
         // SAFETY: the row is inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
-        unsafe { super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim) }
+        unsafe {
+            super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim)
+        }
     }
 }
 
@@ -165,7 +183,13 @@ pub(in super::super) fn add_weighted_rows(isa: Isa, y: &mut [f32], a: &[f32], we
 ///
 /// # Panics
 /// When rows are outside the matrix: a bug of the caller.
-pub(in super::super) fn dot_rows(isa: Isa, y: &mut [f32], x: &[f32], weight: &Weight, first: usize) {
+pub(in super::super) fn dot_rows(
+    isa: Isa,
+    y: &mut [f32],
+    x: &[f32],
+    weight: &Weight,
+    first: usize,
+) {
     let rows = x.len() / weight.dim;
     let n = y.len() / rows.max(1);
     assert!(first + n <= weight.n_out && x.len() == rows * weight.dim && y.len() == n * rows);

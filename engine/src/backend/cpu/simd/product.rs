@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::bf16::Bf16;
 use super::f32::F32;
-use super::{Lanes, Portable, Stored, axpy, tile};
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512, bf16};
+use super::{Lanes, Portable, Stored, axpy, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 
@@ -93,7 +93,14 @@ pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: R
 ///
 /// # Safety
 /// As [`axpy`].
-pub(in super::super) unsafe fn add_scaled(isa: Isa, y: *mut f32, a: f32, row: *const u8, dtype: DType, dim: usize) {
+pub(in super::super) unsafe fn add_scaled(
+    isa: Isa,
+    y: *mut f32,
+    a: f32,
+    row: *const u8,
+    dtype: DType,
+    dim: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         match (isa, dtype) {
@@ -116,7 +123,10 @@ pub(in super::super) unsafe fn add_scaled(isa: Isa, y: *mut f32, a: f32, row: *c
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn outer<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: Range<usize>) {
+unsafe fn outer<L: Lanes, S: Stored, const R: usize, const C: usize>(
+    p: &Product,
+    outs: Range<usize>,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut out = outs.start;
@@ -151,7 +161,11 @@ unsafe fn outer<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product
 /// # Safety
 /// As [`product`]; the tile lies inside.
 #[inline(always)]
-unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, out: usize, row: usize) {
+unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
+    p: &Product,
+    out: usize,
+    row: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let w = std::array::from_fn(|r| p.w.add((out + r) * p.dim * S::BYTES));

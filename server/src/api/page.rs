@@ -1,0 +1,6 @@
+//! The chat page's API: models, generation, and the older aliases.
+
+pub(crate) mod assets;
+pub(crate) mod generate;
+pub(crate) mod models;
+pub(crate) mod older;

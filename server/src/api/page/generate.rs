@@ -1,0 +1,302 @@
+//! The chat page's generation: parse, stream, cancel, clear.
+
+use std::sync::Arc;
+
+use hadal_engine::Sampling;
+use hadal_engine::text::{Message, Role};
+use hyper::body::Incoming;
+use hyper::header::HeaderName;
+use hyper::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::older;
+use crate::api::fields::Fields;
+use crate::app::{App, Form, Generations, Task};
+use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece, Prompt};
+use crate::http::body;
+use crate::http::reply::{Refusal, Reply, json, with_header};
+use crate::http::sse::{self, Events, HEARTBEAT, ReaderGone};
+use crate::models::{Lease, Problem};
+
+/// Messages of a history: far beyond any context.
+const HISTORY_MAX: usize = 10_000;
+
+/// A parsed request.
+struct GenerateRequest {
+    model: String,
+    form: Form,
+    ask: Ask,
+}
+
+impl GenerateRequest {
+    fn parse(app: &App, fields: &Fields) -> Result<Self, Refusal> {
+        let is_older = fields.get("prompt").is_some() || fields.get("checkpoint_path").is_some();
+        if is_older && fields.get("message").is_some() {
+            return Err(Refusal::malformed(
+                "`message` and `prompt` together: one of them is wanted",
+            ));
+        }
+        let (model, prompt, form) = if is_older {
+            let prompt = Prompt::Raw(fields.required_text("prompt")?.to_owned());
+            (older::name_of(app, fields.text("checkpoint_path")?)?, prompt, Form::Older)
+        } else {
+            let model = app.models.resolve(fields.text("model")?).to_owned();
+            (model, Prompt::Chat(conversation(fields)?), Form::Current)
+        };
+        let max_tokens = fields.integer("max_new_tokens", 1, 1_000_000)?.unwrap_or(512) as u32;
+        let ask = Ask { prompt, sampling: sampling(fields)?, max_tokens, stops: fields.stops()? };
+        Ok(Self { model, form, ask })
+    }
+}
+
+fn conversation(fields: &Fields) -> Result<Vec<Message>, Refusal> {
+    let wrong =
+        |at: usize, what: &str| Refusal::field("history", format!("`history[{at}]` {what}"));
+    let mut messages = Vec::new();
+    let history = match fields.get("history") {
+        None => &[],
+        Some(Value::Array(history)) if history.len() <= HISTORY_MAX => history.as_slice(),
+        Some(_) => {
+            let sentence = format!("`history` is no list of at most {HISTORY_MAX} messages");
+            return Err(Refusal::field("history", sentence));
+        }
+    };
+    for (at, entry) in history.iter().enumerate() {
+        let role = match entry.get("role").and_then(Value::as_str) {
+            Some("system") => Role::System,
+            Some("user") => Role::User,
+            Some("assistant") => Role::Assistant,
+            _ => return Err(wrong(at, "has no `role` of system, user or assistant")),
+        };
+        let content = entry
+            .get("content")
+            .and_then(Value::as_str)
+            .ok_or_else(|| wrong(at, "has no text `content`"))?;
+        messages.push(Message { role, content: content.to_owned() });
+    }
+    messages
+        .push(Message { role: Role::User, content: fields.required_text("message")?.to_owned() });
+    Ok(messages)
+}
+
+fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
+    let temperature =
+        fields.number("temperature", "a number from 0 to 5", |t| (0.0..=5.0).contains(&t))?;
+    let top_p = fields.number("top_p", "a number above 0, up to 1", |p| p > 0.0 && p <= 1.0)?;
+    let min_p = fields.number("min_p", "a number from 0 to 1", |p| (0.0..=1.0).contains(&p))?;
+    let repetition = fields
+        .number("repetition_penalty", "a number above 0, up to 10", |r| r > 0.0 && r <= 10.0)?;
+    let is_greedy = fields.flag("do_sample")? == Some(false);
+    let seed = fields.integer("seed", 0, u64::MAX)?;
+    Ok(Sampling {
+        temperature: if is_greedy { 0.0 } else { temperature.unwrap_or(0.7) },
+        top_k: fields.top_k()?.unwrap_or(50),
+        // A subnormal half would round to nothing: the smallest head is one token all the same.
+        top_p: top_p.unwrap_or(0.9).max(f32::MIN_POSITIVE),
+        min_p: min_p.unwrap_or(0.0),
+        repetition: repetition.unwrap_or(1.1).max(f32::MIN_POSITIVE),
+        presence: 0.0,
+        frequency: 0.0,
+        seed: seed.and_then(|seed| u64::try_from(seed).ok()).unwrap_or_else(generate::random),
+        biases: Vec::new(),
+    })
+}
+
+/// `POST /api/generate`.
+pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    let fields = Fields(body::json_object(request, &app.limits).await?);
+    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields)?;
+    let found = app.models.find(&model).await?;
+    let cancel = Cancel::default();
+    // What is decided now has a status of its own; what comes later is an event.
+    let beginning = match app.models.lease_if_loaded(&model) {
+        None => {
+            app.models.check(&found).await?;
+            Beginning::Load(ask)
+        }
+        Some(lease) => {
+            begun(generate::start(lease, ask, cancel.clone(), Arc::clone(&app.metrics)).await)?
+        }
+    };
+    let task = Generations::enter(app, form, cancel.clone());
+    let (events, reply) = sse::open();
+    let reply = with_header(reply, HeaderName::from_static("x-task-id"), &task.id);
+    let stream = Stream { app: Arc::clone(app), model, form, events, cancel, task };
+    tokio::spawn(async move {
+        // A reader that has gone needs no last word.
+        let _ = stream.run(beginning).await;
+    });
+    Ok(reply)
+}
+
+/// How far a generation is when the stream opens.
+enum Beginning {
+    /// The model must be loaded first.
+    Load(Ask),
+    Running(Box<Generation>),
+    /// It will never run; the sentence becomes the last event.
+    Refused(String),
+}
+
+fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
+    match result {
+        Ok(generation) => Ok(Beginning::Running(Box::new(generation))),
+        Err(NotBegun::Invalid(error)) => Ok(Beginning::Refused(error.to_string())),
+        Err(NotBegun::Busy(sentence)) => Err(busy(sentence)),
+    }
+}
+
+/// 429.
+pub(crate) fn busy(sentence: String) -> Refusal {
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", sentence)
+        .retry_after(std::time::Duration::from_secs(1))
+}
+
+/// An open stream.
+struct Stream {
+    app: Arc<App>,
+    model: String,
+    form: Form,
+    events: Events,
+    cancel: Cancel,
+    /// In the table of running generations until the stream ends.
+    task: Task,
+}
+
+impl Stream {
+    async fn run(self, beginning: Beginning) -> Result<(), ReaderGone> {
+        let generation = match beginning {
+            Beginning::Running(generation) => *generation,
+            Beginning::Refused(sentence) => {
+                return self.end(&Ended::Error(sentence), Cost::default()).await;
+            }
+            Beginning::Load(ask) => match self.load(ask).await? {
+                Ok(generation) => generation,
+                Err(ended) => return self.end(&ended, Cost::default()).await,
+            },
+        };
+        self.answer(generation).await
+    }
+
+    /// Loads the model, saying so, and begins.
+    async fn load(&self, ask: Ask) -> Result<Result<Generation, Ended>, ReaderGone> {
+        let leasing = self.app.models.lease(&self.model);
+        let mut leasing = std::pin::pin!(leasing);
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+        let leased: Result<Lease, Problem> = loop {
+            tokio::select! {
+                leased = &mut leasing => break leased,
+                ended = self.cancel.wait() => return Ok(Err(ended)),
+                () = self.events.closed() => return Err(ReaderGone),
+                _ = tick.tick() => self.events.comment("loading").await?,
+            }
+        };
+        let lease = match leased {
+            Ok(lease) => lease,
+            Err(problem) => return Ok(Err(Ended::Error(problem.sentence().to_owned()))),
+        };
+        let metrics = Arc::clone(&self.app.metrics);
+        Ok(generate::start(lease, ask, self.cancel.clone(), metrics).await.map_err(|refused| {
+            match refused {
+                NotBegun::Busy(sentence) => Ended::Error(sentence),
+                NotBegun::Invalid(error) => Ended::Error(error.to_string()),
+            }
+        }))
+    }
+
+    /// Streams the answer; when the reader goes, the generation goes with it.
+    async fn answer(&self, mut generation: Generation) -> Result<(), ReaderGone> {
+        loop {
+            let piece = tokio::select! {
+                piece = generation.next() => piece,
+                () = self.events.closed() => return Err(ReaderGone),
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    self.events.comment("still here").await?;
+                    continue;
+                }
+            };
+            match piece {
+                Piece::Text(text) => self.events.json(&self.token(&text)).await?,
+                Piece::End(ended, cost) => {
+                    // The place is free before the client hears the end.
+                    drop(generation);
+                    return self.end(&ended, cost).await;
+                }
+            }
+        }
+    }
+
+    fn token(&self, text: &str) -> Value {
+        match self.form {
+            Form::Current => json!({ "token": text, "done": false }),
+            Form::Older => json!({ "type": "token", "content": text }),
+        }
+    }
+
+    async fn end(&self, ended: &Ended, cost: Cost) -> Result<(), ReaderGone> {
+        tracing::debug!("generation {} ended: {}", self.task.id, ended.reason());
+        let value = match self.form {
+            Form::Current => last_event(ended, cost),
+            Form::Older => older::last_event(ended, cost),
+        };
+        self.events.json(&value).await
+    }
+}
+
+fn last_event(ended: &Ended, cost: Cost) -> Value {
+    let mut event = json!({ "token": "", "done": true, "finish_reason": ended.reason(), "usage": usage(cost), "timings": timings(cost) });
+    if let (Ended::Error(sentence), Some(object)) = (ended, event.as_object_mut()) {
+        object.insert("error".into(), json!(sentence));
+    }
+    event
+}
+
+/// Tokens of an answer.
+pub(crate) fn usage(cost: Cost) -> Value {
+    json!({
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "total_tokens": cost.prompt_tokens + cost.completion_tokens,
+    })
+}
+
+/// Times of an answer, in milliseconds.
+pub(super) fn timings(cost: Cost) -> Value {
+    let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    json!({
+        "first_token_ms": cost.first_token.map(ms),
+        "total_ms": ms(cost.total),
+        "tokens_per_second": (cost.tokens_per_second() * 100.0).round() / 100.0,
+    })
+}
+
+/// `POST /api/generate/cancel`.
+pub(crate) async fn cancel(app: &Arc<App>, request: Request<Incoming>) -> Result<Reply, Refusal> {
+    cancel_form(app, request, Form::Current).await
+}
+
+/// Cancels a generation that was begun in the given form.
+pub(super) async fn cancel_form(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+    form: Form,
+) -> Result<Reply, Refusal> {
+    let fields = Fields(body::json_object(request, &app.limits).await?);
+    let id = fields.required_text("task_id")?;
+    if app.generations.cancel(id, form) {
+        return Ok(json(
+            StatusCode::OK,
+            &json!({ "success": true, "message": "generation cancelled" }),
+        ));
+    }
+    Err(Refusal::new(
+        StatusCode::NOT_FOUND,
+        "task_not_found",
+        "no generation of this `task_id` is running",
+    ))
+}
+
+/// `POST /api/chat/clear`: the history is the client's, so there is nothing here to clear.
+pub(crate) fn clear() -> Reply {
+    json(StatusCode::OK, &json!({ "success": true, "message": "chat cleared" }))
+}

@@ -1,0 +1,243 @@
+//! Models: list, status, load, unload.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hadal_engine::checkpoint::Found;
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use crate::api::fields::Fields;
+use crate::app::App;
+use crate::http::body;
+use crate::http::reply::{Refusal, Reply, json};
+use crate::models::State;
+
+/// `GET /api/models`.
+pub(crate) async fn list(app: &Arc<App>) -> Reply {
+    let models: BTreeMap<String, Value> =
+        all(app).await.iter().map(|found| (found.name.clone(), entry(app, found))).collect();
+    json(StatusCode::OK, &json!({ "count": models.len(), "models": models }))
+}
+
+/// Every model there is.
+pub(super) async fn all(app: &Arc<App>) -> Arc<Vec<Found>> {
+    let of = Arc::clone(app);
+    tokio::task::spawn_blocking(move || of.models.list()).await.unwrap_or_default()
+}
+
+/// A model as the listing shows it.
+fn entry(app: &App, found: &Found) -> Value {
+    let mut entry = json!({
+        "name": found.name,
+        "path": found.path.to_string_lossy(),
+        "size_mb": (found.size_bytes as f64 / (1024.0 * 1024.0) * 100.0).round() / 100.0,
+        "modified": local_time(found.modified),
+        "type": kind(&found.name),
+        "format": found.format,
+        "default": found.name == app.models.default_name(),
+    });
+    let more = match &found.summary {
+        Ok(summary) => json!({
+            "architecture": summary.architecture,
+            "parameters": summary.parameters,
+            "dtype": summary.dtype,
+            "context_length": summary.context_length,
+        }),
+        Err(reason) => {
+            json!({ "architecture": null, "parameters": null, "dtype": null, "context_length": null, "error": reason })
+        }
+    };
+    extend(&mut entry, more);
+    // A file's own defect outlives an attempt to load it.
+    let state = state_fields(&app.models.state(&found.name));
+    extend(&mut entry, state);
+    if let (Err(reason), Some(object)) = (&found.summary, entry.as_object_mut()) {
+        object.insert("error".into(), json!(reason));
+        object.insert("status".into(), json!("error"));
+    }
+    entry
+}
+
+fn extend(to: &mut Value, from: Value) {
+    if let (Value::Object(to), Value::Object(from)) = (to, from) {
+        to.extend(from);
+    }
+}
+
+/// `status`, `loaded`, and what goes with them.
+fn state_fields(state: &State) -> Value {
+    match state {
+        State::NotLoaded | State::Unloading => json!({ "status": "not_loaded", "loaded": false }),
+        State::Loading(progress) => {
+            let (done, total) = (progress.done_bytes, progress.total_bytes);
+            let share = if total == 0 { 0.0 } else { done as f64 / total as f64 };
+            json!({ "status": "loading", "loaded": false, "progress": share, "bytes_done": done, "bytes_total": total })
+        }
+        State::Loaded(loaded) => json!({
+            "status": "loaded",
+            "loaded": true,
+            "context_length": loaded.info.context_length,
+            "bytes": loaded.info.weight_bytes + loaded.info.cache_bytes + loaded.info.scratch_bytes,
+            "isa": loaded.info.isa,
+            "activations": loaded.info.activations,
+            "threads": loaded.info.threads,
+        }),
+        State::Failed(problem) => {
+            json!({ "status": "error", "loaded": false, "error": problem.sentence() })
+        }
+    }
+}
+
+/// A time as people here read it; UTC where the system does not say where we are.
+fn local_time(time: SystemTime) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
+    let time = OffsetDateTime::from(time);
+    let local =
+        time::UtcOffset::local_offset_at(time).map_or(time, |offset| time.to_offset(offset));
+    local.format(&format).unwrap_or_default()
+}
+
+/// What a checkpoint is, by its path: the first of these words that a part of it has.
+fn kind(name: &str) -> &'static str {
+    let name = name.to_ascii_lowercase();
+    let contains = |word: &str| name.split('/').any(|part| part.contains(word));
+    let is_rl =
+        name.split(['/', '_', '-', '.']).any(|word| matches!(word, "rl" | "grpo" | "ppo" | "dpo"));
+    match () {
+        () if contains("pretrain") => "Pretrained",
+        () if contains("sft") => "SFT",
+        () if is_rl => "RL",
+        () => "Unknown",
+    }
+}
+
+/// The status body of a model.
+pub(super) fn status_body(app: &App, found: &Found) -> Value {
+    entry(app, found)
+}
+
+/// `GET /api/models/NAME/status`, or with `?model=NAME`.
+pub(crate) async fn status(
+    app: &Arc<App>,
+    name: Option<String>,
+    request: &Request<Incoming>,
+) -> Result<Reply, Refusal> {
+    let asked = name.or_else(|| query(request, "model"));
+    let found = app.models.find(app.models.resolve(asked.as_deref())).await?;
+    Ok(json(StatusCode::OK, &status_body(app, &found)))
+}
+
+/// The name from the path, else from the body or the query.
+async fn named(
+    app: &App,
+    name: Option<String>,
+    request: Request<Incoming>,
+) -> Result<String, Refusal> {
+    let asked = match name {
+        Some(name) => Some(name),
+        None => match query(&request, "model") {
+            Some(name) => Some(name),
+            None => {
+                let fields = Fields(body::optional_json_object(request, &app.limits).await?);
+                fields.text("model")?.map(ToOwned::to_owned)
+            }
+        },
+    };
+    Ok(app.models.resolve(asked.as_deref()).to_owned())
+}
+
+/// `POST /api/models/NAME/load`.
+pub(crate) async fn load(
+    app: &Arc<App>,
+    name: Option<String>,
+    request: Request<Incoming>,
+) -> Result<Reply, Refusal> {
+    let name = named(app, name, request).await?;
+    begin_loading(app, &name).await
+}
+
+/// Starts a load: 202, or 200 when it is done.
+pub(super) async fn begin_loading(app: &Arc<App>, name: &str) -> Result<Reply, Refusal> {
+    let found = app.models.find(name).await?;
+    app.models.check(&found).await?;
+    drop(app.models.lease_if_loaded(name));
+    let is_loaded = matches!(app.models.state(name), State::Loaded(_));
+    if !is_loaded {
+        app.models.start_loading(&found);
+    }
+    let status = if is_loaded { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(json(status, &status_body(app, &found)))
+}
+
+/// `POST /api/models/NAME/unload`, `?force=true` ends what runs.
+pub(crate) async fn unload(
+    app: &Arc<App>,
+    name: Option<String>,
+    request: Request<Incoming>,
+) -> Result<Reply, Refusal> {
+    let force = match query(&request, "force").as_deref() {
+        None | Some("false" | "0" | "") => false,
+        Some("true" | "1") => true,
+        Some(other) => {
+            return Err(Refusal::field(
+                "force",
+                format!("`force` is `{other}`, wanted true or false"),
+            ));
+        }
+    };
+    let name = named(app, name, request).await?;
+    app.models.find(&name).await?;
+    let body: Map<String, Value> = if app.models.unload(&name, force).await {
+        [
+            ("success".into(), json!(true)),
+            ("message".into(), json!(format!("Model {name} unloaded"))),
+        ]
+        .into_iter()
+        .collect()
+    } else {
+        [
+            ("success".into(), json!(false)),
+            ("message".into(), json!(format!("Model {name} is not loaded"))),
+        ]
+        .into_iter()
+        .collect()
+    };
+    Ok(json(StatusCode::OK, &Value::Object(body)))
+}
+
+/// A parameter of the query, decoded once.
+pub(super) fn query(request: &Request<Incoming>, name: &str) -> Option<String> {
+    let value = request.uri().query()?.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    })?;
+    Some(percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_go_by_the_parts_of_the_path() {
+        for (name, want) in [
+            ("pretrain/best.pt", "Pretrained"),
+            ("my-Pretrained/x", "Pretrained"),
+            ("sft/demo", "SFT"),
+            ("runs/sft_v2", "SFT"),
+            ("rl/demo", "RL"),
+            ("out/model-grpo.pt", "RL"),
+            ("world/demo", "Unknown"),
+            ("url/x", "Unknown"),
+            ("pretrain/sft", "Pretrained"),
+        ] {
+            assert_eq!(kind(name), want, "{name}");
+        }
+    }
+}
