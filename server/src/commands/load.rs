@@ -1,0 +1,60 @@
+//! Loads a model for a command of its own: progress on standard error, no registry, no HTTP.
+
+use std::time::Instant;
+
+use hadal_engine::backend::cpu::CpuOptions;
+use hadal_engine::checkpoint::Source;
+use hadal_engine::{Engine, Limits, LoadOptions, Progress};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Failure;
+
+/// Loads with a progress bar, which shows on a terminal only.
+pub(crate) fn load(source: &Source, cpu: CpuOptions, limits: Limits) -> Result<Engine, Failure> {
+    let bar = bar();
+    let engine = Engine::load(source, options(cpu, limits), &mut |progress: Progress| {
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.done_bytes);
+    });
+    bar.finish_and_clear();
+    Ok(engine?)
+}
+
+/// A clock that begins now, and nobody to hear the counters.
+pub(crate) fn options(cpu: CpuOptions, limits: Limits) -> LoadOptions {
+    let start = Instant::now();
+    LoadOptions {
+        limits,
+        cpu,
+        now: Box::new(move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+        on_stats: Box::new(|_| {}),
+    }
+}
+
+/// The bar on standard error.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_does_not_go_back() {
+        let options = options(CpuOptions::default(), Limits::default());
+        let first = (options.now)();
+        assert!((options.now)() >= first);
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_a_failure_with_its_path() {
+        let source = Source::Directory("no-such-folder".into());
+        let problem = load(&source, CpuOptions::default(), Limits::default()).err();
+        let Some(Failure::Failed(problem)) = problem else { panic!("{problem:?}") };
+        assert!(problem.contains("no-such-folder"), "{problem}");
+    }
+}
