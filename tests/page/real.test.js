@@ -1,0 +1,119 @@
+// real.test.js: the page against the real binary and the demo model in it. Set HADAL_BIN to run it.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { after, before, test } from "node:test";
+import { answers, ask, finished, lastAnswer, openPage, shows, useBrowser } from "./harness.js";
+
+const BIN = process.env.HADAL_BIN;
+const START_MS_MAX = 60_000;
+
+if (!BIN) {
+  test("the page against the real server", { skip: "HADAL_BIN is not set" }, () => {});
+} else {
+  useBrowser();
+  let server;
+  let url;
+
+  before(async () => {
+    server = spawn(BIN, ["serve", "--port", "0"], { stdio: ["ignore", "pipe", "pipe"], cwd: new URL("../../", import.meta.url) });
+    url = await address(server);
+  });
+  after(() => server.kill("SIGTERM"));
+
+  const realTest = (name, body) =>
+    test(name, { timeout: 180_000 }, async () => {
+      const page = await openPage(url);
+      page.setDefaultTimeout(60_000);
+      try {
+        await shows(page.locator("#model-chip"), "Loaded");
+        await body(page);
+        assert.deepEqual(page.trouble, []);
+      } finally {
+        await page.context().close();
+      }
+    });
+
+  realTest("a question is answered, with its counts, and remembered", async (page) => {
+    await page.getByRole("button", { name: "What is the capital of Japan?" }).click();
+    await finished(page);
+    assert.equal(await lastAnswer(page).locator(".error").count(), 0);
+    assert.notEqual(await lastAnswer(page).locator(".words").innerText(), "");
+    assert.match(await lastAnswer(page).locator(".stats").innerText(), /^\d+ tokens · [\d.]+ tokens\/s · first after .+ · prompt \d+ tokens · sft\/demo$/);
+    await ask(page, "What is the opposite of hot?");
+    await finished(page);
+    assert.equal(await answers(page).count(), 2);
+    assert.equal(await page.locator(".error").count(), 0);
+  });
+
+  realTest("a generation can be stopped and the next one works", async (page) => {
+    await page.getByRole("button", { name: "Settings" }).click();
+    await page.getByLabel("Max tokens", { exact: true }).fill("2000");
+    await page.keyboard.press("Escape");
+    await ask(page, "Tell me a story about a fox and a lamp.");
+    await page.locator(".answer.growing .markdown p").first().waitFor();
+    await page.keyboard.press("Escape");
+    await finished(page);
+    assert.equal(await page.locator(".error").count(), 0);
+    await ask(page, "Who are you?");
+    await finished(page);
+    assert.equal(await page.locator(".error").count(), 0);
+  });
+
+  realTest("another model is chosen, loaded, asked and unloaded", async (page) => {
+    await page.locator("#model-chip").click();
+    await page.locator("#model-list .model").first().waitFor();
+    const other = page.locator("#model-list .model:not(.chosen) .pick:enabled").first();
+    if ((await other.count()) === 0) return;
+    const name = await other.locator(".name").innerText();
+    await other.click();
+    await shows(page.locator("#model-chip"), name);
+    await shows(page.locator("#model-chip"), "Loaded");
+    if (await page.locator("#models[open]").count()) await page.keyboard.press("Escape");
+    await ask(page, "Count from 3 to 9.");
+    await finished(page);
+    assert.equal(await page.locator(".error").count(), 0);
+    assert.ok((await lastAnswer(page).locator(".stats").innerText()).endsWith(name));
+    await page.locator("#model-chip").click();
+    await page.getByRole("button", { name: `Unload ${name}` }).click();
+    await shows(page.locator("#model-list .model", { hasText: name }).locator(".state"), "Not loaded");
+  });
+
+  realTest("Clear empties the chat", async (page) => {
+    await ask(page, "What is 7 plus 5?");
+    await finished(page);
+    const cleared = page.waitForResponse((response) => response.url().endsWith("/api/chat/clear"));
+    await page.getByRole("button", { name: "Clear chat" }).click();
+    assert.equal((await cleared).status(), 200);
+    assert.equal(await page.locator(".turn").count(), 0);
+  });
+
+  test("the page is served with its policy, types and tags", async () => {
+    const page = await fetch(url);
+    assert.match(page.headers.get("content-type"), /^text\/html/);
+    assert.match(page.headers.get("content-security-policy"), /default-src 'none'/);
+    const script = await fetch(new URL("assets/app.js", url));
+    assert.match(script.headers.get("content-type"), /^text\/javascript/);
+    assert.match(script.headers.get("etag"), /^"[0-9a-f]{16}"$/);
+    assert.equal((await fetch(new URL("assets/none.js", url))).status, 404);
+  });
+}
+
+// The first line, on either stream, that says where the server listens.
+function address(child) {
+  return new Promise((resolve, reject) => {
+    let said = "";
+    const timer = setTimeout(() => reject(new Error(`no address in time:\n${said}`)), START_MS_MAX);
+    const read = (chunk) => {
+      said += chunk;
+      const found = /listening on (http:\/\/[\w.:[\]]+)/.exec(said);
+      if (!found) return;
+      clearTimeout(timer);
+      resolve(`${found[1]}/`);
+    };
+    child.stdout.on("data", read);
+    child.stderr.on("data", read);
+    child.on("error", reject);
+    child.on("exit", (code) => reject(new Error(`the server ended with ${code}:\n${said}`)));
+  });
+}
