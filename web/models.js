@@ -202,6 +202,7 @@ function factsOf(entry) {
   const parts = [];
   if (Number.isFinite(entry.parameters) && entry.parameters > 0) parts.push(`${short(entry.parameters)} parameters`);
   if (Number.isFinite(entry.size_mb)) parts.push(size(entry.size_mb));
+  if (entry.status === "loaded" && Number.isFinite(entry.bytes)) parts.push(`${size(entry.bytes / 2 ** 20)} in memory`);
   if (entry.dtype) parts.push(entry.dtype);
   if (Number.isFinite(entry.context_length)) parts.push(`context ${entry.context_length.toLocaleString("en")}`);
   if (entry.format) parts.push(entry.format);

@@ -52,9 +52,12 @@ if (!BIN) {
     await page.keyboard.press("Escape");
     await ask(page, "Tell me a story about a fox and a lamp.");
     await page.locator(".answer.growing .markdown p").first().waitFor();
+    const cancelled = page.waitForResponse((response) => response.url().endsWith("/api/generate/cancel"));
     await page.keyboard.press("Escape");
+    assert.equal((await cancelled).status(), 200);
     await finished(page);
-    assert.equal(await page.locator(".error").count(), 0);
+    assert.equal(await lastAnswer(page).locator(".note").innerText(), "Stopped.");
+    assert.match(await lastAnswer(page).locator(".stats").innerText(), /^[\d,]+ tokens?/, "the last event came after the cancel");
     await ask(page, "Who are you?");
     await finished(page);
     assert.equal(await page.locator(".error").count(), 0);
@@ -99,14 +102,14 @@ if (!BIN) {
   });
 }
 
-// The first line, on either stream, that says where the server listens.
+// The first whole line, on either stream, that says where the server listens; it may come in pieces.
 function address(child) {
   return new Promise((resolve, reject) => {
     let said = "";
     const timer = setTimeout(() => reject(new Error(`no address in time:\n${said}`)), START_MS_MAX);
     const read = (chunk) => {
       said += chunk;
-      const found = /listening on (http:\/\/[\w.:[\]]+)/.exec(said);
+      const found = /listening on (http:\/\/\S+)\s/.exec(said);
       if (!found) return;
       clearTimeout(timer);
       resolve(`${found[1]}/`);
