@@ -183,7 +183,7 @@ fn prepare<'s, 'x>(
     }
     let plain = &mut plain[..n * dim];
     let part = |entry: usize| entry * dim..(entry + 1) * dim;
-    cpu.pool.run_parts(plain, &mut cpu.threads, n, part, |entry, to, _| {
+    cpu.pool.run_parts(n * dim, plain, &mut cpu.threads, n, part, |entry, to, _| {
         to.copy_from_slice(row(entry));
         if form == Form::Rounded {
             to.iter_mut().for_each(|x| *x = rounded_to_pair(*x));
@@ -203,12 +203,19 @@ fn combine(
 ) {
     let k = routing.per_row;
     let part = |row: usize| row * hidden..(row + 1) * hidden;
-    cpu.pool.run_parts(&mut y[..rows * hidden], &mut cpu.threads, rows, part, |row, y, _| {
-        y.fill(0.0);
-        for choice in row * k..(row + 1) * k {
-            let weight = routing.weights[choice];
-            let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
-            y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
-        }
-    });
+    cpu.pool.run_parts(
+        rows * k * hidden,
+        &mut y[..rows * hidden],
+        &mut cpu.threads,
+        rows,
+        part,
+        |row, y, _| {
+            y.fill(0.0);
+            for choice in row * k..(row + 1) * k {
+                let weight = routing.weights[choice];
+                let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
+                y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
+            }
+        },
+    );
 }

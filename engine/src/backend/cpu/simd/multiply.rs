@@ -50,7 +50,7 @@ impl PairRows {
         assert!(rows * stride <= self.hi.len(), "no room for {rows} rows of {dim}");
         (self.stride, self.rows) = (stride, rows);
         let (hi, lo) = (Exclusive::new(&mut self.hi), Exclusive::new(&mut self.lo));
-        pool.run(rows, |row, _| {
+        pool.run_work(2 * rows * dim, rows, |row, _| {
             // SAFETY: row `row` of either, which this task alone has; checked above to be inside.
             let (hi, lo) =
                 unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
@@ -112,7 +112,8 @@ pub(in super::super) fn multiply(
     }
     let n_part = n_out.div_ceil(OUTS);
     let y = Exclusive::new(y);
-    pool.run(segments.len() * n_part, |task, _| {
+    let rows: usize = segments.iter().map(|segment| (segment.end - segment.start) as usize).sum();
+    pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, _| {
         let segment = segments[task / n_part];
         let weight = &weights[segment.weight as usize];
         let start = task % n_part * OUTS;
