@@ -1,4 +1,5 @@
 //! Every integration test, one binary.
 
+mod http;
 mod model;
 mod text;

@@ -71,11 +71,16 @@ const WARM_STEPS: usize = 30;
 const COUNTED_STEPS: usize = 140;
 
 fn request(i: usize) -> Request {
-    let drawn = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, seed: i as u64, ..Sampling::greedy() };
+    let drawn =
+        Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, seed: i as u64, ..Sampling::greedy() };
     Request {
         tokens: (0..3 + i).map(|t| TokenId(5 + (t * 7 + i) as u32 % 300)).collect(),
         decode_spans: Vec::new(),
-        sampling: if i % 2 == 0 { Sampling::greedy() } else { Sampling { repetition: 1.1, ..drawn } },
+        sampling: if i % 2 == 0 {
+            Sampling::greedy()
+        } else {
+            Sampling { repetition: 1.1, ..drawn }
+        },
         max_tokens: 1000,
         stop_tokens: Vec::new(),
         sink: Box::new(Void),
@@ -86,9 +91,15 @@ fn request(i: usize) -> Request {
 fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case);
     let checkpoint = Checkpoint::open(&Source::Directory(folder)).unwrap();
-    let limits = Limits { context_tokens_max: 256, sequences_max: SEQUENCES, step_rows_max: 64, ..Limits::default() };
+    let limits = Limits {
+        context_tokens_max: 256,
+        sequences_max: SEQUENCES,
+        step_rows_max: 64,
+        ..Limits::default()
+    };
     let n_page = 64;
-    let cpu = Cpu::new(&CpuOptions { threads: Some(2), isa: None, activations: Some(activations) }).unwrap();
+    let cpu = Cpu::new(&CpuOptions { threads: Some(2), isa: None, activations: Some(activations) })
+        .unwrap();
     let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut |_, _| {}).unwrap();
     let mut scheduler = Scheduler::new(&limits, n_page);
     let mut pages = PagePool::new(n_page);
@@ -101,7 +112,11 @@ fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
         }
         let step = scheduler.plan(&mut pages, turn as u64).unwrap();
         if turn >= WARM_STEPS {
-            assert_eq!((step.n_row(), step.n_decode), (SEQUENCES, SEQUENCES), "{case}: no decode batch");
+            assert_eq!(
+                (step.n_row(), step.n_decode),
+                (SEQUENCES, SEQUENCES),
+                "{case}: no decode batch"
+            );
         }
         model.forward(&step, &mut sampled).unwrap();
         scheduler.commit(step, &sampled, &mut pages, turn as u64);
