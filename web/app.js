@@ -117,11 +117,7 @@ function startNew() {
   input.focus();
 }
 
-function onScroll() {
-  const { scrollTop, scrollHeight, clientHeight } = chat.scroller;
-  byId("to-end").hidden = scrollHeight - scrollTop - clientHeight < 240;
-}
-
+for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("close", () => document.body.append(notice));
 for (const node of document.querySelectorAll("[data-icon]")) node.prepend(icon(node.dataset.icon));
 byId("suggestions").append(
   ...SUGGESTIONS.map((text) => el("button", { type: "button", text, on: { click: () => chat.send(text) } })),
@@ -137,10 +133,12 @@ byId("open-chats").addEventListener("click", () => chats.open());
 byId("open-settings").addEventListener("click", () => settings.open());
 byId("new-chat").addEventListener("click", startNew);
 byId("clear").addEventListener("click", () => chat.clear());
+// An API key entered there may be what the list of models waited for.
+byId("settings").addEventListener("close", () => models.refresh());
 byId("theme").addEventListener("click", toggleTheme);
 byId("end-edit").addEventListener("click", () => chat.endEdit());
-byId("to-end").addEventListener("click", () => chat.toEnd());
-chat.scroller.addEventListener("scroll", onScroll, { passive: true });
+byId("to-end").addEventListener("click", () => chat.follower.toEnd());
+chat.follower.onMove = (far) => (byId("to-end").hidden = !far);
 addEventListener("pagehide", () => {
   // Otherwise the browser's own hanging up would be kept as a failure of the server.
   chat.stop();

@@ -88,3 +88,11 @@ export function cellsOf(line) {
   if (cells.length > 1 && row.endsWith("|") && !row.endsWith("\\|")) cells.pop();
   return cells;
 }
+
+/** Where to cut a line of `text` that is too long: before a space where there is one, never inside a surrogate pair. */
+export function cutBefore(text, start, end) {
+  const space = text.lastIndexOf(" ", end);
+  if (space > start + (end - start) / 2) return space;
+  const unit = text.charCodeAt(end);
+  return unit >= 0xdc00 && unit <= 0xdfff ? end - 1 : end;
+}

@@ -2,6 +2,7 @@
 
 import { clearChat } from "./api.js";
 import { byId, el } from "./dom.js";
+import { Follower } from "./follow.js";
 import { Generation } from "./generation.js";
 import { AnswerView, questionView } from "./message.js";
 import { requestBody } from "./settings.js";
@@ -9,8 +10,6 @@ import { newChat, saveChat, save } from "./store.js";
 import { withoutThinking } from "./thinking.js";
 
 const SAVE_MS = 1000;
-// Nearer to the end than this, the reader wants to see new text come.
-const NEAR_END_PX = 80;
 
 /** The conversation on the page. `onChange` runs when it starts, ends, grows or empties. */
 export class Chat {
@@ -21,7 +20,7 @@ export class Chat {
   constructor({ models, settings, say, announce, onChange, onEdit }) {
     Object.assign(this, { models, settings, say, announce, onChange, onEdit });
     this.log = byId("log");
-    this.scroller = byId("scroller");
+    this.follower = new Follower(byId("scroller"), this.log);
     this.warned = false;
     this.chat = newChat();
   }
@@ -52,8 +51,10 @@ export class Chat {
 
   #redraw() {
     this.log.replaceChildren(...this.chat.messages.map((message, i) => this.#draw(message, i)));
-    this.toEnd();
     this.onChange();
+    // The empty page is read from its top.
+    if (this.empty) this.follower.toStart();
+    else this.follower.toEnd();
   }
 
   #draw(message, index) {
@@ -113,7 +114,7 @@ export class Chat {
     const generation = new Generation(body);
     this.#generation = generation;
     view.begin();
-    this.toEnd();
+    this.follower.toEnd();
     this.onChange();
     this.announce.start();
     const chat = this.chat;
@@ -128,8 +129,7 @@ export class Chat {
   #grow(variant, view, text) {
     variant.content += text;
     this.announce.push(text);
-    const follow = this.#nearEnd();
-    view.push(text, () => follow && this.toEnd());
+    view.push(text);
     this.#keepSoon();
   }
 
@@ -140,9 +140,7 @@ export class Chat {
   }
 
   #end(generation, chat, view) {
-    const follow = this.#nearEnd();
     view.end();
-    if (follow && chat === this.chat) this.toEnd();
     const { error, finish } = view.variant;
     this.announce.end(error ?? (finish === "cancelled" ? "Stopped." : ""));
     if (this.#generation === generation) this.#generation = null;
@@ -210,15 +208,6 @@ export class Chat {
     clearTimeout(this.#saving);
     this.#saving = 0;
     this.#keep();
-  }
-
-  #nearEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    return scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
-  }
-
-  toEnd() {
-    this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 }
 

@@ -41,7 +41,7 @@ macro_rules! file {
 
 static INDEX: Asset = file!("index.html", HTML);
 
-static ASSETS: [Asset; 21] = [
+static ASSETS: [Asset; 22] = [
     file!("announce.js", JS),
     file!("api.js", JS),
     file!("app.js", JS),
@@ -51,6 +51,7 @@ static ASSETS: [Asset; 21] = [
     file!("chats.js", JS),
     file!("dom.js", JS),
     file!("favicon.svg", SVG),
+    file!("follow.js", JS),
     file!("generation.js", JS),
     file!("inline.js", JS),
     file!("message.js", JS),

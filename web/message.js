@@ -61,14 +61,13 @@ export class AnswerView {
     this.note.hidden = text === "";
   }
 
-  /** Adds text; `drawn()` runs after the frame in which it is drawn. */
-  push(text, drawn) {
+  /** Adds text, drawn with the next frame. */
+  push(text) {
     this.#waiting += text;
     if (this.#frame !== 0) return;
     this.#frame = requestAnimationFrame(() => {
       this.#frame = 0;
       this.#drawWaiting(false);
-      drawn();
     });
   }
 
@@ -125,7 +124,7 @@ export class AnswerView {
     else this.say(ENDINGS[variant.finish] ?? "");
     this.foot.replaceChildren(
       ...this.#variantButtons(),
-      copyButton(() => withoutThinking(variant.content), "Copy answer"),
+      ...(variant.content === "" ? [] : [copyButton(() => withoutThinking(variant.content), "Copy answer")]),
       this.#againButton(),
       el("span", { class: "stats", text: statsOf(variant) }),
     );
@@ -157,13 +156,15 @@ export class AnswerView {
 export function statsOf({ usage, timings, model }) {
   const parts = [];
   const speed = timings?.tokens_per_second;
-  if (Number.isFinite(usage?.completion_tokens)) parts.push(`${usage.completion_tokens} tokens`);
+  if (Number.isFinite(usage?.completion_tokens)) parts.push(counted(usage.completion_tokens));
   if (Number.isFinite(speed)) parts.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
   if (Number.isFinite(timings?.first_token_ms)) parts.push(`first after ${duration(timings.first_token_ms)}`);
-  if (Number.isFinite(usage?.prompt_tokens)) parts.push(`prompt ${usage.prompt_tokens} tokens`);
+  if (Number.isFinite(usage?.prompt_tokens)) parts.push(`prompt ${counted(usage.prompt_tokens)}`);
   if (model) parts.push(model);
   return parts.join(" · ");
 }
+
+const counted = (tokens) => `${tokens.toLocaleString("en")} ${tokens === 1 ? "token" : "tokens"}`;
 
 function duration(ms) {
   if (ms < 1) return "under 1 ms";

@@ -14,6 +14,7 @@ const STATUS_WORDS = { not_loaded: "Not loaded", loading: "Loading", loaded: "Lo
 export class Models {
   #polling = new Set();
   #failure = "";
+  #unreachable = false;
 
   constructor({ onChange, say }) {
     this.onChange = onChange;
@@ -46,6 +47,7 @@ export class Models {
       for (const entry of this.entries.values()) if (entry.status === "loading") this.poll(entry.name);
     } catch (error) {
       this.#failure = error.message;
+      this.#unreachable = error.status === 0;
       // A server that is still starting is found without a reload.
       if (error.status === 0 && this.entries.size === 0) setTimeout(() => this.refresh(), RETRY_MS);
     }
@@ -127,7 +129,7 @@ export class Models {
     const entry = this.current;
     const status = this.#failure ? "error" : (entry?.status ?? "not_loaded");
     const loading = status === "loading";
-    byId("model-name").textContent = entry?.name ?? (this.#failure ? "No connection" : "No model");
+    byId("model-name").textContent = entry?.name ?? (this.#failure && this.#unreachable ? "No connection" : "No model");
     byId("model-state").textContent = loading ? percent(entry) : STATUS_WORDS[status];
     this.chip.dataset.status = status;
     this.chip.setAttribute("aria-label", `Model: ${entry?.name ?? "none"}, ${STATUS_WORDS[status]}. Choose a model`);

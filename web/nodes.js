@@ -36,3 +36,8 @@ export function rowOf(tag, cells, aligns) {
   });
   return row;
 }
+
+/** Removes the children that come after `last`; all of them if it is null. */
+export function removeAfter(node, last) {
+  while (node.lastChild && node.lastChild !== last) node.lastChild.remove();
+}

@@ -11,8 +11,8 @@
 
 import { el } from "./dom.js";
 import { inline } from "./inline.js";
-import { blockStart, cellsOf, fenceEnds, HALF_MARK, indentOf, isDelimiterRow } from "./block.js";
-import { alignOf, codeBlock, rowOf, tableBlock } from "./nodes.js";
+import { blockStart, cellsOf, cutBefore, fenceEnds, HALF_MARK, indentOf, isDelimiterRow } from "./block.js";
+import { alignOf, codeBlock, removeAfter, rowOf, tableBlock } from "./nodes.js";
 
 // A longer run of text is cut here for good: marks do not reach over the cut, and time stays linear.
 const LEAF_CHARS_MAX = 4096;
@@ -296,16 +296,4 @@ export function renderMarkdown(root, text) {
   const markdown = new Markdown(root);
   markdown.push(text);
   markdown.finish();
-}
-
-function removeAfter(node, last) {
-  while (node.lastChild && node.lastChild !== last) node.lastChild.remove();
-}
-
-// Before a space where there is one, and never inside a surrogate pair.
-function cutBefore(text, start, end) {
-  const space = text.lastIndexOf(" ", end);
-  if (space > start + (end - start) / 2) return space;
-  const unit = text.charCodeAt(end);
-  return unit >= 0xdc00 && unit <= 0xdfff ? end - 1 : end;
 }

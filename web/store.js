@@ -89,7 +89,9 @@ export function titleOf(chat) {
 export function readChat(value) {
   if (typeof value !== "object" || value === null || !Array.isArray(value.messages)) return null;
   const messages = value.messages.map(readMessage);
-  if (messages.includes(null)) return null;
+  // The page relies on turns alternating; a question without its answer at the end is left out.
+  if (messages.some((message, i) => message?.role !== (i % 2 === 0 ? "user" : "assistant"))) return null;
+  if (messages.length % 2 === 1) messages.pop();
   const id = typeof value.id === "string" && value.id ? value.id : newId();
   const updated = Number.isFinite(value.updated) ? value.updated : Date.now();
   return { id, updated, messages };

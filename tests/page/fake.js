@@ -79,6 +79,8 @@ export class Fake {
   };
   /** Set to `{status, body, headers}` to refuse the next generate requests. */
   refusal = null;
+  /** The API key that is asked for, when set. */
+  key = null;
   /** Progress values that a load goes through, one a status request. */
   loading = [0.2, 0.6];
   /** Answers a load with this body and status instead, when set. */
@@ -118,6 +120,7 @@ export class Fake {
       response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
     };
     if (path === "/" || path.startsWith("/assets/")) return this.#file(path, response);
+    if (this.key && request.headers.authorization !== `Bearer ${this.key}`) return reply(401, { error: "an API key is needed", code: "unauthorized" });
     if (path === "/api/models") return reply(200, { models: this.models, count: Object.keys(this.models).length });
     if (path === "/api/chat/clear") return reply(200, { success: true });
     if (path === "/api/generate") return this.#generate(text, response);

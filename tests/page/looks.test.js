@@ -129,12 +129,12 @@ pageTest("every control is reached by Tab and shows it", async ({ page }) => {
       const node = document.activeElement;
       const style = getComputedStyle(node);
       const box = node.closest(".box") ? getComputedStyle(node.closest(".box")).boxShadow !== "none" : false;
-      return { name: node.getAttribute("aria-label") ?? node.textContent.trim(), visible: style.outlineStyle !== "none" || box };
+      return { body: node === document.body, name: node.getAttribute("aria-label") ?? node.textContent.trim(), visible: style.outlineStyle !== "none" || box };
     }));
   }
   const names = seen.map(({ name }) => name);
   for (const name of ["Skip to the message field", "Chats", "New chat", "Settings", "Dark or light", "Who are you?", "Message"]) assert.ok(names.includes(name), `${name} in ${names}`);
-  assert.deepEqual(seen.filter(({ name, visible }) => name && !visible), []);
+  assert.deepEqual(seen.filter(({ body, visible }) => !body && !visible), []);
 });
 
 pageTest("a growing answer is marked busy, and dialogs give the focus back", async ({ page, fake }) => {

@@ -131,3 +131,16 @@ pageTest("names of any kind are text and find their model", async ({ page, fake 
   await ask(page, "hi");
   await shows(lastAnswer(page).locator(".stats"), name);
 });
+
+pageTest("an API key that is entered brings the models", async ({ page, fake }) => {
+  fake.key = "secret";
+  await page.reload();
+  await shows(chip(page), "No model");
+  await chip(page).click();
+  await page.getByRole("alert").getByText("an API key is needed").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("button", { name: "Settings" }).click();
+  await page.getByLabel("API key").fill("secret");
+  await page.keyboard.press("Escape");
+  await shows(chip(page), "sft/demo");
+});

@@ -39,7 +39,7 @@ if (!BIN) {
     await finished(page);
     assert.equal(await lastAnswer(page).locator(".error").count(), 0);
     assert.notEqual(await lastAnswer(page).locator(".words").innerText(), "");
-    assert.match(await lastAnswer(page).locator(".stats").innerText(), /^\d+ tokens · [\d.]+ tokens\/s · first after .+ · prompt \d+ tokens · sft\/demo$/);
+    assert.match(await lastAnswer(page).locator(".stats").innerText(), /^[\d,]+ tokens? · [\d.]+ tokens\/s · first after .+ · prompt [\d,]+ tokens · sft\/demo$/);
     await ask(page, "What is the opposite of hot?");
     await finished(page);
     assert.equal(await answers(page).count(), 2);
