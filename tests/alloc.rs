@@ -2,6 +2,13 @@
 //!
 //! The allocator counts for the whole process, so this test has a binary of its own, with one test in it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this crate is tests: a panic is how they fail"
+)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -76,7 +83,7 @@ fn request(i: usize) -> Request {
     Request {
         tokens: (0..3 + i).map(|t| TokenId(5 + (t * 7 + i) as u32 % 300)).collect(),
         decode_spans: Vec::new(),
-        sampling: if i % 2 == 0 {
+        sampling: if i.is_multiple_of(2) {
             Sampling::greedy()
         } else {
             Sampling { repetition: 1.1, ..drawn }

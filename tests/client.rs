@@ -69,7 +69,7 @@ impl Call {
     /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.head += &format!("{name}: {value}\r\n");
+        self.head.extend([name, ": ", value, "\r\n"]);
         self
     }
 
@@ -82,7 +82,7 @@ impl Call {
     /// Any body.
     #[must_use]
     pub fn body(mut self, body: &str) -> Self {
-        self.body = body.to_owned();
+        body.clone_into(&mut self.body);
         self
     }
 

@@ -175,7 +175,9 @@ fn serve(script: &Arc<Script>, text: &Arc<Text>, commands: &Receiver<Command>) {
             Command::CancelAll => cancelled.store(true, Ordering::SeqCst),
         }
     }
-    running.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in running {
+        thread.join().unwrap();
+    }
 }
 
 fn play(script: &Script, text: &Text, mut request: Request, cancelled: &AtomicBool) {

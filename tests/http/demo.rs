@@ -38,8 +38,8 @@ fn question(i: usize) -> Value {
     json!({
         "model": "real",
         "message": format!("{} {}", messages[i % 4], "please ".repeat(i % 7)),
-        "history": if i % 3 == 0 { json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "Hello! How are you?" }]) } else { json!([]) },
-        "temperature": if i % 2 == 0 { 0.0 } else { 0.9 },
+        "history": if i.is_multiple_of(3) { json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "Hello! How are you?" }]) } else { json!([]) },
+        "temperature": if i.is_multiple_of(2) { 0.0 } else { 0.9 },
         "seed": i,
         "max_new_tokens": 48,
     })

@@ -104,7 +104,9 @@ fn dispatch(scratch: &mut Scratch, routing: &Routing, rows: usize) {
     let chosen = &routing.indices[..rows * routing.per_row];
     let start = &mut scratch.start;
     start.fill(0);
-    chosen.iter().for_each(|expert| start[*expert as usize + 1] += 1);
+    for expert in chosen {
+        start[*expert as usize + 1] += 1;
+    }
     scratch.segments.clear();
     for expert in 0..start.len() - 1 {
         let n = start[expert + 1];
@@ -186,7 +188,9 @@ fn prepare<'s, 'x>(
     cpu.pool.run_parts(n * dim, plain, &mut cpu.threads, n, part, |entry, to, _| {
         to.copy_from_slice(row(entry));
         if form == Form::Rounded {
-            to.iter_mut().for_each(|x| *x = rounded_to_pair(*x));
+            for x in to {
+                *x = rounded_to_pair(*x);
+            }
         }
     });
     Inputs::Plain(plain)

@@ -115,10 +115,6 @@ impl Pool {
             (0..n_task).for_each(|task| body(task, 0));
             return;
         }
-        unsafe fn call<F: Fn(usize, usize) + Sync>(body: *const (), task: usize, thread: usize) {
-            // SAFETY: `body` points to the `F` of the `run` that is still on its stack, waiting for this generation.
-            unsafe { (*body.cast::<F>())(task, thread) }
-        }
         let job = Job { call: call::<F>, body: std::ptr::from_ref(&body).cast(), n_task };
         let shared = &*self.shared;
         // SAFETY: `&mut self`, and `busy` is zero since the last `run` returned: no worker looks at `job`.
@@ -255,6 +251,15 @@ impl<T> Exclusive<T> {
 
 // SAFETY: whoever dereferences shows that no other thread has the same place.
 unsafe impl<T: Send> Sync for Exclusive<T> {}
+
+/// Runs one task of a body of type `F`.
+///
+/// # Safety
+/// `body` points to an `F` that lives until this returns.
+unsafe fn call<F: Fn(usize, usize) + Sync>(body: *const (), task: usize, thread: usize) {
+    // SAFETY: `body` points to the `F` of the `run` that is still on its stack, waiting for this generation.
+    unsafe { (*body.cast::<F>())(task, thread) }
+}
 
 /// Claims and runs tasks until none is left.
 fn claim(shared: &Shared, job: Job, thread: usize) {

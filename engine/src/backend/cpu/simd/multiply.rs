@@ -134,7 +134,7 @@ pub(in super::super) fn multiply(
         unsafe {
             match inputs {
                 Inputs::Plain(x) => {
-                    product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs)
+                    product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs);
                 }
                 Inputs::Split(pairs) => split(isa, &p, pairs, row, outs),
             }
@@ -175,7 +175,7 @@ pub(in super::super) fn add_weighted_rows(
         let row = weight.bytes[(first + i) * width..].as_ptr();
         // SAFETY: the row is inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
         unsafe {
-            super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim)
+            super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim);
         }
     }
 }
