@@ -12,6 +12,7 @@ pub mod models;
 
 mod api;
 mod generate;
+mod generations;
 mod http;
 mod metrics;
 

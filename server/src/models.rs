@@ -187,9 +187,7 @@ impl Models {
             }
             self.start_loading(&found);
             let slot = self.slot(name);
-            if let Err(problem) = slot.settled().await {
-                return Err(problem);
-            }
+            slot.settled().await?;
         }
     }
 

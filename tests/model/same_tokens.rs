@@ -11,7 +11,7 @@ use hadal_engine::checkpoint::Source;
 use hadal_engine::{Engine, Event, Limits, LoadOptions, Request, Sampling, Sink, Stats, TokenId};
 
 /// Far beyond what a tiny model needs; a hang fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 struct ChannelSink(Sender<Event>);
 
@@ -93,7 +93,8 @@ fn request(i: u64, sink: Box<dyn Sink>) -> Request {
     let len = if i == 0 { 1 } else { 1 + next(150) };
     let tokens = (0..len).map(|_| TokenId(5 + next(300) as u32)).collect();
     // An earlier answer in the middle of every third prompt, computed in decode form.
-    let decode_spans = if i % 3 == 0 && len > 12 { vec![4..9, 10..11] } else { Vec::new() };
+    let decode_spans =
+        if i.is_multiple_of(3) && len > 12 { vec![4..9, 10..11] } else { Vec::new() };
     let drawn =
         Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, seed: i, ..Sampling::greedy() };
     let sampling = match i % 4 {

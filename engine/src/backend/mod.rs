@@ -1,8 +1,8 @@
 //! The operations a model is made of: 14 fused, DeepSeek-shaped ones, their math and shapes, nothing else.
 //!
 //! Not a tensor library and not a forward pass: the model is written once over this trait. Shapes read outermost
-//! first, in `config.json`'s words: `D` hidden_size, `H` num_attention_heads, `n` qk_nope_head_dim, `r`
-//! qk_rope_head_dim, `v` v_head_dim, `c` kv_lora_rank. All sums are f32. The order of every sum is a function of the
+//! first, in `config.json`'s words: `D` `hidden_size`, `H` `num_attention_heads`, `n` `qk_nope_head_dim`, `r`
+//! `qk_rope_head_dim`, `v` `v_head_dim`, `c` `kv_lora_rank`. All sums are f32. The order of every sum is a function of the
 //! row's own shape and position: a row's result has the same bits whatever else is in the step.
 //!
 //! Buffers are sized for the largest step; operations take the number of rows they work on, always the first ones
@@ -13,6 +13,7 @@ pub mod cpu;
 use std::ops::Range;
 
 use crate::checkpoint::Tensor;
+pub use crate::checkpoint::config::{RouteRule, Scoring};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
@@ -53,34 +54,6 @@ pub enum HeadSide {
     Key,
     /// `o[h, v] = sum_c o_latent[h, c] * w_uv[h, v, c]`: the value half applied to attention's output.
     Value,
-}
-
-/// How experts are scored and chosen (`ARCHITECTURES`: V3 `noaux_tc`, V2 `greedy` and `group_limited_greedy`).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RouteRule {
-    /// Sigmoid with bias (V3) or softmax over all experts (V2).
-    pub scoring: Scoring,
-    /// `E`.
-    pub n_routed_experts: usize,
-    /// `K`.
-    pub num_experts_per_tok: usize,
-    /// Groups of consecutive experts; 1 is no groups.
-    pub n_group: usize,
-    /// Groups kept.
-    pub topk_group: usize,
-    /// Divide the chosen weights by their sum (+ 1e-20) before scaling.
-    pub norm_topk_prob: bool,
-    /// Multiplies every weight, last.
-    pub routed_scaling_factor: f32,
-}
-
-/// Score function of a router; it also decides how groups are scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scoring {
-    /// V3: sigmoid; a bias for choosing only; a group counts the sum of its two best.
-    Sigmoid,
-    /// V2: softmax; a group counts its best.
-    Softmax,
 }
 
 /// One layer's routed experts; `E` of each.

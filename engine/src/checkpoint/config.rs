@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::json::{Fields, parse_object};
-use crate::backend::{RouteRule, Scoring};
 use crate::error::{Error, Result};
 
 /// A model's sizes and rules, in `config.json`'s words. Everything is checked: past this, nobody looks again.
@@ -60,6 +59,34 @@ pub struct MoeConfig {
     pub n_shared_experts: usize,
     /// The router has `e_score_correction_bias`.
     pub has_correction_bias: bool,
+}
+
+/// How experts are scored and chosen (`ARCHITECTURES`: V3 `noaux_tc`, V2 `greedy` and `group_limited_greedy`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RouteRule {
+    /// Sigmoid with bias (V3) or softmax over all experts (V2).
+    pub scoring: Scoring,
+    /// `E`.
+    pub n_routed_experts: usize,
+    /// `K`.
+    pub num_experts_per_tok: usize,
+    /// Groups of consecutive experts; 1 is no groups.
+    pub n_group: usize,
+    /// Groups kept.
+    pub topk_group: usize,
+    /// Divide the chosen weights by their sum (+ 1e-20) before scaling.
+    pub norm_topk_prob: bool,
+    /// Multiplies every weight, last.
+    pub routed_scaling_factor: f32,
+}
+
+/// Score function of a router; it also decides how groups are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// V3: sigmoid; a bias for choosing only; a group counts the sum of its two best.
+    Sigmoid,
+    /// V2: softmax; a group counts its best.
+    Softmax,
 }
 
 /// YaRN's constants (`rope_scaling`), defaults filled in.
@@ -125,7 +152,7 @@ impl ModelConfig {
 
     /// What no single field shows.
     fn check(&self, fields: &Fields<'_>) -> Result<()> {
-        if self.qk_rope_head_dim % 2 != 0 {
+        if !self.qk_rope_head_dim.is_multiple_of(2) {
             return Err(fields.error("qk_rope_head_dim", "an even number: channels turn in pairs"));
         }
         if self.num_nextn_predict_layers > 1 {

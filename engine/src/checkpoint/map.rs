@@ -148,7 +148,7 @@ mod signal {
 pub(super) struct Map {
     // Dropped first: the row must be free before the addresses are.
     registration: Option<Registration>,
-    map: Mmap,
+    bytes: Mmap,
     path: PathBuf,
 }
 
@@ -169,7 +169,7 @@ impl Map {
         let map = unsafe { Mmap::map(&file) }
             .map_err(|source| Error::Map { path: path.to_owned(), source })?;
         let registration = Registration::take(map.as_ptr().addr(), map.len());
-        Ok(Self { registration, map, path: path.to_owned() })
+        Ok(Self { registration, bytes: map, path: path.to_owned() })
     }
 
     fn is_damaged(&self) -> bool {
@@ -199,7 +199,7 @@ impl std::ops::Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         let all = match &self.owner {
-            Owner::Map(map) => &map.map[..],
+            Owner::Map(map) => &map.bytes[..],
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
         };
@@ -221,7 +221,7 @@ impl Bytes {
     /// A whole file.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let map = Map::open(path)?;
-        Ok(Self { range: 0..map.map.len(), owner: Owner::Map(Arc::new(map)) })
+        Ok(Self { range: 0..map.bytes.len(), owner: Owner::Map(Arc::new(map)) })
     }
 
     /// A part, by offsets into these bytes; `None` when it is outside.

@@ -183,7 +183,7 @@ impl Checkpoint {
 }
 
 fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
-    let want = DTYPES.map(|dtype| dtype.name()).join(" or ");
+    let want = DTYPES.map(super::quant::DType::name).join(" or ");
     Error::TensorDType {
         path: path.to_owned(),
         name: name.to_owned(),

@@ -1,5 +1,7 @@
 //! The scheduler over a model without weights: a million random steps, and the cases worth a name.
 
+// tidy: allow-long the scheduler's properties are one reading: model, invariants, named cases
+
 use super::fake::{FakeModel, Order, Reader, VOCAB_SIZE};
 use super::sequence::Lane;
 use super::*;

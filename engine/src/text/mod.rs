@@ -189,9 +189,9 @@ fn plain_turns(messages: &[Message]) -> String {
     let mut text = String::new();
     for Message { role, content } in messages {
         match role {
-            Role::System => text += &format!("System: {content}\n\n"),
-            Role::User | Role::Tool => text += &format!("Human: {content}\n\n"),
-            Role::Assistant => text += &format!("Assistant: {content}\n\n"),
+            Role::System => text.extend(["System: ", content, "\n\n"]),
+            Role::User | Role::Tool => text.extend(["Human: ", content, "\n\n"]),
+            Role::Assistant => text.extend(["Assistant: ", content, "\n\n"]),
         }
     }
     text + "Assistant:"

@@ -41,15 +41,14 @@ impl StopStrings {
         for (index, stop) in stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty()) {
             let mut at = 0;
             for byte in stop.bytes() {
-                at = match nodes[at].next.get(&byte) {
-                    Some(next) => *next,
-                    None => {
-                        let depth = nodes[at].depth + 1;
-                        nodes.push(Node { depth, ..Node::default() });
-                        let new = nodes.len() - 1;
-                        nodes[at].next.insert(byte, new);
-                        new
-                    }
+                at = if let Some(next) = nodes[at].next.get(&byte) {
+                    *next
+                } else {
+                    let depth = nodes[at].depth + 1;
+                    nodes.push(Node { depth, ..Node::default() });
+                    let new = nodes.len() - 1;
+                    nodes[at].next.insert(byte, new);
+                    new
                 };
             }
             nodes[at].ends.get_or_insert((index, stop.len()));

@@ -158,6 +158,7 @@ fn strftime_now(_format: String) -> std::result::Result<Value, JinjaError> {
 }
 
 /// JSON as Hugging Face's renderer writes it: `", "` and `": "`, nothing escaped for HTML, no ASCII escapes.
+#[allow(clippy::needless_pass_by_value, reason = "the shape that filters have")]
 fn to_json(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, JinjaError> {
     let wrong = |e: serde_json::Error| JinjaError::new(ErrorKind::BadSerialization, e.to_string());
     let indent: Option<usize> = kwargs.get("indent")?;
@@ -165,17 +166,14 @@ fn to_json(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, JinjaErr
     let _: Option<bool> = kwargs.get("ensure_ascii")?;
     kwargs.assert_all_used()?;
     let mut out = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = " ".repeat(width.min(16));
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            let mut writer = serde_json::Serializer::with_formatter(&mut out, formatter);
-            serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
-        }
-        None => {
-            let mut writer = serde_json::Serializer::with_formatter(&mut out, Spaced);
-            serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
-        }
+    if let Some(width) = indent {
+        let spaces = " ".repeat(width.min(16));
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+        let mut writer = serde_json::Serializer::with_formatter(&mut out, formatter);
+        serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
+    } else {
+        let mut writer = serde_json::Serializer::with_formatter(&mut out, Spaced);
+        serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
     }
     String::from_utf8(out)
         .map(Value::from_safe_string)

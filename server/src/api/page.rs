@@ -4,3 +4,6 @@ pub(crate) mod assets;
 pub(crate) mod generate;
 pub(crate) mod models;
 pub(crate) mod older;
+mod stream;
+
+pub(crate) use stream::usage;

@@ -120,9 +120,10 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
+        let tensor = |name: &str, shape, data| TraceTensor { name: name.to_owned(), shape, data };
         let tensors = vec![
-            ("logits".to_owned(), vec![1, 2], TraceData::F32(vec![1.5, -2.0])),
-            ("decode_tokens".to_owned(), vec![2], TraceData::I64(vec![4, 5])),
+            tensor("logits", vec![1, 2], TraceData::F32(vec![1.5, -2.0])),
+            tensor("decode_tokens", vec![2], TraceData::I64(vec![4, 5])),
         ];
         let path =
             std::env::temp_dir().join(format!("hadal-logits-{}.safetensors", std::process::id()));

@@ -75,7 +75,7 @@ impl Keys {
         let host = headers
             .get(HOST)
             .and_then(|value| value.to_str().ok())
-            .or(uri.authority().map(|a| a.as_str()));
+            .or(uri.authority().map(hyper::http::uri::Authority::as_str));
         if let Some(origin) = headers.get(ORIGIN) {
             let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
             let own = origin.split_once("://").map(|(_, authority)| authority);

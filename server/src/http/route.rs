@@ -72,8 +72,9 @@ impl Target {
     }
 
     fn with_name(path: &str) -> Option<Self> {
-        let decoded =
-            |name: &str| percent_decode_str(name).decode_utf8().ok().map(|name| name.into_owned());
+        let decoded = |name: &str| {
+            percent_decode_str(name).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+        };
         if let Some(name) = path.strip_prefix("/assets/") {
             return decoded(name).map(Self::Asset);
         }

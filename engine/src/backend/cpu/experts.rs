@@ -104,7 +104,9 @@ fn dispatch(scratch: &mut Scratch, routing: &Routing, rows: usize) {
     let chosen = &routing.indices[..rows * routing.per_row];
     let start = &mut scratch.start;
     start.fill(0);
-    chosen.iter().for_each(|expert| start[*expert as usize + 1] += 1);
+    for expert in chosen {
+        start[*expert as usize + 1] += 1;
+    }
     scratch.segments.clear();
     for expert in 0..start.len() - 1 {
         let n = start[expert + 1];
@@ -183,10 +185,12 @@ fn prepare<'s, 'x>(
     }
     let plain = &mut plain[..n * dim];
     let part = |entry: usize| entry * dim..(entry + 1) * dim;
-    cpu.pool.run_parts(plain, &mut cpu.threads, n, part, |entry, to, _| {
+    cpu.pool.run_parts(n * dim, plain, &mut cpu.threads, n, part, |entry, to, _| {
         to.copy_from_slice(row(entry));
         if form == Form::Rounded {
-            to.iter_mut().for_each(|x| *x = rounded_to_pair(*x));
+            for x in to {
+                *x = rounded_to_pair(*x);
+            }
         }
     });
     Inputs::Plain(plain)
@@ -203,12 +207,19 @@ fn combine(
 ) {
     let k = routing.per_row;
     let part = |row: usize| row * hidden..(row + 1) * hidden;
-    cpu.pool.run_parts(&mut y[..rows * hidden], &mut cpu.threads, rows, part, |row, y, _| {
-        y.fill(0.0);
-        for choice in row * k..(row + 1) * k {
-            let weight = routing.weights[choice];
-            let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
-            y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
-        }
-    });
+    cpu.pool.run_parts(
+        rows * k * hidden,
+        &mut y[..rows * hidden],
+        &mut cpu.threads,
+        rows,
+        part,
+        |row, y, _| {
+            y.fill(0.0);
+            for choice in row * k..(row + 1) * k {
+                let weight = routing.weights[choice];
+                let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
+                y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
+            }
+        },
+    );
 }

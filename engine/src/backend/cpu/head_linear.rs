@@ -22,7 +22,8 @@ pub(super) fn key(
         let start = (rows.start * heads + task) * latent;
         start..start + latent
     };
-    cpu.pool.run_parts(y, &mut cpu.threads, rows.len() * heads, part, |task, y, _| {
+    let work = rows.len() * heads * latent * shape.qk_nope_head_dim;
+    cpu.pool.run_parts(work, y, &mut cpu.threads, rows.len() * heads, part, |task, y, _| {
         let (row, head) = (rows.start + task / heads, task % heads);
         let q = &q[(row * heads + head) * shape.qk_head_dim()..][..shape.qk_nope_head_dim];
         y.fill(0.0);
@@ -46,7 +47,8 @@ pub(super) fn value(
         let start = (rows.start * heads + task) * width;
         start..start + width
     };
-    cpu.pool.run_parts(y, &mut cpu.threads, rows.len() * heads, part, |task, y, _| {
+    let work = rows.len() * heads * latent * width;
+    cpu.pool.run_parts(work, y, &mut cpu.threads, rows.len() * heads, part, |task, y, _| {
         let (row, head) = (rows.start + task / heads, task % heads);
         let x = &x[(row * heads + head) * latent..][..latent];
         dot_rows(isa, y, x, kv_b, head * block + shape.qk_nope_head_dim);

@@ -52,7 +52,10 @@ pub(super) fn mla_decode(
         first + task % groups * GROUP..first + ((task % groups + 1) * GROUP).min(heads)
     };
     let part = |task: usize| heads_of(task).start * latent..heads_of(task).end * latent;
+    let n_key: usize = plan.positions[..plan.n_decode_row].iter().map(|p| *p as usize + 1).sum();
+    let work = n_key * heads * (2 * latent + shape.qk_rope_head_dim);
     cpu.pool.run_parts(
+        work,
         o_latent,
         &mut cpu.threads,
         plan.n_decode_row * groups,

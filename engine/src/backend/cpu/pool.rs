@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// Looks at the generation number before a worker parks: some tens of microseconds.
 const SPINS: u32 = 4_000;
 
+/// A loop of less work runs on the calling thread: some microseconds, which is what handing it out costs.
+const WORK_MIN: usize = 1 << 16;
+
 /// A loop's body as two words, so that handing it over allocates nothing.
 #[derive(Clone, Copy)]
 struct Job {
@@ -90,16 +93,27 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// [`Pool::run`], or on this thread alone when the whole loop is less work than waking the others.
+    /// `work` counts multiplications, or about as many simple steps.
+    pub(super) fn run_work<F: Fn(usize, usize) + Sync>(
+        &mut self,
+        work: usize,
+        n_task: usize,
+        body: F,
+    ) {
+        if work < WORK_MIN {
+            (0..n_task).for_each(|task| body(task, 0));
+        } else {
+            self.run(n_task, body);
+        }
+    }
+
     /// Calls `body(task, thread)` once for every task below `n_task`, on any thread, and returns when all are done.
     /// A panic in a task is raised again here.
     pub(super) fn run<F: Fn(usize, usize) + Sync>(&mut self, n_task: usize, body: F) {
         if self.workers.is_empty() || n_task <= 1 {
             (0..n_task).for_each(|task| body(task, 0));
             return;
-        }
-        unsafe fn call<F: Fn(usize, usize) + Sync>(body: *const (), task: usize, thread: usize) {
-            // SAFETY: `body` points to the `F` of the `run` that is still on its stack, waiting for this generation.
-            unsafe { (*body.cast::<F>())(task, thread) }
         }
         let job = Job { call: call::<F>, body: std::ptr::from_ref(&body).cast(), n_task };
         let shared = &*self.shared;
@@ -121,11 +135,12 @@ impl Pool {
 }
 
 impl Pool {
-    /// [`Pool::run`] where task `i` gets `out[parts(i)]` to itself, and every thread a scratch of its own.
+    /// [`Pool::run_work`] where task `i` gets `out[parts(i)]` to itself, and every thread a scratch of its own.
     ///
     /// Parts must ascend without overlap, and there must be a scratch for each thread; both are checked.
     pub(super) fn run_parts<T: Send, S: Send>(
         &mut self,
+        work: usize,
         out: &mut [T],
         scratch: &mut [S],
         n_task: usize,
@@ -146,7 +161,7 @@ impl Pool {
             scratch.len()
         );
         let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
-        self.run(n_task, |task, thread| {
+        self.run_work(work, n_task, |task, thread| {
             let part = parts(task);
             // SAFETY: parts are inside `out` and disjoint, each task runs once, and a thread runs one task at a time.
             let (part, scratch) =
@@ -236,6 +251,15 @@ impl<T> Exclusive<T> {
 
 // SAFETY: whoever dereferences shows that no other thread has the same place.
 unsafe impl<T: Send> Sync for Exclusive<T> {}
+
+/// Runs one task of a body of type `F`.
+///
+/// # Safety
+/// `body` points to an `F` that lives until this returns.
+unsafe fn call<F: Fn(usize, usize) + Sync>(body: *const (), task: usize, thread: usize) {
+    // SAFETY: `body` points to the `F` of the `run` that is still on its stack, waiting for this generation.
+    unsafe { (*body.cast::<F>())(task, thread) }
+}
 
 /// Claims and runs tasks until none is left.
 fn claim(shared: &Shared, job: Job, thread: usize) {

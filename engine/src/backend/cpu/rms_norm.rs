@@ -50,6 +50,7 @@ pub(super) fn rms_norm(
     let dim = weight.len();
     let part = |task: usize| task * ROWS * dim..((task + 1) * ROWS).min(rows) * dim;
     cpu.pool.run_parts(
+        2 * rows * dim,
         &mut y[..rows * dim],
         &mut cpu.threads,
         rows.div_ceil(ROWS),
@@ -66,9 +67,16 @@ pub(super) fn rms_norm(
 pub(super) fn add(cpu: &mut Cpu, x: &mut [f32], delta: &[f32], len: usize) {
     const PART: usize = 16_384;
     let part = |task: usize| task * PART..((task + 1) * PART).min(len);
-    cpu.pool.run_parts(&mut x[..len], &mut cpu.threads, len.div_ceil(PART), part, |task, x, _| {
-        for (x, delta) in x.iter_mut().zip(&delta[part(task)]) {
-            *x += delta;
-        }
-    });
+    cpu.pool.run_parts(
+        len,
+        &mut x[..len],
+        &mut cpu.threads,
+        len.div_ceil(PART),
+        part,
+        |task, x, _| {
+            for (x, delta) in x.iter_mut().zip(&delta[part(task)]) {
+                *x += delta;
+            }
+        },
+    );
 }

@@ -29,12 +29,19 @@ pub(super) fn rope(
     let (width, half) = (shape.qk_head_dim(), shape.qk_rope_head_dim / 2);
     let row = shape.n_head * width;
     let part = |task: usize| task * row..(task + 1) * row;
-    cpu.pool.run_parts(q, &mut cpu.threads, plan.n_row(), part, |task, q, _| {
-        let (cos, sin) = at(table, plan.positions[task], half);
-        for head in q.chunks_mut(width) {
-            rotate(&mut head[shape.qk_nope_head_dim..], cos, sin);
-        }
-    });
+    cpu.pool.run_parts(
+        plan.n_row() * row,
+        q,
+        &mut cpu.threads,
+        plan.n_row(),
+        part,
+        |task, q, _| {
+            let (cos, sin) = at(table, plan.positions[task], half);
+            for head in q.chunks_mut(width) {
+                rotate(&mut head[shape.qk_nope_head_dim..], cos, sin);
+            }
+        },
+    );
 }
 
 /// Norms and rotates `kv [n_row, c + r]` and stores it as cache row `[c_kv, k_pe]` at each row's slot.

@@ -84,7 +84,9 @@ fn score(scores: &mut [f32], logits: &[f32], scoring: Scoring) {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().zip(logits).for_each(|(score, z)| *score = (z - max).exp());
             let sum: f32 = scores.iter().sum();
-            scores.iter_mut().for_each(|score| *score /= sum);
+            for score in scores {
+                *score /= sum;
+            }
         }
     }
 }
@@ -148,7 +150,11 @@ fn weigh(weights: &mut [f32], indices: &[u32], scores: &[f32], rule: &RouteRule)
     weights.iter_mut().zip(indices).for_each(|(weight, expert)| *weight = scores[*expert as usize]);
     if rule.norm_topk_prob {
         let sum = weights.iter().sum::<f32>() + 1e-20;
-        weights.iter_mut().for_each(|weight| *weight /= sum);
+        for weight in weights.iter_mut() {
+            *weight /= sum;
+        }
     }
-    weights.iter_mut().for_each(|weight| *weight *= rule.routed_scaling_factor);
+    for weight in weights {
+        *weight *= rule.routed_scaling_factor;
+    }
 }

@@ -48,6 +48,7 @@ pub(super) fn sample(
     out.resize(step.samples.len(), Sampled::NotFinite);
     let n = out.len();
     cpu.pool.run_parts(
+        4 * n * vocab_size,
         out,
         &mut cpu.threads,
         n,

@@ -21,10 +21,17 @@ pub(super) fn swiglu(
 ) {
     let len = rows * dim;
     let part = |task: usize| task * PART..((task + 1) * PART).min(len);
-    cpu.pool.run_parts(&mut y[..len], &mut cpu.threads, len.div_ceil(PART), part, |task, y, _| {
-        let at = part(task);
-        for ((y, gate), up) in y.iter_mut().zip(&gate[at.clone()]).zip(&up[at]) {
-            *y = product(*gate, *up);
-        }
-    });
+    cpu.pool.run_parts(
+        16 * len,
+        &mut y[..len],
+        &mut cpu.threads,
+        len.div_ceil(PART),
+        part,
+        |task, y, _| {
+            let at = part(task);
+            for ((y, gate), up) in y.iter_mut().zip(&gate[at.clone()]).zip(&up[at]) {
+                *y = product(*gate, *up);
+            }
+        },
+    );
 }

@@ -17,7 +17,7 @@ pub(super) fn ffn<B: Backend>(
     let s = &mut net.scratch;
     match (&net.weights.layers[layer].ffn, &mut net.routing) {
         (Ffn::Moe(weights), Some((routing, rule))) => {
-            mixture(backend, s, weights, routing, rule, rows)
+            mixture(backend, s, weights, routing, rule, rows);
         }
         (Ffn::Dense(weights), _) => {
             gate_and_up(backend, s, weights, rows);

@@ -162,9 +162,10 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn moe(&mut self, moe: &MoeConfig, at: &str) -> Result<Moe<B>> {
         let gate = self.matrix(&format!("{at}.gate.weight"))?;
-        let bias = match moe.has_correction_bias {
-            true => Some(self.vector(&format!("{at}.gate.e_score_correction_bias"))?),
-            false => None,
+        let bias = if moe.has_correction_bias {
+            Some(self.vector(&format!("{at}.gate.e_score_correction_bias"))?)
+        } else {
+            None
         };
         let shared = match moe.n_shared_experts {
             0 => None,

@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use super::error;
 use super::wire::{ChatRequest, Head, finish_reason};
 use crate::api::fields::Fields;
-use crate::api::page::generate::{busy, usage};
-use crate::app::{App, Form, Generations, Task};
+use crate::api::page::generate::busy;
+use crate::api::page::usage;
+use crate::app::App;
 use crate::generate::{self, Ask, Cancel, Ended, Generation, NotBegun, Piece, Prompt};
+use crate::generations::{Form, Generations, Task};
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json as json_reply};
 use crate::http::sse::{self, Events, HEARTBEAT, ReaderGone};
@@ -115,7 +117,7 @@ async fn stream(
         };
         match piece {
             Piece::Text(text) => {
-                events.json(&head.chunk(&json!({ "content": text }), None)).await?
+                events.json(&head.chunk(&json!({ "content": text }), None)).await?;
             }
             Piece::End(Ended::Error(sentence), _) => {
                 let refusal =

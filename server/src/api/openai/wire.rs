@@ -11,7 +11,7 @@ use crate::generate::{self, Ended};
 use crate::http::reply::Refusal;
 
 /// Fields that would change the answer and that nothing here does yet, with the values that change nothing.
-const UNSUPPORTED: [(&str, fn(&Value) -> bool); 11] = [
+const UNSUPPORTED: [(&str, ChangesNothing); 11] = [
     ("tools", |v| v.as_array().is_some_and(Vec::is_empty)),
     ("tool_choice", |v| v == "none" || v == "auto"),
     ("functions", |v| v.as_array().is_some_and(Vec::is_empty)),
@@ -24,6 +24,9 @@ const UNSUPPORTED: [(&str, fn(&Value) -> bool); 11] = [
     ("stop_token_ids", |v| v.as_array().is_some_and(Vec::is_empty)),
     ("chat_template_kwargs", |v| v.as_object().is_some_and(serde_json::Map::is_empty)),
 ];
+
+/// Whether a field's value is the one that changes nothing.
+type ChangesNothing = fn(&Value) -> bool;
 
 /// A parsed request, but for the model's own sampling defaults.
 pub(super) struct ChatRequest {

@@ -10,13 +10,14 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::older;
+use super::stream::{Beginning, Stream};
 use crate::api::fields::Fields;
-use crate::app::{App, Form, Generations, Task};
-use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece, Prompt};
+use crate::app::App;
+use crate::generate::{self, Ask, Cancel, Generation, NotBegun, Prompt};
+use crate::generations::{Form, Generations};
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json, with_header};
-use crate::http::sse::{self, Events, HEARTBEAT, ReaderGone};
-use crate::models::{Lease, Problem};
+use crate::http::sse;
 
 /// Messages of a history: far beyond any context.
 const HISTORY_MAX: usize = 10_000;
@@ -129,15 +130,6 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
     Ok(reply)
 }
 
-/// How far a generation is when the stream opens.
-enum Beginning {
-    /// The model must be loaded first.
-    Load(Ask),
-    Running(Box<Generation>),
-    /// It will never run; the sentence becomes the last event.
-    Refused(String),
-}
-
 fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
     match result {
         Ok(generation) => Ok(Beginning::Running(Box::new(generation))),
@@ -150,124 +142,6 @@ fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
 pub(crate) fn busy(sentence: String) -> Refusal {
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", sentence)
         .retry_after(std::time::Duration::from_secs(1))
-}
-
-/// An open stream.
-struct Stream {
-    app: Arc<App>,
-    model: String,
-    form: Form,
-    events: Events,
-    cancel: Cancel,
-    /// In the table of running generations until the stream ends.
-    task: Task,
-}
-
-impl Stream {
-    async fn run(self, beginning: Beginning) -> Result<(), ReaderGone> {
-        let generation = match beginning {
-            Beginning::Running(generation) => *generation,
-            Beginning::Refused(sentence) => {
-                return self.end(&Ended::Error(sentence), Cost::default()).await;
-            }
-            Beginning::Load(ask) => match self.load(ask).await? {
-                Ok(generation) => generation,
-                Err(ended) => return self.end(&ended, Cost::default()).await,
-            },
-        };
-        self.answer(generation).await
-    }
-
-    /// Loads the model, saying so, and begins.
-    async fn load(&self, ask: Ask) -> Result<Result<Generation, Ended>, ReaderGone> {
-        let leasing = self.app.models.lease(&self.model);
-        let mut leasing = std::pin::pin!(leasing);
-        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-        let leased: Result<Lease, Problem> = loop {
-            tokio::select! {
-                leased = &mut leasing => break leased,
-                ended = self.cancel.wait() => return Ok(Err(ended)),
-                () = self.events.closed() => return Err(ReaderGone),
-                _ = tick.tick() => self.events.comment("loading").await?,
-            }
-        };
-        let lease = match leased {
-            Ok(lease) => lease,
-            Err(problem) => return Ok(Err(Ended::Error(problem.sentence().to_owned()))),
-        };
-        let metrics = Arc::clone(&self.app.metrics);
-        Ok(generate::start(lease, ask, self.cancel.clone(), metrics).await.map_err(|refused| {
-            match refused {
-                NotBegun::Busy(sentence) => Ended::Error(sentence),
-                NotBegun::Invalid(error) => Ended::Error(error.to_string()),
-            }
-        }))
-    }
-
-    /// Streams the answer; when the reader goes, the generation goes with it.
-    async fn answer(&self, mut generation: Generation) -> Result<(), ReaderGone> {
-        loop {
-            let piece = tokio::select! {
-                piece = generation.next() => piece,
-                () = self.events.closed() => return Err(ReaderGone),
-                () = tokio::time::sleep(HEARTBEAT) => {
-                    self.events.comment("still here").await?;
-                    continue;
-                }
-            };
-            match piece {
-                Piece::Text(text) => self.events.json(&self.token(&text)).await?,
-                Piece::End(ended, cost) => {
-                    // The place is free before the client hears the end.
-                    drop(generation);
-                    return self.end(&ended, cost).await;
-                }
-            }
-        }
-    }
-
-    fn token(&self, text: &str) -> Value {
-        match self.form {
-            Form::Current => json!({ "token": text, "done": false }),
-            Form::Older => json!({ "type": "token", "content": text }),
-        }
-    }
-
-    async fn end(&self, ended: &Ended, cost: Cost) -> Result<(), ReaderGone> {
-        tracing::debug!("generation {} ended: {}", self.task.id, ended.reason());
-        let value = match self.form {
-            Form::Current => last_event(ended, cost),
-            Form::Older => older::last_event(ended, cost),
-        };
-        self.events.json(&value).await
-    }
-}
-
-fn last_event(ended: &Ended, cost: Cost) -> Value {
-    let mut event = json!({ "token": "", "done": true, "finish_reason": ended.reason(), "usage": usage(cost), "timings": timings(cost) });
-    if let (Ended::Error(sentence), Some(object)) = (ended, event.as_object_mut()) {
-        object.insert("error".into(), json!(sentence));
-    }
-    event
-}
-
-/// Tokens of an answer.
-pub(crate) fn usage(cost: Cost) -> Value {
-    json!({
-        "prompt_tokens": cost.prompt_tokens,
-        "completion_tokens": cost.completion_tokens,
-        "total_tokens": cost.prompt_tokens + cost.completion_tokens,
-    })
-}
-
-/// Times of an answer, in milliseconds.
-pub(super) fn timings(cost: Cost) -> Value {
-    let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-    json!({
-        "first_token_ms": cost.first_token.map(ms),
-        "total_ms": ms(cost.total),
-        "tokens_per_second": (cost.tokens_per_second() * 100.0).round() / 100.0,
-    })
 }
 
 /// `POST /api/generate/cancel`.

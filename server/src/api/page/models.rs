@@ -141,13 +141,14 @@ async fn named(
 ) -> Result<String, Refusal> {
     let asked = match name {
         Some(name) => Some(name),
-        None => match query(&request, "model") {
-            Some(name) => Some(name),
-            None => {
+        None => {
+            if let Some(name) = query(&request, "model") {
+                Some(name)
+            } else {
                 let fields = Fields(body::optional_json_object(request, &app.limits).await?);
                 fields.text("model")?.map(ToOwned::to_owned)
             }
-        },
+        }
     };
     Ok(app.models.resolve(asked.as_deref()).to_owned())
 }

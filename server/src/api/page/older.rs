@@ -6,11 +6,13 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 
-use super::generate::{cancel_form, timings, usage};
+use super::generate::cancel_form;
 use super::models::{self, all, begin_loading, query, status_body};
+use super::stream::{timings, usage};
 use crate::api::fields::Fields;
-use crate::app::{App, Form};
+use crate::app::App;
 use crate::generate::{Cost, Ended};
+use crate::generations::Form;
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json};
 

@@ -26,7 +26,9 @@ impl Running {
         if max > self.max {
             let scale = (self.max - max).exp();
             self.sum *= scale;
-            out.iter_mut().for_each(|o| *o *= scale);
+            for o in out {
+                *o *= scale;
+            }
             self.max = max;
         }
         for score in scores {
@@ -36,8 +38,10 @@ impl Running {
     }
 
     /// Divides by the sum: the softmax is complete.
-    pub(in super::super) fn finish(&self, out: &mut [f32]) {
-        out.iter_mut().for_each(|o| *o /= self.sum);
+    pub(in super::super) fn finish(self, out: &mut [f32]) {
+        for o in out {
+            *o /= self.sum;
+        }
     }
 }
 
@@ -90,7 +94,9 @@ pub(in super::super) fn accumulate(
     out: &mut [f32],
 ) {
     let scores = &mut scores[..tile.n_key];
-    scores.iter_mut().for_each(|score| *score *= scale);
+    for score in scores.iter_mut() {
+        *score *= scale;
+    }
     running.take(scores, out);
     for (weight, value) in scores.iter().zip(tile.values.chunks(tile.value_stride)) {
         let value = &value[..tile.value_dim];
@@ -104,7 +110,7 @@ pub(in super::super) fn accumulate(
                 value.as_ptr().cast(),
                 DType::F32,
                 tile.value_dim,
-            )
+            );
         }
     }
 }

@@ -4,6 +4,12 @@
 //! lane by lane in steps of sixteen and ends in one fixed tree ([`Lanes::sum`]): its order depends on its own length
 //! alone, so a row's result has the same bits in any tile, batch or thread.
 
+#![allow(
+    clippy::inline_always,
+    reason = "vector code must end up inside the function that enables the instruction set"
+)]
+#![allow(clippy::cast_ptr_alignment, reason = "loads and stores here take any alignment")]
+
 pub(super) mod attention;
 pub(super) mod bf16;
 pub(super) mod f32;

@@ -50,7 +50,7 @@ impl PairRows {
         assert!(rows * stride <= self.hi.len(), "no room for {rows} rows of {dim}");
         (self.stride, self.rows) = (stride, rows);
         let (hi, lo) = (Exclusive::new(&mut self.hi), Exclusive::new(&mut self.lo));
-        pool.run(rows, |row, _| {
+        pool.run_work(2 * rows * dim, rows, |row, _| {
             // SAFETY: row `row` of either, which this task alone has; checked above to be inside.
             let (hi, lo) =
                 unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
@@ -112,7 +112,8 @@ pub(in super::super) fn multiply(
     }
     let n_part = n_out.div_ceil(OUTS);
     let y = Exclusive::new(y);
-    pool.run(segments.len() * n_part, |task, _| {
+    let rows: usize = segments.iter().map(|segment| (segment.end - segment.start) as usize).sum();
+    pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, _| {
         let segment = segments[task / n_part];
         let weight = &weights[segment.weight as usize];
         let start = task % n_part * OUTS;
@@ -133,7 +134,7 @@ pub(in super::super) fn multiply(
         unsafe {
             match inputs {
                 Inputs::Plain(x) => {
-                    product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs)
+                    product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs);
                 }
                 Inputs::Split(pairs) => split(isa, &p, pairs, row, outs),
             }
@@ -174,7 +175,7 @@ pub(in super::super) fn add_weighted_rows(
         let row = weight.bytes[(first + i) * width..].as_ptr();
         // SAFETY: the row is inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
         unsafe {
-            super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim)
+            super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim);
         }
     }
 }

@@ -1,0 +1,102 @@
+//! The real engine with the demo model behind HTTP.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hadal_engine::Limits;
+use hadal_engine::backend::cpu::CpuOptions;
+use hadal_server::models::EngineLoader;
+use hadal_tests::client::{Answer, Call, read_until};
+use hadal_tests::scripted::Script;
+use hadal_tests::server::{Server, Setup};
+use serde_json::{Value, json};
+
+async fn demo() -> Server {
+    let limits = Limits { sequences_max: 32, ..Limits::default() };
+    let cpu = CpuOptions { threads: Some(2), ..CpuOptions::default() };
+    let loader = Arc::new(EngineLoader { limits, cpu });
+    let server = Server::start(loader, Arc::new(Script::default()), Setup::default()).await;
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checkpoints/sft/demo");
+    let to = server.root.path().join("real");
+    std::fs::create_dir(&to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    server.load("real").await;
+    server
+}
+
+/// Questions of different lengths, drawn and greedy.
+fn question(i: usize) -> Value {
+    let messages = [
+        "Hello!",
+        "What is the capital of Japan?",
+        "Tell me a story about a fox and a lamp.",
+        "What is 7 plus 5?",
+    ];
+    json!({
+        "model": "real",
+        "message": format!("{} {}", messages[i % 4], "please ".repeat(i % 7)),
+        "history": if i.is_multiple_of(3) { json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "Hello! How are you?" }]) } else { json!([]) },
+        "temperature": if i.is_multiple_of(2) { 0.0 } else { 0.9 },
+        "seed": i,
+        "max_new_tokens": 48,
+    })
+}
+
+/// What must not depend on the company: the text, why it ended, how many tokens.
+fn essence(answer: &Answer) -> (String, Value, Value) {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let last = answer.last();
+    (answer.text(), last["finish_reason"].clone(), last["usage"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_two_streams_at_once_give_what_each_gives_alone() {
+    let server = demo().await;
+    let mut alone = Vec::new();
+    for i in 0..32 {
+        alone.push(essence(&server.post("/api/generate", &question(i)).await));
+    }
+    let address = server.address;
+    let running: Vec<_> = (0..32)
+        .map(|i| {
+            tokio::spawn(async move {
+                Call::new("POST", "/api/generate").json(&question(i)).send(address).await
+            })
+        })
+        .collect();
+    for (i, running) in running.into_iter().enumerate() {
+        assert_eq!(essence(&running.await.unwrap()), alone[i], "stream {i}");
+    }
+    assert!(alone.iter().all(|(text, ..)| !text.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vanished_client_gives_its_pages_back() {
+    let server = demo().await;
+    let mut body = question(2);
+    body["max_new_tokens"] = json!(400);
+    let mut stream = Call::new("POST", "/api/generate").json(&body).open(server.address).await;
+    read_until(&mut stream, "\"token\"").await;
+    server.until("/metrics", |answer| !answer.body.contains("hadal_cache_pages_used 0\n")).await;
+    drop(stream);
+    server
+        .until("/metrics", |answer| {
+            answer.body.contains("hadal_cache_pages_used 0\n")
+                && answer.body.contains("hadal_requests_running 0\n")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_answers_in_sentences() {
+    let server = demo().await;
+    let ask = async |message: &str| {
+        let body = json!({ "model": "real", "message": message, "temperature": 0, "repetition_penalty": 1.0 });
+        server.post("/api/generate", &body).await.text()
+    };
+    assert_eq!(ask("What is the capital of Japan?").await, "The capital of Japan is Tokyo.");
+    assert!(ask("Tell me a story about a fox and a lamp.").await.contains("fox"));
+}

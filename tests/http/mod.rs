@@ -1,0 +1,8 @@
+//! The HTTP contract through real sockets.
+
+mod demo;
+mod generate;
+mod limits;
+mod models;
+mod openai;
+mod page;
