@@ -1,6 +1,7 @@
 //! The chat page's generation: parse, stream, cancel, clear.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hadal_engine::Sampling;
 use hadal_engine::text::{Message, Role};
@@ -15,9 +16,11 @@ use crate::app::{App, Form, Generations, Task};
 use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece, Prompt};
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json, with_header};
-use crate::http::sse::{self, Events, HEARTBEAT, ReaderGone};
-use crate::models::{Lease, Problem};
+use crate::http::sse::{self, ALIVE, Events, HEARTBEAT, ReaderGone};
 
+/// The comment that a stream carries while its model is loaded, and how often.
+const LOADING: &str = "loading";
+const LOADING_EVERY: Duration = Duration::from_secs(1);
 /// Messages of a history: far beyond any context.
 const HISTORY_MAX: usize = 10_000;
 
@@ -29,16 +32,17 @@ struct GenerateRequest {
 }
 
 impl GenerateRequest {
-    fn parse(app: &App, fields: &Fields) -> Result<Self, Refusal> {
+    async fn parse(app: &Arc<App>, fields: &Fields) -> Result<Self, Refusal> {
         let is_older = fields.get("prompt").is_some() || fields.get("checkpoint_path").is_some();
         if is_older && fields.get("message").is_some() {
             return Err(Refusal::malformed(
-                "`message` and `prompt` together: one of them is wanted",
+                "`message` goes with `model`, `prompt` with `checkpoint_path`: one form is wanted",
             ));
         }
         let (model, prompt, form) = if is_older {
             let prompt = Prompt::Raw(fields.required_text("prompt")?.to_owned());
-            (older::name_of(app, fields.text("checkpoint_path")?)?, prompt, Form::Older)
+            let model = older::name_of(app, fields.text("checkpoint_path")?).await?;
+            (model, prompt, Form::Older)
         } else {
             let model = app.models.resolve(fields.text("model")?).to_owned();
             (model, Prompt::Chat(conversation(fields)?), Form::Current)
@@ -105,13 +109,13 @@ fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
 /// `POST /api/generate`.
 pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Reply, Refusal> {
     let fields = Fields(body::json_object(request, &app.limits).await?);
-    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields)?;
-    let found = app.models.find(&model).await?;
+    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields).await?;
     let cancel = Cancel::default();
     // What is decided now has a status of its own; what comes later is an event.
     let beginning = match app.models.lease_if_loaded(&model) {
         None => {
-            app.models.check(&found).await?;
+            let found = app.models.find(&model).await?;
+            app.models.check_memory(&found).await?;
             Beginning::Load(ask)
         }
         Some(lease) => {
@@ -119,7 +123,7 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
         }
     };
     let task = Generations::enter(app, form, cancel.clone());
-    let (events, reply) = sse::open();
+    let (events, reply) = sse::open(app.limits.idle_timeout);
     let reply = with_header(reply, HeaderName::from_static("x-task-id"), &task.id);
     let stream = Stream { app: Arc::clone(app), model, form, events, cancel, task };
     tokio::spawn(async move {
@@ -149,7 +153,7 @@ fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
 /// 429.
 pub(crate) fn busy(sentence: String) -> Refusal {
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", sentence)
-        .retry_after(std::time::Duration::from_secs(1))
+        .retry_after(Duration::from_secs(1))
 }
 
 /// An open stream.
@@ -180,48 +184,39 @@ impl Stream {
 
     /// Loads the model, saying so, and begins.
     async fn load(&self, ask: Ask) -> Result<Result<Generation, Ended>, ReaderGone> {
-        let leasing = self.app.models.lease(&self.model);
-        let mut leasing = std::pin::pin!(leasing);
-        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-        let leased: Result<Lease, Problem> = loop {
-            tokio::select! {
-                leased = &mut leasing => break leased,
-                ended = self.cancel.wait() => return Ok(Err(ended)),
-                () = self.events.closed() => return Err(ReaderGone),
-                _ = tick.tick() => self.events.comment("loading").await?,
-            }
-        };
-        let lease = match leased {
-            Ok(lease) => lease,
-            Err(problem) => return Ok(Err(Ended::Error(problem.sentence().to_owned()))),
-        };
-        let metrics = Arc::clone(&self.app.metrics);
-        Ok(generate::start(lease, ask, self.cancel.clone(), metrics).await.map_err(|refused| {
-            match refused {
+        let beginning = async {
+            let leased = tokio::select! {
+                leased = self.app.models.lease(&self.model) => leased,
+                ended = self.cancel.wait() => return Err(ended),
+            };
+            let lease = leased.map_err(|problem| Ended::Error(problem.sentence().to_owned()))?;
+            let metrics = Arc::clone(&self.app.metrics);
+            let started = generate::start(lease, ask, self.cancel.clone(), metrics).await;
+            started.map_err(|refused| match refused {
                 NotBegun::Busy(sentence) => Ended::Error(sentence),
                 NotBegun::Invalid(error) => Ended::Error(error.to_string()),
-            }
-        }))
+            })
+        };
+        self.events.comment(LOADING);
+        self.events.while_waiting(LOADING, LOADING_EVERY, beginning).await
     }
 
     /// Streams the answer; when the reader goes, the generation goes with it.
     async fn answer(&self, mut generation: Generation) -> Result<(), ReaderGone> {
         loop {
-            let piece = tokio::select! {
-                piece = generation.next() => piece,
-                () = self.events.closed() => return Err(ReaderGone),
-                () = tokio::time::sleep(HEARTBEAT) => {
-                    self.events.comment("still here").await?;
-                    continue;
-                }
-            };
-            match piece {
-                Piece::Text(text) => self.events.json(&self.token(&text)).await?,
+            let next = generation.next();
+            let text = match self.events.while_waiting(ALIVE, HEARTBEAT, next).await? {
+                Piece::Text(text) => text,
                 Piece::End(ended, cost) => {
                     // The place is free before the client hears the end.
                     drop(generation);
                     return self.end(&ended, cost).await;
                 }
+            };
+            let event = self.token(&text);
+            let sent = self.events.json_unless(&event, generation.interrupted());
+            if let Some(ended) = sent.await? {
+                return self.end(&ended, generation.interrupt()).await;
             }
         }
     }
@@ -257,12 +252,14 @@ pub(crate) fn usage(cost: Cost) -> Value {
         "prompt_tokens": cost.prompt_tokens,
         "completion_tokens": cost.completion_tokens,
         "total_tokens": cost.prompt_tokens + cost.completion_tokens,
+        // No prompt's cache outlives its request yet.
+        "prompt_tokens_details": { "cached_tokens": 0 },
     })
 }
 
 /// Times of an answer, in milliseconds.
 pub(super) fn timings(cost: Cost) -> Value {
-    let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
     json!({
         "first_token_ms": cost.first_token.map(ms),
         "total_ms": ms(cost.total),
