@@ -212,14 +212,14 @@ pub(crate) struct Generation {
     cancel: Cancel,
     detokenizer: Detokenizer,
     stops: StopStrings,
-    /// Text that was held back when the answer ended: shown before the end.
+    /// How it ended, while its last text is shown.
     ended: Option<Ended>,
     started: Instant,
     last_token: Option<Instant>,
     cost: Cost,
     metrics: Arc<Metrics>,
     // Last: the model must not be unloaded under the ring.
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Renders and encodes on a blocking thread, then queues.
@@ -281,7 +281,7 @@ pub(crate) async fn start(
         last_token: None,
         cost,
         metrics,
-        _lease: lease,
+        lease,
     })
 }
 
@@ -302,7 +302,7 @@ impl Generation {
             let Some(ring) = &self.ring else { return self.end(Ended::Cancelled) };
             let event = tokio::select! {
                 biased;
-                ended = self.cancel.wait() => return self.end(ended),
+                ended = self.interrupted() => return self.end(ended),
                 event = ring.next() => event,
             };
             let text = match event {
@@ -315,6 +315,20 @@ impl Generation {
                 return Piece::Text(text);
             }
         }
+    }
+
+    /// Waits until somebody else ends the answer: a cancel, or a forced unload of its model.
+    pub(crate) async fn interrupted(&self) -> Ended {
+        tokio::select! {
+            biased;
+            ended = self.cancel.wait() => ended,
+            () = self.lease.revoked() => Ended::Cancelled,
+        }
+    }
+
+    /// Ends the answer, and says what it cost.
+    pub(crate) fn interrupt(mut self) -> Cost {
+        self.close()
     }
 
     fn token(&mut self, id: TokenId) -> String {
@@ -350,9 +364,13 @@ impl Generation {
     }
 
     fn end(&mut self, ended: Ended) -> Piece {
+        Piece::End(ended, self.close())
+    }
+
+    fn close(&mut self) -> Cost {
         self.ring = None;
         self.cost.total = self.started.elapsed();
         self.metrics.end_to_end.observe(self.cost.total.as_secs_f64());
-        Piece::End(ended, self.cost)
+        self.cost
     }
 }

@@ -7,26 +7,51 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::api::fields::Fields;
-use crate::generate::{self, Ended};
+use crate::generate;
 use crate::http::reply::Refusal;
 
-/// Fields that would change the answer and that nothing here does yet, with the values that change nothing.
-const UNSUPPORTED: [(&str, ChangesNothing); 11] = [
-    ("tools", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("tool_choice", |v| v == "none" || v == "auto"),
-    ("functions", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("response_format", |v| v["type"] == "text"),
-    ("logprobs", |v| v == false),
-    ("top_logprobs", |v| v == 0),
-    ("n", |v| v == 1),
-    ("ignore_eos", |v| v == false),
-    ("min_tokens", |v| v == 0),
-    ("stop_token_ids", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("chat_template_kwargs", |v| v.as_object().is_some_and(serde_json::Map::is_empty)),
+/// Fields that would change the answer and that nothing here does yet.
+const UNSUPPORTED: [&str; 25] = [
+    "audio",
+    "best_of",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "echo",
+    "function_call",
+    "functions",
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "ignore_eos",
+    "logprobs",
+    "min_tokens",
+    "modalities",
+    "n",
+    "prompt_logprobs",
+    "reasoning_effort",
+    "response_format",
+    "stop_token_ids",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
 ];
 
-/// Whether a field's value is the one that changes nothing.
-type ChangesNothing = fn(&Value) -> bool;
+/// Whether a value of such a field leaves the answer as it is.
+fn changes_nothing(field: &str, value: &Value) -> bool {
+    let is_empty = value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(serde_json::Map::is_empty);
+    match field {
+        "n" | "best_of" => value == 1,
+        "tool_choice" | "function_call" => value == "none" || value == "auto",
+        "response_format" => value.get("type").is_some_and(|kind| kind == "text"),
+        "modalities" => value.as_array().is_some_and(|list| list.iter().all(|kind| kind == "text")),
+        "top_logprobs" | "min_tokens" => value == 0,
+        _ => is_empty || value == false,
+    }
+}
 
 /// A parsed request, but for the model's own sampling defaults.
 pub(super) struct ChatRequest {
@@ -54,8 +79,8 @@ struct Asked {
 
 impl ChatRequest {
     pub(super) fn parse(fields: &Fields) -> Result<Self, Refusal> {
-        for (field, changes_nothing) in UNSUPPORTED {
-            if fields.get(field).is_some_and(|value| !changes_nothing(value)) {
+        for field in UNSUPPORTED {
+            if fields.get(field).is_some_and(|value| !changes_nothing(field, value)) {
                 let sentence =
                     format!("`{field}` is not supported yet with this value; leave it out");
                 let refusal =
@@ -182,7 +207,11 @@ fn content(value: Option<&Value>) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Array(parts) => parts
             .iter()
-            .map(|part| part.get("text").and_then(Value::as_str).filter(|_| part["type"] == "text"))
+            .map(|part| {
+                part.get("text")
+                    .and_then(Value::as_str)
+                    .filter(|_| part.get("type").is_some_and(|kind| kind == "text"))
+            })
             .collect(),
         _ => None,
     }
@@ -196,12 +225,16 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// A chunk with one choice.
-    pub(super) fn chunk(&self, delta: &Value, finish: Option<&str>) -> Value {
-        json!({
+    /// A chunk with one choice. Where the last chunk will carry the usage, the others say that they do not.
+    pub(super) fn chunk(&self, delta: &Value, finish: Option<&str>, has_usage: bool) -> Value {
+        let mut chunk = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
             "choices": [{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }],
-        })
+        });
+        if let Some(object) = chunk.as_object_mut().filter(|_| has_usage) {
+            object.insert("usage".into(), Value::Null);
+        }
+        chunk
     }
 
     /// The chunk that carries the usage, without a choice.
@@ -224,13 +257,5 @@ impl Head {
             }],
             "usage": usage,
         })
-    }
-}
-
-/// OpenAI's word for an end; an unloaded model cut the answer short.
-pub(super) fn finish_reason(ended: &Ended) -> &'static str {
-    match ended {
-        Ended::Stop => "stop",
-        Ended::Length | Ended::Cancelled | Ended::Error(_) => "length",
     }
 }

@@ -1,6 +1,7 @@
 //! The chat page's generation: parse, stream, cancel, clear.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hadal_engine::Sampling;
 use hadal_engine::text::{Message, Role};
@@ -30,16 +31,17 @@ struct GenerateRequest {
 }
 
 impl GenerateRequest {
-    fn parse(app: &App, fields: &Fields) -> Result<Self, Refusal> {
+    async fn parse(app: &Arc<App>, fields: &Fields) -> Result<Self, Refusal> {
         let is_older = fields.get("prompt").is_some() || fields.get("checkpoint_path").is_some();
         if is_older && fields.get("message").is_some() {
             return Err(Refusal::malformed(
-                "`message` and `prompt` together: one of them is wanted",
+                "`message` goes with `model`, `prompt` with `checkpoint_path`: one form is wanted",
             ));
         }
         let (model, prompt, form) = if is_older {
             let prompt = Prompt::Raw(fields.required_text("prompt")?.to_owned());
-            (older::name_of(app, fields.text("checkpoint_path")?)?, prompt, Form::Older)
+            let model = older::name_of(app, fields.text("checkpoint_path")?).await?;
+            (model, prompt, Form::Older)
         } else {
             let model = app.models.resolve(fields.text("model")?).to_owned();
             (model, Prompt::Chat(conversation(fields)?), Form::Current)
@@ -106,13 +108,13 @@ fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
 /// `POST /api/generate`.
 pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Reply, Refusal> {
     let fields = Fields(body::json_object(request, &app.limits).await?);
-    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields)?;
-    let found = app.models.find(&model).await?;
+    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields).await?;
     let cancel = Cancel::default();
     // What is decided now has a status of its own; what comes later is an event.
     let beginning = match app.models.lease_if_loaded(&model) {
         None => {
-            app.models.check(&found).await?;
+            let found = app.models.find(&model).await?;
+            app.models.check_memory(&found).await?;
             Beginning::Load(ask)
         }
         Some(lease) => {
@@ -120,7 +122,7 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
         }
     };
     let task = Generations::enter(app, form, cancel.clone());
-    let (events, reply) = sse::open();
+    let (events, reply) = sse::open(app.limits.idle_timeout);
     let reply = with_header(reply, HeaderName::from_static("x-task-id"), &task.id);
     let stream = Stream { app: Arc::clone(app), model, form, events, cancel, task };
     tokio::spawn(async move {
@@ -141,7 +143,7 @@ fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
 /// 429.
 pub(crate) fn busy(sentence: String) -> Refusal {
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", sentence)
-        .retry_after(std::time::Duration::from_secs(1))
+        .retry_after(Duration::from_secs(1))
 }
 
 /// `POST /api/generate/cancel`.
