@@ -143,7 +143,11 @@ impl Models {
 
     /// Whether there is memory for the model; a loaded one has it. What else is wrong with it, loading tells.
     pub(crate) async fn check_memory(self: &Arc<Self>, found: &Found) -> Result<(), Problem> {
-        let has_memory = matches!(self.state(&found.name), State::Loaded(_) | State::Loading(_));
+        // One that is being unloaded still holds what it is about to give back.
+        let has_memory = matches!(
+            self.state(&found.name),
+            State::Loaded(_) | State::Loading(_) | State::Unloading
+        );
         if has_memory || found.summary.is_err() {
             return Ok(());
         }
@@ -156,8 +160,18 @@ impl Models {
         }
     }
 
-    /// Starts loading a model unless it is loaded or loading; all who ask share one load.
-    pub(crate) fn start_loading(self: &Arc<Self>, found: &Found) {
+    /// Starts loading a model and does not wait. One that is being unloaded is loaded after that.
+    pub(crate) fn load(self: &Arc<Self>, found: &Found) {
+        self.start_loading(found);
+        if matches!(self.state(&found.name), State::Unloading) {
+            let (models, name) = (Arc::clone(self), found.name.clone());
+            // Who asked hears of the end from the status.
+            tokio::spawn(async move { drop(models.lease(&name).await) });
+        }
+    }
+
+    /// Starts loading a model unless somebody else has; all who ask share one load.
+    fn start_loading(self: &Arc<Self>, found: &Found) {
         let slot = self.slot(&found.name);
         if !slot.begin() {
             return;

@@ -88,14 +88,13 @@ impl ChatRequest {
                 return Err(Refusal { field: Some(field.to_owned()), ..refusal });
             }
         }
-        let options = fields.get("stream_options").and_then(|options| options.get("include_usage"));
         let limit = |field| fields.integer(field, 1, 1 << 30);
         let max_tokens = limit("max_completion_tokens")?.or(limit("max_tokens")?);
         Ok(Self {
             model: fields.text("model")?.map(ToOwned::to_owned),
             messages: messages(fields)?,
             stream: fields.flag("stream")?.unwrap_or(false),
-            include_usage: options == Some(&Value::Bool(true)),
+            include_usage: include_usage(fields)?,
             // The context is the bound when none is asked for; the engine cuts to it.
             max_tokens: max_tokens.and_then(|max| u32::try_from(max).ok()).unwrap_or(u32::MAX),
             stops: fields.stops()?,
@@ -144,6 +143,20 @@ impl Asked {
             seed: seed.map(|seed| seed as u64),
             biases: biases(fields)?,
         })
+    }
+}
+
+/// `stream_options.include_usage`: whether a last chunk says what the answer cost.
+fn include_usage(fields: &Fields) -> Result<bool, Refusal> {
+    let wrong = || {
+        let sentence = "`stream_options` is not `{\"include_usage\": true}` or `false`";
+        Refusal::field("stream_options", sentence)
+    };
+    let Some(options) = fields.get("stream_options") else { return Ok(false) };
+    match options.as_object().ok_or_else(wrong)?.get("include_usage") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(include)) => Ok(*include),
+        Some(_) => Err(wrong()),
     }
 }
 

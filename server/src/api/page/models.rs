@@ -181,7 +181,7 @@ pub(super) async fn begin_loading(app: &Arc<App>, name: &str) -> Result<Reply, R
     let is_loaded = app.models.lease_if_loaded(name).is_some();
     if !is_loaded {
         app.models.check_memory(&found).await?;
-        app.models.start_loading(&found);
+        app.models.load(&found);
     }
     let status = if is_loaded { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(json(status, &status_body(app, &found)))
