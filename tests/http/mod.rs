@@ -6,3 +6,4 @@ mod limits;
 mod models;
 mod openai;
 mod page;
+mod reluctant;
