@@ -1,6 +1,8 @@
 //! The HTTP contract through real sockets.
 
 mod demo;
+mod ends;
+mod fields;
 mod generate;
 mod limits;
 mod models;

@@ -11,9 +11,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(300);
 /// Longer than any test takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// More text than any socket's buffers hold.
 fn flood() -> Vec<Act> {
@@ -198,6 +198,7 @@ async fn who_leaves_while_a_model_loads_never_reaches_it() {
     let call = Call::new("POST", "/api/generate").json(&json!({ "message": "x" }));
     let mut stream = call.open(server.address).await;
     read_until(&mut stream, ": loading").await;
+    eventually("the load begins", || server.script.loads.load(Ordering::SeqCst) == 1).await;
     drop(stream);
     let mut other = call.open(server.address).await;
     let head = read_until(&mut other, ": loading").await;
