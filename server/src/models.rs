@@ -183,7 +183,7 @@ impl Models {
             return guard.end(Err(Problem::Unusable(sentence)));
         }
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
-        tokio::task::spawn_blocking(move || {
+        let load = move || {
             tracing::info!("loading `{name}`");
             let mut progress = |progress| slot.progress(progress);
             let result = loader.load(&source, &mut progress, Arc::new(StatsCell::default()));
@@ -192,7 +192,13 @@ impl Models {
                 tracing::warn!("{}", problem.sentence());
             }
             guard.end(result);
-        });
+        };
+        // Not one of the runtime's threads: a server that stops must not wait for a load that takes minutes. One that
+        // cannot start drops the guard, which fails the load.
+        let thread = std::thread::Builder::new().name("hadal-load".to_owned()).spawn(load);
+        if let Err(error) = thread {
+            tracing::error!("cannot start a thread to load a model: {error}");
+        }
     }
 
     /// The loaded model, loading it first when it is not; it stays while the lease lives.

@@ -1,10 +1,10 @@
 //! Ends that are not the answer's own: a server that stops, a model that is lost or taken away, a load that fails.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hadal_tests::client::{Call, read_to_end, read_until};
-use hadal_tests::scripted::{Act, Gate, Script};
+use hadal_tests::scripted::{Act, Gate, PATIENCE, Script};
 use hadal_tests::server::{Server, Setup, copy_model, eventually};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -154,4 +154,21 @@ async fn each_cancel_ends_only_its_own_form() {
     let rest = String::from_utf8(read_to_end(&mut stream).await).unwrap();
     assert!(rest.contains("\"type\":\"cancelled\""), "{rest}");
     assert_eq!(server.post("/api/cancel", &task).await.status, 404);
+}
+
+#[test]
+fn a_server_that_stops_does_not_wait_for_a_load() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let script = Script { loading: Some(Gate::default()), ..Script::default() };
+    runtime.block_on(async {
+        let mut server = Server::scripted(script).await;
+        server.post("/api/models/sft/demo/load", &json!({})).await;
+        let script = std::sync::Arc::clone(&server.script);
+        eventually("the load begins", || script.loads.load(Ordering::SeqCst) == 1).await;
+        server.stop();
+        server.stopped().await;
+    });
+    let began = Instant::now();
+    drop(runtime);
+    assert!(began.elapsed() < PATIENCE / 2, "the process could not have ended");
 }

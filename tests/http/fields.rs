@@ -31,6 +31,13 @@ async fn a_refusal_names_field_value_and_range() {
         ("temperature", json!(7), "`temperature` is 7, wanted a number from 0 to 5"),
         ("top_p", json!(0), "`top_p` is 0, wanted a number above 0, up to 1"),
         ("seed", json!(-1), "`seed` is -1, wanted a whole number from 0 to 18446744073709551615"),
+        (
+            "history",
+            json!([{ "role": "user", "content": "x" }, { "role": "robot" }]),
+            "`history[1].role` is \"robot\", wanted system, user or assistant",
+        ),
+        ("history", json!([{ "role": "user" }]), "`history[0].content` is null, wanted a string"),
+        ("history", json!(["x"]), "`history[0].role` is null, wanted system, user or assistant"),
         ("do_sample", json!("no"), "`do_sample` is \"no\", wanted true or false"),
     ] {
         let mut body = json!({ "message": "x" });

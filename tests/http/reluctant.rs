@@ -3,10 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hadal_server::HttpLimits;
 use hadal_tests::client::{Call, parse, read_to_end, read_until};
 use hadal_tests::scripted::{Act, Gate, Script};
 use hadal_tests::server::{Server, Setup, eventually};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -19,6 +24,11 @@ const LONG: Duration = Duration::from_mins(1);
 fn flood() -> Vec<Act> {
     let words: &'static str = "many words ".repeat(100).leak();
     vec![Act::Say(words); 2000]
+}
+
+/// One word, then nothing more.
+fn hanging() -> Vec<Act> {
+    vec![Act::Say("a"), Act::Wait(Gate::default())]
 }
 
 async fn flooding(http: HttpLimits) -> Server {
@@ -180,14 +190,39 @@ async fn a_reader_that_takes_nothing_is_given_up() {
 
 #[tokio::test]
 async fn who_leaves_before_a_whole_answer_frees_its_place() {
-    let acts = vec![Act::Say("a"), Act::Wait(Gate::default())];
-    let server = Server::scripted(Script { acts, ..Script::default() }).await;
+    let server = Server::scripted(Script { acts: hanging(), ..Script::default() }).await;
     server.load("sft/demo").await;
     let body = json!({ "messages": [{ "role": "user", "content": "x" }] });
     let stream = Call::new("POST", "/v1/chat/completions").json(&body).open(server.address).await;
     eventually("the request runs", || !server.script.seen.lock().unwrap().is_empty()).await;
     drop(stream);
     abandoned(&server).await;
+}
+
+#[tokio::test]
+async fn one_http2_stream_that_leaves_frees_its_place_and_no_other() {
+    let server = Server::scripted(Script { acts: hanging(), ..Script::default() }).await;
+    server.load("sft/demo").await;
+    let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let ask = async |mut sender: http2::SendRequest<Full<Bytes>>| {
+        let request = Request::post(format!("http://{}/api/generate", server.address))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from_static(b"{\"message\": \"x\"}")))
+            .unwrap();
+        sender.send_request(request).await.unwrap()
+    };
+    let (leaving, mut staying) = (ask(sender.clone()).await, ask(sender.clone()).await);
+    drop(leaving);
+    abandoned(&server).await;
+    let task = json!({ "task_id": staying.headers()["x-task-id"].to_str().unwrap() });
+    assert_eq!(server.post("/api/generate/cancel", &task).await.status, 200);
+    let mut text = String::new();
+    while let Some(frame) = staying.body_mut().frame().await {
+        text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+    }
+    assert!(text.contains("\"finish_reason\":\"cancelled\""), "{text}");
 }
 
 #[tokio::test]
@@ -213,8 +248,7 @@ async fn who_leaves_while_a_model_loads_never_reaches_it() {
 
 #[tokio::test]
 async fn an_unload_goes_on_when_its_client_leaves() {
-    let acts = vec![Act::Say("a"), Act::Wait(Gate::default())];
-    let server = Server::scripted(Script { acts, ..Script::default() }).await;
+    let server = Server::scripted(Script { acts: hanging(), ..Script::default() }).await;
     server.load("sft/demo").await;
     let call = Call::new("POST", "/api/generate").json(&json!({ "message": "x" }));
     let mut running = call.open(server.address).await;

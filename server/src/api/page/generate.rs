@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::older;
 use super::stream::{Beginning, Stream};
-use crate::api::fields::Fields;
+use crate::api::fields::{Fields, wrong};
 use crate::app::App;
 use crate::generate::{self, Ask, Cancel, Generation, NotBegun, Prompt};
 use crate::generations::{Form, Generations};
@@ -53,33 +53,37 @@ impl GenerateRequest {
 }
 
 fn conversation(fields: &Fields) -> Result<Vec<Message>, Refusal> {
-    let wrong =
-        |at: usize, what: &str| Refusal::field("history", format!("`history[{at}]` {what}"));
-    let mut messages = Vec::new();
-    let history = match fields.get("history") {
-        None => &[],
-        Some(Value::Array(history)) if history.len() <= HISTORY_MAX => history.as_slice(),
-        Some(_) => {
-            let sentence = format!("`history` is no list of at most {HISTORY_MAX} messages");
-            return Err(Refusal::field("history", sentence));
+    let mut messages = match fields.get("history") {
+        None => Vec::new(),
+        Some(Value::Array(history)) if history.len() <= HISTORY_MAX => {
+            history.iter().enumerate().map(message).collect::<Result<_, _>>()?
+        }
+        Some(other) => {
+            let want = format!("a list of at most {HISTORY_MAX} messages");
+            return Err(wrong("history", other, &want));
         }
     };
-    for (at, entry) in history.iter().enumerate() {
-        let role = match entry.get("role").and_then(Value::as_str) {
-            Some("system") => Role::System,
-            Some("user") => Role::User,
-            Some("assistant") => Role::Assistant,
-            _ => return Err(wrong(at, "has no `role` of system, user or assistant")),
-        };
-        let content = entry
-            .get("content")
-            .and_then(Value::as_str)
-            .ok_or_else(|| wrong(at, "has no text `content`"))?;
-        messages.push(Message { role, content: content.to_owned() });
-    }
-    messages
-        .push(Message { role: Role::User, content: fields.required_text("message")?.to_owned() });
+    let content = fields.required_text("message")?.to_owned();
+    messages.push(Message { role: Role::User, content });
     Ok(messages)
+}
+
+/// An earlier message.
+fn message((at, entry): (usize, &Value)) -> Result<Message, Refusal> {
+    let part = |name| entry.get(name).unwrap_or(&Value::Null);
+    let role = match part("role").as_str() {
+        Some("system") => Role::System,
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        _ => {
+            let field = format!("history[{at}].role");
+            return Err(wrong(&field, part("role"), "system, user or assistant"));
+        }
+    };
+    match part("content").as_str() {
+        Some(content) => Ok(Message { role, content: content.to_owned() }),
+        None => Err(wrong(&format!("history[{at}].content"), part("content"), "a string")),
+    }
 }
 
 fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
