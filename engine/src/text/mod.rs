@@ -5,7 +5,9 @@
 //! rendering, control tokens are recognised only where no mark stands before them.
 
 mod detokenizer;
+mod jinja;
 mod marks;
+mod runner;
 pub mod stop;
 mod template;
 mod tokenizer;
@@ -97,7 +99,7 @@ impl Text {
         let marked: Vec<Message> =
             messages.iter().map(|message| marks::mark(&self.tokenizer, message)).collect();
         let rendered = match &self.template {
-            Some(template) => template.render(&marked)?,
+            Some(template) => template.render(marked)?,
             None => plain_turns(&marked),
         };
         self.encode_marked(&rendered)
