@@ -223,3 +223,154 @@ fn combine(
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::cpu::testing::{
+        Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, ways,
+    };
+    use crate::backend::cpu::{Routing, Weight};
+    use crate::backend::{Backend, ExpertWeights, RouteRule, Scoring};
+    use crate::quant::DType;
+
+    const E: usize = 12;
+    const K: usize = 4;
+    const D: usize = 100;
+    const M: usize = 65;
+
+    struct Layer {
+        gate: Vec<Matrix>,
+        up: Vec<Matrix>,
+        down: Vec<Matrix>,
+    }
+
+    impl Layer {
+        fn seeded(dtype: DType) -> Self {
+            let all = |seed: u64, n_out, dim| {
+                (0..E as u64).map(|e| matrix(seed + e, dtype, n_out, dim)).collect()
+            };
+            Self { gate: all(100, M, D), up: all(200, M, D), down: all(300, D, M) }
+        }
+
+        fn weights(self) -> ExpertWeights<Weight> {
+            let taken = |all: Vec<Matrix>| all.into_iter().map(|m| m.weight).collect();
+            ExpertWeights { gate: taken(self.gate), up: taken(self.up), down: taken(self.down) }
+        }
+
+        /// One row's sum over its choices, in f64.
+        fn oracle(&self, x: &[f32], choices: &[(u32, f32)]) -> Vec<f64> {
+            let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
+            let mut y = vec![0.0; D];
+            for (expert, weight) in choices {
+                let e = *expert as usize;
+                let hidden: Vec<f64> = (0..M)
+                    .map(|i| {
+                        let gate = self.gate[e].dot(i, &x).value;
+                        gate / (1.0 + (-gate).exp()) * self.up[e].dot(i, &x).value
+                    })
+                    .collect();
+                for (i, y) in y.iter_mut().enumerate() {
+                    *y += f64::from(*weight) * self.down[e].dot(i, &hidden).value;
+                }
+            }
+            y
+        }
+    }
+
+    /// Choices of 33 rows: all different, all the same four experts, or one expert that everyone chose.
+    fn choices(skew: usize) -> Vec<(u32, f32)> {
+        let weights = numbers(77, 33 * K);
+        let expert = |row: usize, k: usize| match skew {
+            0 => (row * 5 + k * 3) % E,
+            1 => [9, 2, 11, 0][k],
+            _ if k == 0 => 7,
+            _ => (row + k * 2) % 7,
+        };
+        (0..33 * K).map(|i| (expert(i / K, i % K) as u32, weights[i] + 1.5)).collect()
+    }
+
+    fn routing_of(cpu: &mut crate::backend::cpu::Cpu, choices: &[(u32, f32)]) -> Routing {
+        let rule = RouteRule {
+            scoring: Scoring::Sigmoid,
+            n_routed_experts: E,
+            num_experts_per_tok: K,
+            n_group: 1,
+            topk_group: 1,
+            norm_topk_prob: false,
+            routed_scaling_factor: 1.0,
+        };
+        let mut routing = cpu.routing(40, &rule).unwrap();
+        for (i, (expert, weight)) in choices.iter().enumerate() {
+            routing.indices[i] = *expert;
+            routing.weights[i] = *weight;
+        }
+        routing
+    }
+
+    fn run(
+        way: Way,
+        threads: usize,
+        x: &[f32],
+        shared: Option<&[f32]>,
+        choices: &[(u32, f32)],
+        weights: &ExpertWeights<Weight>,
+    ) -> Vec<f32> {
+        let rows = choices.len() / K;
+        let mut cpu = backend(way, threads);
+        let routing = routing_of(&mut cpu, choices);
+        let (x, shared) = (cpu.vector(x).unwrap(), shared.map(|s| cpu.vector(s).unwrap()));
+        let mut y = cpu.vector(&vec![9.0; rows * D]).unwrap();
+        cpu.experts(&mut y, shared.as_ref(), &x, &routing, weights, rows);
+        y.clone()
+    }
+
+    #[test]
+    fn even_and_skewed_routings_agree_with_the_oracle() {
+        let (x, shared) = (numbers(1, 33 * D), numbers(2, 33 * D));
+        for dtype in [DType::F32, DType::Bf16] {
+            for skew in 0..3 {
+                let layer = Layer::seeded(dtype);
+                let choices = choices(skew);
+                let routed: Vec<f64> = x
+                    .chunks(D)
+                    .zip(choices.chunks(K))
+                    .flat_map(|(x, choices)| layer.oracle(x, choices))
+                    .collect();
+                let with_shared: Vec<f64> =
+                    routed.iter().zip(&shared).map(|(y, s)| y + f64::from(*s)).collect();
+                let weights = layer.weights();
+                for way in ways() {
+                    // Three products in a row of terms up to 100 in size: 2^-17 of that with pairs, less without.
+                    let bound = |_| 2e-2;
+                    let got = run(way, 2, &x, None, &choices, &weights);
+                    assert_close(&got, &routed, bound);
+                    let got = run(way, 2, &x, Some(&shared), &choices, &weights);
+                    assert_close(&got, &with_shared, bound);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_whatever_the_others_chose_and_on_any_threads() {
+        let x = numbers(1, 33 * D);
+        for dtype in [DType::F32, DType::Bf16] {
+            let weights = Layer::seeded(dtype).weights();
+            for way in ways() {
+                for skew in 0..3 {
+                    let choices = choices(skew);
+                    let alone: Vec<f32> = x
+                        .chunks(D)
+                        .zip(choices.chunks(K))
+                        .flat_map(|(x, choices)| run(way, 1, x, None, choices, &weights))
+                        .collect();
+                    for (threads, rows) in [(1, 33), (2, 33), (3, 33), (2, 2), (3, 5)] {
+                        let got =
+                            run(way, threads, &x[..rows * D], None, &choices[..rows * K], &weights);
+                        assert_same_bits(&got, &alone[..rows * D]);
+                    }
+                }
+            }
+        }
+    }
+}

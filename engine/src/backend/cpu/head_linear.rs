@@ -54,3 +54,98 @@ pub(super) fn value(
         dot_rows(isa, y, x, kv_b, head * block + shape.qk_nope_head_dim);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::Backend;
+    use crate::backend::HeadSide::{Key, Value};
+    use crate::backend::cpu::testing::{
+        EVEN, Matrix, ODD, Sum, Way, assert_close, assert_same_bits, backend, matrix, numbers,
+        product_error, ways,
+    };
+    use crate::backend::{HeadSide, MlaShape};
+    use crate::quant::DType;
+
+    /// Numbers a row takes in and gives out.
+    fn widths(side: HeadSide, shape: &MlaShape) -> (usize, usize) {
+        match side {
+            Key => (shape.n_head * shape.qk_head_dim(), shape.n_head * shape.kv_lora_rank),
+            Value => (shape.n_head * shape.kv_lora_rank, shape.n_head * shape.v_head_dim),
+        }
+    }
+
+    fn oracle(side: HeadSide, shape: &MlaShape, kv_b: &Matrix, x: &[f32]) -> Vec<Sum> {
+        let (n, v, c) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.kv_lora_rank);
+        let mut out = Vec::new();
+        for head in 0..shape.n_head {
+            let w = |i: usize, j: usize| kv_b.values[(head * (n + v) + i) * c + j];
+            let terms: Vec<Vec<f64>> = match side {
+                Key => (0..c)
+                    .map(|j| {
+                        let q = &x[head * shape.qk_head_dim()..];
+                        (0..n).map(|i| f64::from(q[i]) * w(i, j)).collect()
+                    })
+                    .collect(),
+                Value => (0..v)
+                    .map(|i| (0..c).map(|j| f64::from(x[head * c + j]) * w(n + i, j)).collect())
+                    .collect(),
+            };
+            out.extend(terms.iter().map(|terms| Sum {
+                value: terms.iter().sum(),
+                size: terms.iter().map(|term| term.abs()).sum(),
+            }));
+        }
+        out
+    }
+
+    fn run(
+        way: Way,
+        threads: usize,
+        side: HeadSide,
+        shape: &MlaShape,
+        kv_b: &Matrix,
+        rows: usize,
+    ) -> Vec<f32> {
+        let (x_width, y_width) = widths(side, shape);
+        let mut cpu = backend(way, threads);
+        let x = cpu.vector(&numbers(11, 6 * x_width)).unwrap();
+        let mut y = cpu.vector(&vec![9.0; 6 * y_width]).unwrap();
+        cpu.head_linear(&mut y, &x, &kv_b.weight, side, shape, 1..1 + rows);
+        y.clone()
+    }
+
+    #[test]
+    fn both_halves_agree_with_the_oracle_in_the_rows_given() {
+        for (shape, dtype) in [(ODD, DType::F32), (ODD, DType::Bf16), (EVEN, DType::Bf16)] {
+            let n_out = shape.n_head * (shape.qk_nope_head_dim + shape.v_head_dim);
+            let kv_b = matrix(3, dtype, n_out, shape.kv_lora_rank);
+            for (way, side) in ways().into_iter().flat_map(|way| [(way, Key), (way, Value)]) {
+                let (x_width, width) = widths(side, &shape);
+                let got = run(way, 2, side, &shape, &kv_b, 4);
+                let x = numbers(11, 6 * x_width);
+                let sums: Vec<Sum> = (1..5)
+                    .flat_map(|row| oracle(side, &shape, &kv_b, &x[row * x_width..]))
+                    .collect();
+                let want: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+                // The key half is one chain of `n` roundings a number.
+                let error = product_error(way, DType::F32, 16 * shape.qk_head_dim());
+                assert_close(&got[width..5 * width], &want, |i| error * sums[i].size);
+                assert!(got[..width].iter().chain(&got[5 * width..]).all(|y| *y == 9.0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_in_any_batch_on_any_threads() {
+        let n_out = EVEN.n_head * (EVEN.qk_nope_head_dim + EVEN.v_head_dim);
+        let kv_b = matrix(3, DType::Bf16, n_out, EVEN.kv_lora_rank);
+        for (way, side) in ways().into_iter().flat_map(|way| [(way, Key), (way, Value)]) {
+            let width = widths(side, &EVEN).1;
+            let all = run(way, 1, side, &EVEN, &kv_b, 5);
+            for (threads, rows) in [(1, 1), (2, 1), (2, 4), (3, 5)] {
+                let got = run(way, threads, side, &EVEN, &kv_b, rows);
+                assert_same_bits(&got[width..(1 + rows) * width], &all[width..(1 + rows) * width]);
+            }
+        }
+    }
+}

@@ -20,6 +20,8 @@ mod route;
 mod sample;
 mod simd;
 mod swiglu;
+#[cfg(test)]
+mod testing;
 
 pub use plan::Plan;
 pub use route::Routing;
@@ -286,5 +288,56 @@ impl Cpu {
             thread.prefill = mla_prefill::Scratch::new(shape);
             thread.sample = sample::Scratch::new(shape.vocab_size);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{EVEN, ODD, allocated, limits, scratch_shape, ways};
+    use super::*;
+    use crate::backend::Backend;
+
+    #[test]
+    fn scratch_takes_what_was_announced() {
+        for way in ways() {
+            for (threads, mla) in [(1, ODD), (3, EVEN)] {
+                let options = CpuOptions {
+                    threads: Some(threads),
+                    isa: Some(way.isa),
+                    activations: Some(way.activations),
+                };
+                let mut cpu = Cpu::new(&options).unwrap();
+                let shape = scratch_shape(mla);
+                let announced = cpu.scratch_bytes(&shape) as f64;
+                let taken = allocated(|| drop(cpu.reserve(&shape, &limits()).unwrap())) as f64;
+                let off = (taken - announced).abs() / taken;
+                assert!(off < 0.02, "{way:?}: announced {announced}, took {taken}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16] {
+            assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
+        }
+        for activations in [Activations::F32, Activations::Bf16] {
+            assert_eq!(Activations::parse(activations.name()).unwrap(), activations);
+        }
+        let error = Isa::parse("sse").unwrap_err().to_string();
+        assert_eq!(error, "`isa` is sse, wanted portable, avx2 or avx512");
+        let error = Activations::parse("fp8").unwrap_err().to_string();
+        assert_eq!(error, "`activations` is fp8, wanted f32 or bf16");
+    }
+
+    #[test]
+    fn the_defaults_follow_the_processor() {
+        let cpu = Cpu::new(&CpuOptions::default()).unwrap();
+        assert_eq!(cpu.isa(), Isa::best());
+        assert_eq!(
+            cpu.activations() == Activations::Bf16,
+            Isa::best() == Isa::Avx512Bf16,
+            "pairs where there is vdpbf16ps"
+        );
     }
 }

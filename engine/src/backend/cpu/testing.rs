@@ -1,0 +1,305 @@
+//! What the operations' tests share: seeded numbers, matrices at odd addresses, every way to run, and an f64 oracle
+//! that knows none of the code under test.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
+use crate::backend::{Backend, MlaShape, ScratchShape};
+use crate::checkpoint::{Bytes, Tensor};
+use crate::limits::Limits;
+use crate::quant::DType;
+use crate::step::{PAGE_TOKENS, PageId, Slot, Step, TokenId};
+
+/// Counts what each thread allocates, so that tests beside each other do not see one another.
+struct Counting;
+
+thread_local! {
+    static ALLOCATED_BYTES: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: hands everything to the system's allocator; the counter is a plain cell without a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED_BYTES.with(|bytes| bytes.set(bytes.get() + layout.size() as u64));
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED_BYTES.with(|bytes| bytes.set(bytes.get() + layout.size() as u64));
+        // SAFETY: the caller's promise. Zeroed by the system: pages nobody touches cost nothing.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes this thread allocates in `body`.
+pub(super) fn allocated(body: impl FnOnce()) -> u64 {
+    let before = ALLOCATED_BYTES.get();
+    body();
+    ALLOCATED_BYTES.get() - before
+}
+
+/// Numbers between -1 and 1 that `seed` decides.
+pub(super) fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def1;
+    let next = |_| {
+        // xorshift64 (Marsaglia 2003): not the hash that sampling uses.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(next).collect()
+}
+
+/// A matrix as the backend has it, and what its stored numbers are.
+pub(super) struct Matrix {
+    pub(super) weight: Weight,
+    pub(super) values: Vec<f64>,
+    pub(super) n_out: usize,
+    pub(super) dim: usize,
+}
+
+/// A seeded matrix, stored at an odd address: mapped tensors begin anywhere.
+pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matrix {
+    let (mut bytes, mut values) = (vec![0xff], Vec::new());
+    for x in numbers(seed, n_out * dim) {
+        let word = x.to_bits() >> 16;
+        match dtype {
+            DType::F32 => bytes.extend(x.to_le_bytes()),
+            DType::Bf16 => bytes.extend((word as u16).to_le_bytes()),
+        }
+        values.push(f64::from(if dtype == DType::F32 { x } else { f32::from_bits(word << 16) }));
+    }
+    let bytes = Bytes::owned(bytes.clone()).slice(1..bytes.len()).unwrap();
+    let tensor = Tensor { name: "test".into(), dtype, shape: vec![n_out, dim], bytes };
+    Matrix { weight: Weight::new(&tensor).unwrap(), values, n_out, dim }
+}
+
+/// A sum, and the sum of its terms' sizes: what rounding errors are relative to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sum {
+    pub(super) value: f64,
+    pub(super) size: f64,
+}
+
+impl Matrix {
+    /// Row `out` with one input.
+    pub(super) fn dot(&self, out: usize, x: &[f64]) -> Sum {
+        let mut sum = Sum { value: 0.0, size: 0.0 };
+        for (w, x) in self.values[out * self.dim..(out + 1) * self.dim].iter().zip(x) {
+            let term = w * x;
+            sum.value += term;
+            sum.size += term.abs();
+        }
+        sum
+    }
+
+    /// All rows with all inputs, `[rows, n_out]`.
+    pub(super) fn product(&self, x: &[f32]) -> Vec<Sum> {
+        let rows: Vec<f64> = x.iter().copied().map(f64::from).collect();
+        rows.chunks(self.dim).flat_map(|x| (0..self.n_out).map(|out| self.dot(out, x))).collect()
+    }
+}
+
+/// Largest error of a product of length `dim`, relative to its size. f32: each of sixteen lanes is a chain of `dim / 16`
+/// roundings, then a tree of four. Pairs leave out 2^-17 of each input, and `vdpbf16ps` adds twice as often.
+pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
+    let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
+    let pairs = way.activations == Activations::Bf16 && dtype == DType::Bf16;
+    roundings * 2f64.powi(-24) + if pairs { 2f64.powi(-17) } else { 0.0 }
+}
+
+/// Instructions and form of inputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub(super) isa: Isa,
+    pub(super) activations: Activations,
+}
+
+/// Everything this processor can run; what it cannot is said.
+pub(super) fn ways() -> Vec<Way> {
+    let mut ways = Vec::new();
+    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16] {
+        if !isa.is_available() {
+            eprintln!("skipped: no {}", isa.name());
+            continue;
+        }
+        ways.extend(
+            [Activations::F32, Activations::Bf16].map(|activations| Way { isa, activations }),
+        );
+    }
+    ways
+}
+
+/// A small attention: odd widths, and heads that fill no group.
+pub(super) const ODD: MlaShape = MlaShape {
+    n_head: 3,
+    qk_nope_head_dim: 17,
+    qk_rope_head_dim: 6,
+    v_head_dim: 33,
+    kv_lora_rank: 65,
+    softmax_scale: 0.4,
+};
+
+/// Multiples of sixteen, more heads than a group.
+pub(super) const EVEN: MlaShape = MlaShape {
+    n_head: 18,
+    qk_nope_head_dim: 32,
+    qk_rope_head_dim: 16,
+    v_head_dim: 16,
+    kv_lora_rank: 64,
+    softmax_scale: 0.3,
+};
+
+/// The largest sizes the tests ask for.
+pub(super) fn scratch_shape(mla: MlaShape) -> ScratchShape {
+    ScratchShape {
+        step_rows_max: 40,
+        sequences_max: 8,
+        context_tokens_max: 4096,
+        n_page: 256,
+        input_dim_max: 1024,
+        hidden_size: 200,
+        moe_intermediate_size: 70,
+        num_experts_per_tok: 4,
+        n_routed_experts: 12,
+        vocab_size: 6000,
+        mla,
+    }
+}
+
+/// Bounds that go with [`scratch_shape`].
+pub(super) fn limits() -> Limits {
+    Limits { step_rows_max: 40, sequences_max: 8, ..Limits::default() }
+}
+
+/// A backend with all its scratch.
+pub(super) fn backend_for(way: Way, threads: usize, mla: MlaShape) -> (Cpu, Plan) {
+    let options = CpuOptions {
+        threads: Some(threads),
+        isa: Some(way.isa),
+        activations: Some(way.activations),
+    };
+    let mut cpu = Cpu::new(&options).unwrap();
+    let plan = cpu.reserve(&scratch_shape(mla), &limits()).unwrap();
+    (cpu, plan)
+}
+
+/// [`backend_for`] where attention does not matter.
+pub(super) fn backend(way: Way, threads: usize) -> Cpu {
+    backend_for(way, threads, ODD).0
+}
+
+/// Holds every number to its oracle; says which is worst.
+#[track_caller]
+pub(super) fn assert_close(got: &[f32], want: &[f64], bound: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), want.len());
+    let off = |i: usize| (f64::from(got[i]) - want[i]).abs() / bound(i);
+    // NaN compares false with everything: look for what is not within its bound.
+    if let Some(first) = (0..got.len()).find(|i| off(*i).is_nan() || off(*i) > 1.0) {
+        let worst = (0..got.len()).map(off).fold(0.0, f64::max);
+        panic!(
+            "at {first}: got {}, want {}, bound {:e}; worst is {worst} bounds off",
+            got[first],
+            want[first],
+            bound(first)
+        );
+    }
+}
+
+/// The same bits, NaN included.
+#[track_caller]
+pub(super) fn assert_same_bits(got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len());
+    let differs = (0..got.len()).find(|i| got[*i].to_bits() != want[*i].to_bits());
+    if let Some(i) = differs {
+        panic!("at {i} of {}: {:e} and {:e} differ in bits", got.len(), got[i], want[i]);
+    }
+}
+
+/// One sequence of a step: what decides its numbers, tokens cached before this step, rows of this step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sequence {
+    pub(super) id: u64,
+    pub(super) before: usize,
+    pub(super) rows: usize,
+}
+
+impl Sequence {
+    pub(super) fn len(self) -> usize {
+        self.before + self.rows
+    }
+
+    /// `[len, c + r]`.
+    pub(super) fn latents(self, shape: &MlaShape) -> Vec<f32> {
+        numbers(self.id, self.len() * shape.latent_dim())
+    }
+
+    /// `[rows, width]` of some input; a row's numbers depend on its position alone.
+    pub(super) fn inputs(self, kind: u64, width: usize) -> Vec<f32> {
+        let seed = |position| (self.id * 31 + kind) * 100_000 + position as u64;
+        (self.before..self.len()).flat_map(|position| numbers(seed(position), width)).collect()
+    }
+}
+
+/// The step of some sequences, their pages in no order.
+pub(super) fn step(sequences: &[Sequence], n_decode: usize) -> Step {
+    let mut step = Step { n_decode, row_start: vec![0], page_start: vec![0], ..Step::default() };
+    let n_page: usize = sequences.iter().map(|s| s.len().div_ceil(PAGE_TOKENS)).sum();
+    for sequence in sequences {
+        let first = step.pages.len();
+        for _ in 0..sequence.len().div_ceil(PAGE_TOKENS) {
+            step.pages.push(PageId((n_page - step.pages.len()) as u32));
+        }
+        for position in sequence.before..sequence.len() {
+            step.tokens.push(TokenId(position as u32));
+            step.positions.push(position as u32);
+            step.slots.push(Slot::new(
+                step.pages[first + position / PAGE_TOKENS],
+                position % PAGE_TOKENS,
+            ));
+        }
+        step.row_start.push(step.tokens.len() as u32);
+        step.page_start.push(step.pages.len() as u32);
+        step.context_len.push(sequence.len() as u32);
+    }
+    step
+}
+
+/// The cache such a step reads: NaN wherever no sequence has a token, so that reading there shows.
+pub(super) fn cache(sequences: &[Sequence], step: &Step, shape: &MlaShape) -> Vec<f32> {
+    let width = shape.latent_dim();
+    let mut cache = vec![f32::NAN; (step.pages.len() + 1) * PAGE_TOKENS * width];
+    for (i, sequence) in sequences.iter().enumerate() {
+        let pages = &step.pages[step.page_start[i] as usize..];
+        for (position, latent) in sequence.latents(shape).chunks(width).enumerate() {
+            let slot = Slot::new(pages[position / PAGE_TOKENS], position % PAGE_TOKENS).index();
+            cache[slot * width..(slot + 1) * width].copy_from_slice(latent);
+        }
+    }
+    cache
+}
+
+/// `sum_u softmax(scores)[u] * values[u]`, all scores known.
+pub(super) fn attend(
+    scores: &[f64],
+    value: impl Fn(usize, usize) -> f64,
+    width: usize,
+) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    (0..width)
+        .map(|i| weights.iter().enumerate().map(|(u, w)| w * value(u, i)).sum::<f64>() / sum)
+        .collect()
+}
