@@ -71,6 +71,8 @@ pub struct Script {
     pub missing_bytes: Option<u64>,
     /// Loading fails after the check.
     pub fails_to_load: bool,
+    /// Loading panics: a bug in the engine.
+    pub panics_in_load: bool,
     /// Requests are taken from the queue only after this.
     pub queue: Option<Gate>,
     /// Requests that fit into the queue.
@@ -115,6 +117,7 @@ impl Loader for ScriptedLoader {
         if let Some(gate) = &script.loading {
             gate.pass(|| false);
         }
+        assert!(!script.panics_in_load, "scripted to panic");
         if script.fails_to_load {
             return Err(Error::Internal { message: "the script says so".into() });
         }

@@ -15,6 +15,8 @@ export class Models {
   #polling = new Set();
   #failure = "";
   #unreachable = false;
+  // By name: the parts of a row that change while a model loads.
+  #shown = new Map();
 
   constructor({ onChange, say }) {
     this.onChange = onChange;
@@ -114,9 +116,11 @@ export class Models {
   #merge(name, changes) {
     const entry = this.entries.get(name);
     if (!entry) return;
+    const goesOn = entry.status === "loading" && changes.status === "loading";
     if (changes.status && changes.status !== "error") entry.error = undefined;
     Object.assign(entry, changes, { name });
-    this.#draw();
+    if (goesOn) this.#drawProgress(entry);
+    else this.#draw();
   }
 
   #draw() {
@@ -136,6 +140,15 @@ export class Models {
     const bar = byId("model-progress");
     bar.hidden = !loading;
     if (loading) setProgress(bar, entry);
+  }
+
+  // In place: a list drawn anew several times a second would take buttons away from under the pointer.
+  #drawProgress(entry) {
+    this.#drawChip();
+    const shown = this.#shown.get(entry.name);
+    if (!shown?.bar) return this.#draw();
+    shown.state.textContent = percent(entry);
+    return setProgress(shown.bar, entry);
   }
 
   #drawList() {
@@ -176,7 +189,9 @@ export class Models {
     );
     const state = el("span", { class: "state", "data-status": status, text: status === "loading" ? percent(entry) : STATUS_WORDS[status] });
     const row = el("li", { class: chosen ? "model chosen" : "model" }, pick, el("div", { class: "side" }, state, this.#unloadButton(entry)));
-    if (status === "loading") row.append(setProgress(el("progress", { "aria-label": `Loading ${name}` }), entry));
+    const bar = status === "loading" ? setProgress(el("progress", { "aria-label": `Loading ${name}` }), entry) : null;
+    if (bar) row.append(bar);
+    this.#shown.set(name, { state, bar });
     const trouble = entry.problem || entry.error;
     if (trouble) row.append(el("p", { class: "trouble", text: trouble }));
     return row;

@@ -1,18 +1,19 @@
 //! The bridge between text and tokens: the only file that sees both.
 
-use std::ops::ControlFlow;
+mod ring;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_queue::ArrayQueue;
 use hadal_engine::text::stop::StopStrings;
 use hadal_engine::text::{Detokenizer, Encoded, Message};
-use hadal_engine::{Event, FinishReason, Refused, Request, Sampling, Sink, TokenId};
+use hadal_engine::{Event, FinishReason, Refused, Request, Sampling, TokenId};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
 use crate::models::Lease;
+use ring::Reader;
 
 /// Events that may wait for a reader; a sequence whose reader is further behind pauses.
 const EVENTS_MAX: usize = 1024;
@@ -99,66 +100,6 @@ impl Cancel {
     }
 }
 
-/// The ring between the model's thread and a reader, made before the first event.
-struct Ring {
-    /// One place more than tokens may take: for the last event.
-    events: ArrayQueue<Event>,
-    notify: Notify,
-    is_reader_gone: AtomicBool,
-    is_writer_gone: AtomicBool,
-}
-
-struct RingSink(Arc<Ring>);
-
-impl Sink for RingSink {
-    fn emit(&mut self, event: Event) -> ControlFlow<()> {
-        if self.is_closed() || self.0.events.push(event).is_err() {
-            return ControlFlow::Break(());
-        }
-        self.0.notify.notify_one();
-        ControlFlow::Continue(())
-    }
-
-    fn is_closed(&self) -> bool {
-        self.0.is_reader_gone.load(Ordering::Acquire)
-    }
-
-    fn has_room(&self) -> bool {
-        self.0.events.len() < EVENTS_MAX
-    }
-}
-
-impl Drop for RingSink {
-    fn drop(&mut self) {
-        self.0.is_writer_gone.store(true, Ordering::Release);
-        self.0.notify.notify_one();
-    }
-}
-
-/// The reading end; when it goes, the sequence ends.
-struct RingReader(Arc<Ring>);
-
-impl RingReader {
-    async fn next(&self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.0.events.pop() {
-                return Some(event);
-            }
-            if self.0.is_writer_gone.load(Ordering::Acquire) {
-                // What came between the look and the end.
-                return self.0.events.pop();
-            }
-            self.0.notify.notified().await;
-        }
-    }
-}
-
-impl Drop for RingReader {
-    fn drop(&mut self) {
-        self.0.is_reader_gone.store(true, Ordering::Release);
-    }
-}
-
 /// Why an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -208,18 +149,18 @@ pub(crate) enum Piece {
 
 /// A running answer. Dropping it frees its place within a step.
 pub(crate) struct Generation {
-    ring: Option<RingReader>,
+    ring: Option<Reader>,
     cancel: Cancel,
     detokenizer: Detokenizer,
     stops: StopStrings,
-    /// Text that was held back when the answer ended: shown before the end.
+    /// How it ended, while its last text is shown.
     ended: Option<Ended>,
     started: Instant,
     last_token: Option<Instant>,
     cost: Cost,
     metrics: Arc<Metrics>,
     // Last: the model must not be unloaded under the ring.
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Renders and encodes on a blocking thread, then queues.
@@ -245,12 +186,7 @@ pub(crate) async fn start(
             }));
         }
     };
-    let ring = Arc::new(Ring {
-        events: ArrayQueue::new(EVENTS_MAX + 1),
-        notify: Notify::new(),
-        is_reader_gone: AtomicBool::new(false),
-        is_writer_gone: AtomicBool::new(false),
-    });
+    let (sink, reader) = ring::ring(EVENTS_MAX);
     let cost = Cost { prompt_tokens: encoded.tokens.len(), ..Cost::default() };
     let mut stop_tokens: Vec<TokenId> =
         loaded.info.generation.eos_token_ids.iter().map(|id| TokenId(*id)).collect();
@@ -263,9 +199,8 @@ pub(crate) async fn start(
         sampling,
         max_tokens,
         stop_tokens,
-        sink: Box::new(RingSink(Arc::clone(&ring))),
+        sink: Box::new(sink),
     };
-    let reader = RingReader(ring);
     loaded.handle.submit(request).map_err(|refused| match refused {
         Refused::Busy { .. } => NotBegun::Busy(refused.to_string()),
         Refused::Invalid(error) => NotBegun::Invalid(error),
@@ -281,7 +216,7 @@ pub(crate) async fn start(
         last_token: None,
         cost,
         metrics,
-        _lease: lease,
+        lease,
     })
 }
 
@@ -302,7 +237,7 @@ impl Generation {
             let Some(ring) = &self.ring else { return self.end(Ended::Cancelled) };
             let event = tokio::select! {
                 biased;
-                ended = self.cancel.wait() => return self.end(ended),
+                ended = self.interrupted() => return self.end(ended),
                 event = ring.next() => event,
             };
             let text = match event {
@@ -315,6 +250,20 @@ impl Generation {
                 return Piece::Text(text);
             }
         }
+    }
+
+    /// Waits until somebody else ends the answer: a cancel, or a forced unload of its model.
+    pub(crate) async fn interrupted(&self) -> Ended {
+        tokio::select! {
+            biased;
+            ended = self.cancel.wait() => ended,
+            () = self.lease.revoked() => Ended::Cancelled,
+        }
+    }
+
+    /// Ends the answer, and says what it cost.
+    pub(crate) fn interrupt(mut self) -> Cost {
+        self.close()
     }
 
     fn token(&mut self, id: TokenId) -> String {
@@ -350,9 +299,13 @@ impl Generation {
     }
 
     fn end(&mut self, ended: Ended) -> Piece {
+        Piece::End(ended, self.close())
+    }
+
+    fn close(&mut self) -> Cost {
         self.ring = None;
         self.cost.total = self.started.elapsed();
         self.metrics.end_to_end.observe(self.cost.total.as_secs_f64());
-        Piece::End(ended, self.cost)
+        self.cost
     }
 }

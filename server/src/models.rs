@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use hadal_engine::ErrorKind;
 use hadal_engine::checkpoint::{self, Found, Source};
 
 pub use loader::{EngineLoader, Loaded, Loader, StatsCell};
 pub(crate) use slot::{Lease, State};
 
 use crate::app::EmbeddedFiles;
-use slot::Slot;
+use slot::{LoadGuard, Slot};
 
 /// The name of the model inside the binary.
 const EMBEDDED_NAME: &str = "sft/demo";
@@ -120,10 +121,14 @@ impl Models {
         Arc::clone(slots.entry(name.to_owned()).or_default())
     }
 
+    /// A model's place, if it was ever asked for: names from clients make none.
+    fn known_slot(&self, name: &str) -> Option<Arc<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// What a model is doing.
     pub(crate) fn state(&self, name: &str) -> State {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.get(name).map_or(State::NotLoaded, |slot| slot.state())
+        self.known_slot(name).map_or(State::NotLoaded, |slot| slot.state())
     }
 
     /// Loaded models with their names.
@@ -136,89 +141,126 @@ impl Models {
         slots.iter().filter_map(loaded).collect()
     }
 
-    /// Whether the model can be loaded now: its files are whole and the memory is there. A loaded one can.
-    pub(crate) async fn check(self: &Arc<Self>, found: &Found) -> Result<(), Problem> {
-        if let Err(reason) = &found.summary {
-            return Err(Problem::Unusable(format!(
-                "model `{}` cannot be served: {reason}",
-                found.name
-            )));
-        }
-        if matches!(self.state(&found.name), State::Loaded(_) | State::Loading(_)) {
+    /// Whether there is memory for the model; a loaded one has it. What else is wrong with it, loading tells.
+    pub(crate) async fn check_memory(self: &Arc<Self>, found: &Found) -> Result<(), Problem> {
+        // One that is being unloaded still holds what it is about to give back.
+        let has_memory = matches!(
+            self.state(&found.name),
+            State::Loaded(_) | State::Loading(_) | State::Unloading
+        );
+        if has_memory || found.summary.is_err() {
             return Ok(());
         }
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
-        let checked = tokio::task::spawn_blocking(move || loader.check(&source)).await;
-        match checked {
-            Ok(result) => result.map_err(|error| problem(&found.name, &error)),
-            Err(_) => Err(Problem::Unusable(format!("checking model `{}` failed", found.name))),
+        match tokio::task::spawn_blocking(move || loader.check(&source)).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::Memory => {
+                Err(problem(&found.name, &error))
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Starts loading a model unless it is loaded or loading; all who ask share one load.
-    pub(crate) fn start_loading(self: &Arc<Self>, found: &Found) {
+    /// Starts loading a model and does not wait. One that is being unloaded is loaded after that.
+    pub(crate) fn load(self: &Arc<Self>, found: &Found) {
+        self.start_loading(found);
+        if matches!(self.state(&found.name), State::Unloading) {
+            let (models, name) = (Arc::clone(self), found.name.clone());
+            // Who asked hears of the end from the status.
+            tokio::spawn(async move { drop(models.lease(&name).await) });
+        }
+    }
+
+    /// Starts loading a model unless somebody else has; all who ask share one load.
+    fn start_loading(self: &Arc<Self>, found: &Found) {
         let slot = self.slot(&found.name);
         if !slot.begin() {
             return;
         }
-        let (loader, source, name) =
-            (Arc::clone(&self.loader), self.source(found), found.name.clone());
-        let stats = Arc::new(StatsCell::default());
-        tokio::task::spawn_blocking(move || {
+        let guard = LoadGuard(Some(Arc::clone(&slot)));
+        let name = found.name.clone();
+        if let Err(reason) = &found.summary {
+            let sentence = format!("model `{name}` cannot be served: {reason}");
+            return guard.end(Err(Problem::Unusable(sentence)));
+        }
+        let (loader, source) = (Arc::clone(&self.loader), self.source(found));
+        let load = move || {
             tracing::info!("loading `{name}`");
             let mut progress = |progress| slot.progress(progress);
-            match loader.load(&source, &mut progress, stats) {
-                Ok(loaded) => slot.finish(loaded),
-                Err(error) => {
-                    let problem = problem(&name, &error);
-                    tracing::warn!("{}", problem.sentence());
-                    slot.fail(problem);
-                }
+            let result = loader.load(&source, &mut progress, Arc::new(StatsCell::default()));
+            let result = result.map_err(|error| problem(&name, &error));
+            if let Err(problem) = &result {
+                tracing::warn!("{}", problem.sentence());
             }
-        });
+            guard.end(result);
+        };
+        // Not one of the runtime's threads: a server that stops must not wait for a load that takes minutes. One that
+        // cannot start drops the guard, which fails the load.
+        let thread = std::thread::Builder::new().name("hadal-load".to_owned()).spawn(load);
+        if let Err(error) = thread {
+            tracing::error!("cannot start a thread to load a model: {error}");
+        }
     }
 
     /// The loaded model, loading it first when it is not; it stays while the lease lives.
     pub(crate) async fn lease(self: &Arc<Self>, name: &str) -> Result<Lease, Problem> {
+        /// A model that is unloaded or lost as soon as it is there is not loaded forever.
+        const LOADS_MAX: usize = 8;
+        if let Some(lease) = self.lease_if_loaded(name) {
+            return Ok(lease);
+        }
         let found = self.find(name).await?;
-        loop {
+        for _ in 0..LOADS_MAX {
+            self.start_loading(&found);
+            self.slot(name).settled().await?;
             if let Some(lease) = self.lease_if_loaded(name) {
                 return Ok(lease);
             }
-            self.start_loading(&found);
-            let slot = self.slot(name);
-            slot.settled().await?;
         }
+        Err(Problem::Unusable(format!("model `{name}` was unloaded each time it was loaded")))
     }
 
     /// The loaded model, when it is. One whose thread was lost is unloaded, so that the next request loads it anew.
-    pub(crate) fn lease_if_loaded(self: &Arc<Self>, name: &str) -> Option<Lease> {
-        let lease = self.slot(name).lease()?;
+    pub(crate) fn lease_if_loaded(&self, name: &str) -> Option<Lease> {
+        let slot = self.known_slot(name)?;
+        let lease = Arc::clone(&slot).lease()?;
         if lease.loaded().handle.is_alive() {
             return Some(lease);
         }
         drop(lease);
-        self.slot(name).discard_lost();
+        slot.discard_lost();
         None
     }
 
     /// Unloads: new requests wait for another load, running ones finish, or end now with `force`. Memory is given back
     /// when this returns. `false`: it was not loaded.
     pub(crate) async fn unload(&self, name: &str, force: bool) -> bool {
-        let slot = self.slot(name);
+        let Some(slot) = self.known_slot(name) else { return false };
         let Some(loaded) = slot.begin_unloading() else { return false };
-        if force {
-            let handle = loaded.handle.clone();
-            // Sends on a bounded channel, which may wait for a step to end.
-            let _ = tokio::task::spawn_blocking(move || handle.cancel_all()).await;
-        }
-        slot.unused().await;
-        if let Some(loaded) = Arc::into_inner(loaded) {
+        let name = name.to_owned();
+        // A task of its own: an unload that was begun is ended, whether or not the client waits for it.
+        let unloading = tokio::spawn(async move {
+            if force {
+                slot.revoke();
+            }
+            slot.unused().await;
+            let loaded = alone(loaded).await;
             let _ = tokio::task::spawn_blocking(move || loaded.end()).await;
-        }
-        slot.finish_unloading();
-        tracing::info!("unloaded `{name}`");
+            slot.finish_unloading();
+            tracing::info!("unloaded `{name}`");
+        });
+        let _ = unloading.await;
         true
+    }
+}
+
+/// The model without other owners: nobody uses it any more, but a status may be looking at it this very moment.
+async fn alone(mut loaded: Arc<Loaded>) -> Loaded {
+    loop {
+        match Arc::try_unwrap(loaded) {
+            Ok(loaded) => return loaded,
+            Err(shared) => loaded = shared,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -232,16 +274,22 @@ fn inside(files: EmbeddedFiles) -> Found {
         name: EMBEDDED_NAME.to_owned(),
         path: PathBuf::from(BUILTIN_PATH),
         size_bytes: weights.map(|(_, bytes)| bytes.len() as u64).sum(),
-        modified: SystemTime::UNIX_EPOCH,
+        modified: binary_modified(),
         format: "safetensors",
         summary: checkpoint::describe(&Source::Embedded(files)),
     }
 }
 
+/// When the binary was written.
+fn binary_modified() -> SystemTime {
+    let binary = std::env::current_exe().and_then(std::fs::metadata);
+    binary.and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 fn problem(name: &str, error: &hadal_engine::Error) -> Problem {
     let sentence = format!("model `{name}` cannot be loaded: {error}");
     match error.kind() {
-        hadal_engine::ErrorKind::Memory => Problem::Memory(sentence),
+        ErrorKind::Memory => Problem::Memory(sentence),
         _ => Problem::Unusable(sentence),
     }
 }

@@ -1,8 +1,11 @@
 //! The HTTP contract through real sockets.
 
 mod demo;
+mod ends;
+mod fields;
 mod generate;
 mod limits;
 mod models;
 mod openai;
 mod page;
+mod reluctant;

@@ -26,7 +26,7 @@ if (!BIN) {
       const page = await openPage(url);
       page.setDefaultTimeout(60_000);
       try {
-        await shows(page.locator("#model-chip"), "Loaded");
+        await page.locator("#model-chip[data-status=loaded]").waitFor();
         await body(page);
         assert.deepEqual(page.trouble, []);
       } finally {
@@ -71,7 +71,7 @@ if (!BIN) {
     const name = await other.locator(".name").innerText();
     await other.click();
     await shows(page.locator("#model-chip"), name);
-    await shows(page.locator("#model-chip"), "Loaded");
+    await page.locator("#model-chip[data-status=loaded]").waitFor();
     if (await page.locator("#models[open]").count()) await page.keyboard.press("Escape");
     await ask(page, "Count from 3 to 9.");
     await finished(page);

@@ -18,8 +18,10 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn wrong(field: &str, value: &Value, want: &str) -> Refusal {
-    Refusal::field(field, format!("`{field}` is {}, wanted {want}", shown(value)))
+/// 422 that names field, value and range.
+pub(crate) fn wrong(field: &str, value: &Value, want: &str) -> Refusal {
+    let root = field.split(['[', '.']).next().unwrap_or(field);
+    Refusal::field(root, format!("`{field}` is {}, wanted {want}", shown(value)))
 }
 
 impl Fields {

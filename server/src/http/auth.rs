@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
-use hyper::{StatusCode, Uri};
+use hyper::http::uri::Authority;
+use hyper::{Method, Request, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -43,13 +44,15 @@ impl Keys {
     ///
     /// # Errors
     /// 401 without a key, 403 from a foreign page.
-    pub(crate) fn check(
-        &self,
-        headers: &HeaderMap,
-        uri: &Uri,
-        is_open: bool,
-    ) -> Result<(), Refusal> {
-        self.check_browser(headers, uri)?;
+    pub(crate) fn check<B>(&self, request: &Request<B>, is_open: bool) -> Result<(), Refusal> {
+        let headers = request.headers();
+        let host = headers.get(HOST).and_then(|value| value.to_str().ok());
+        let host = host.or(request.uri().authority().map(Authority::as_str));
+        self.check_host(host)?;
+        // What only reads is of no use to a page that may not see the answer.
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            self.check_origin(headers, host)?;
+        }
         if is_open || self.hashes.is_empty() || self.has_key(headers) {
             return Ok(());
         }
@@ -64,34 +67,40 @@ impl Keys {
             scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
         });
         let plain = headers.get("x-api-key").and_then(|value| value.to_str().ok());
-        let Some(given) = bearer.or(plain).map(hash) else { return false };
         // Every key is compared, so that time does not tell which one was near.
-        self.hashes.iter().fold(false, |found, key| found | bool::from(key.ct_eq(&given)))
+        let opens = |given: &str| {
+            let given = hash(given);
+            self.hashes.iter().fold(false, |found, key| found | bool::from(key.ct_eq(&given)))
+        };
+        bearer.is_some_and(opens) || plain.is_some_and(opens)
     }
 
-    /// A page of another site must not use the reader's own server: neither by its origin, nor by a name of its own
-    /// that resolves to this machine.
-    fn check_browser(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
-        let host = headers
-            .get(HOST)
-            .and_then(|value| value.to_str().ok())
-            .or(uri.authority().map(hyper::http::uri::Authority::as_str));
-        if let Some(origin) = headers.get(ORIGIN) {
-            let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-            let own = origin.split_once("://").map(|(_, authority)| authority);
-            let is_own = own.is_some() && own == host.map(str::to_ascii_lowercase).as_deref();
-            if !is_own && self.allowed_origin(&origin).is_none() {
-                let sentence =
-                    "pages of this origin may not use this server; `--cors-origin` allows one";
-                return Err(Refusal::new(StatusCode::FORBIDDEN, "origin_not_allowed", sentence));
-            }
-        }
+    /// A page of another site must not use the reader's own server by a name of its own that resolves to this machine.
+    fn check_host(&self, host: Option<&str>) -> Result<(), Refusal> {
         let is_named = host.is_some_and(|host| !is_this_machine(host));
         if self.is_loopback.load(Ordering::Relaxed) && self.hashes.is_empty() && is_named {
             let sentence = "this host name is not this machine's: use localhost or an address";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "host_not_allowed", sentence));
         }
         Ok(())
+    }
+
+    /// Nor may it change anything here from where it is.
+    fn check_origin(&self, headers: &HeaderMap, host: Option<&str>) -> Result<(), Refusal> {
+        let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+        let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+        let own = origin.split_once("://").map(|(_, authority)| authority);
+        let is_own = own.is_some() && own == host.map(str::to_ascii_lowercase).as_deref();
+        if is_own || self.allowed_origin(&origin).is_some() {
+            return Ok(());
+        }
+        let sentence = "pages of this origin may not use this server; `--cors-origin` allows one";
+        Err(Refusal::new(StatusCode::FORBIDDEN, "origin_not_allowed", sentence))
+    }
+
+    /// Whether any page of another origin may read answers.
+    pub(crate) fn has_origins(&self) -> bool {
+        !self.origins.is_empty()
     }
 
     /// The origin as it is answered, when it is on the list.
@@ -119,14 +128,14 @@ fn is_this_machine(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
-        list.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-    }
-
-    fn check(keys: &Keys, list: &[(&'static str, &str)]) -> Option<u16> {
-        keys.check(&headers(list), &Uri::from_static("/"), false)
-            .err()
-            .map(|refusal| refusal.status.as_u16())
+    /// The status a POST with these headers is refused with.
+    fn check(keys: &Keys, list: &[(&str, &str)]) -> Option<u16> {
+        let mut request = Request::post("/").body(()).unwrap();
+        for (name, value) in list {
+            let name: hyper::header::HeaderName = name.parse().unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        keys.check(&request, false).err().map(|refusal| refusal.status.as_u16())
     }
 
     #[test]
@@ -134,28 +143,33 @@ mod tests {
         let keys = Keys::new(&["one".into(), "two".into()], Vec::new());
         assert_eq!(check(&keys, &[]), Some(401));
         assert_eq!(check(&keys, &[("authorization", "Bearer two")]), None);
+        assert_eq!(check(&keys, &[("authorization", "bearer  two ")]), None);
         assert_eq!(check(&keys, &[("x-api-key", "one")]), None);
+        assert_eq!(check(&keys, &[("authorization", "Bearer no"), ("x-api-key", "one")]), None);
         assert_eq!(check(&keys, &[("authorization", "Bearer on")]), Some(401));
         assert_eq!(check(&keys, &[("authorization", "Basic one")]), Some(401));
     }
 
     #[test]
-    fn foreign_pages_are_refused() {
+    fn foreign_pages_change_nothing() {
         let keys = Keys::new(&[], vec!["https://ok.example/".into()]);
+        let own = [("host", "127.0.0.1:5001"), ("origin", "http://127.0.0.1:5001")];
+        assert_eq!(check(&keys, &own), None);
+        let allowed = [("host", "localhost:5001"), ("origin", "https://ok.example")];
+        assert_eq!(check(&keys, &allowed), None);
+        let foreign = [("host", "localhost:5001"), ("origin", "https://evil.example")];
+        assert_eq!(check(&keys, &foreign), Some(403));
+        assert_eq!(check(&keys, &[("host", "localhost:5001"), ("origin", "null")]), Some(403));
+    }
+
+    #[test]
+    fn on_loopback_a_foreign_name_is_refused() {
+        let keys = Keys::new(&[], Vec::new());
+        assert_eq!(check(&keys, &[("host", "rebound.example:5001")]), None);
         keys.set_loopback(true);
-        assert_eq!(
-            check(&keys, &[("host", "127.0.0.1:5001"), ("origin", "http://127.0.0.1:5001")]),
-            None
-        );
-        assert_eq!(
-            check(&keys, &[("host", "localhost:5001"), ("origin", "https://ok.example")]),
-            None
-        );
-        assert_eq!(
-            check(&keys, &[("host", "localhost:5001"), ("origin", "https://evil.example")]),
-            Some(403)
-        );
         assert_eq!(check(&keys, &[("host", "rebound.example:5001")]), Some(403));
-        assert_eq!(check(&keys, &[("host", "[::1]:5001")]), None);
+        for host in ["localhost", "127.0.0.1:5001", "[::1]:5001", "192.168.0.7", "a.localhost:1"] {
+            assert_eq!(check(&keys, &[("host", host)]), None, "{host}");
+        }
     }
 }

@@ -6,6 +6,7 @@ mod deadline;
 pub(crate) mod reply;
 pub(crate) mod route;
 pub(crate) mod sse;
+mod target;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,7 +18,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::app::App;
 use deadline::{Phase, Timed};
@@ -65,18 +67,25 @@ pub async fn run(
         app.keys.set_loopback(address.ip().is_loopback());
     }
     let places = Arc::new(Semaphore::new(app.limits.connections));
+    let closing = watch::Sender::new(false);
+    let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
-        let accepted = tokio::select! {
+        let accepting = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            // Ended ones are forgotten as they end.
+            Some(_) = connections.join_next() => continue,
+            accepted = accepting => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                let app = Arc::clone(&app);
-                tokio::spawn(async move {
-                    serve_connection(stream, app).await;
+                let (app, closing) = (Arc::clone(&app), closing.subscribe());
+                connections.spawn(async move {
+                    serve_connection(stream, app, closing).await;
                     drop(place);
                 });
             }
@@ -87,27 +96,35 @@ pub async fn run(
             }
         }
     }
-    drain(&app, listener).await;
+    drop(listener);
+    drain(&app).await;
+    closing.send_replace(true);
+    // Last bytes leave; who never asked anything, or takes nothing, is not waited for.
+    let ending = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_BYTES, ending).await;
+    connections.shutdown().await;
     Ok(())
 }
 
+/// For the last event of an answer that was ended to leave.
+const LAST_WORD: Duration = Duration::from_secs(2);
+/// For what was answered to reach the socket.
+const LAST_BYTES: Duration = Duration::from_millis(500);
+
 /// Connections that exist get 503 for new requests; running answers finish, then are ended.
-async fn drain(app: &Arc<App>, listener: TcpListener) {
-    /// For the last event of an answer that was ended to leave.
-    const LAST_WORD: Duration = Duration::from_secs(2);
+async fn drain(app: &Arc<App>) {
     app.start_draining();
-    drop(listener);
     if tokio::time::timeout(app.drain_timeout, app.quiet()).await.is_err() {
         app.generations.cancel_all();
         let _ = tokio::time::timeout(LAST_WORD, app.quiet()).await;
     }
 }
 
-async fn serve_connection(stream: TcpStream, app: Arc<App>) {
+async fn serve_connection(stream: TcpStream, app: Arc<App>, mut closing: watch::Receiver<bool>) {
     // A token is a small packet that must not wait for the next one.
     let _ = stream.set_nodelay(true);
     let limits = app.limits;
-    let phase = Phase::new();
+    let phase = Phase::default();
     let io = TokioIo::new(Timed::new(stream, phase.clone(), limits));
     let service = service_fn(move |request| {
         let (app, busy) = (Arc::clone(&app), phase.request());
@@ -120,8 +137,17 @@ async fn serve_connection(stream: TcpStream, app: Arc<App>) {
         .header_read_timeout(None)
         .timer(hyper_util::rt::TokioTimer::new());
     builder.http2().max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let closed = async { drop(closing.wait_for(|is_closing| *is_closing).await) };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closed => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     // Errors here are a client's: it went away, or sent what is no HTTP and was told so.
-    if let Err(error) = builder.serve_connection(io, service).await {
+    if let Err(error) = ended {
         tracing::debug!("connection ended: {error}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -92,6 +92,10 @@ impl Refusal {
 
     /// Headers that every shape of this refusal carries.
     pub(crate) fn dressed(&self, reply: Reply) -> Reply {
+        let reply = match self.status {
+            StatusCode::UNAUTHORIZED => with_header(reply, WWW_AUTHENTICATE, "Bearer"),
+            _ => reply,
+        };
         match self.retry_after {
             Some(after) => with_header(reply, RETRY_AFTER, &after.as_secs().max(1).to_string()),
             None => reply,

@@ -22,11 +22,17 @@ pub(crate) enum State {
 pub(crate) struct Slot {
     state: watch::Sender<State>,
     users: watch::Sender<usize>,
+    /// Users are asked to let go: a forced unload.
+    is_revoked: watch::Sender<bool>,
 }
 
 impl Default for Slot {
     fn default() -> Self {
-        Self { state: watch::Sender::new(State::NotLoaded), users: watch::Sender::new(0) }
+        Self {
+            state: watch::Sender::new(State::NotLoaded),
+            users: watch::Sender::new(0),
+            is_revoked: watch::Sender::new(false),
+        }
     }
 }
 
@@ -50,11 +56,11 @@ impl Slot {
         self.state.send_replace(State::Loading(progress));
     }
 
-    pub(super) fn finish(&self, loaded: Loaded) {
+    fn finish(&self, loaded: Loaded) {
         self.state.send_replace(State::Loaded(Arc::new(loaded)));
     }
 
-    pub(super) fn fail(&self, problem: Problem) {
+    fn fail(&self, problem: Problem) {
         self.state.send_replace(State::Failed(problem));
     }
 
@@ -100,7 +106,13 @@ impl Slot {
         taken
     }
 
+    /// Asks all users to let go.
+    pub(super) fn revoke(&self) {
+        self.is_revoked.send_replace(true);
+    }
+
     pub(super) fn finish_unloading(&self) {
+        self.is_revoked.send_replace(false);
         self.state.send_replace(State::NotLoaded);
     }
 
@@ -134,6 +146,12 @@ impl Lease {
             None => unreachable!("taken by drop alone"),
         }
     }
+
+    /// Waits until the model is wanted back.
+    pub(crate) async fn revoked(&self) {
+        // The sender lives as long as the slot, so this cannot fail.
+        let _ = self.slot.is_revoked.subscribe().wait_for(|is_revoked| *is_revoked).await;
+    }
 }
 
 impl Drop for Lease {
@@ -141,5 +159,27 @@ impl Drop for Lease {
         // The model first: who waits for the count must find no other owner.
         self.loaded = None;
         self.slot.users.send_modify(|n| *n = n.saturating_sub(1));
+    }
+}
+
+/// A load that somebody has begun; whoever loses it without an end, a panic included, fails it.
+pub(super) struct LoadGuard(pub(super) Option<Arc<Slot>>);
+
+impl LoadGuard {
+    /// The load's end.
+    pub(super) fn end(mut self, result: Result<Loaded, Problem>) {
+        let Some(slot) = self.0.take() else { return };
+        match result {
+            Ok(loaded) => slot.finish(loaded),
+            Err(problem) => slot.fail(problem),
+        }
+    }
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.take() {
+            slot.fail(Problem::Unusable("loading the model failed: a bug in the engine".into()));
+        }
     }
 }

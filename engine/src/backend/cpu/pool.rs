@@ -1,21 +1,30 @@
 //! The compute pool: a fixed team of threads that runs one parallel loop at a time.
 //!
 //! A decode step of a small model is dozens of loops of a few microseconds, so a loop must start without a lock, an
-//! allocation or a system call while the team is warm: workers spin for a short while on a generation number and
-//! park only when nothing comes. The calling thread works too. Tasks are claimed by an atomic counter; which thread
-//! runs a task never changes its result.
+//! allocation or a system call while the team is warm: workers spin for a short while on the state word and park only
+//! when nothing comes. The calling thread works too, and waits only for workers that have entered the loop: one that
+//! the system has put aside on a busy machine is not missed. Tasks are claimed by an atomic counter; which thread runs
+//! a task never changes its result.
 
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
 use crate::error::{Error, Result};
 
-/// Looks at the generation number before a worker parks: some tens of microseconds.
-const SPINS: u32 = 4_000;
+/// Looks at the state before a worker parks: some tens of microseconds.
+const SPINS: u32 = 2_000;
+
+/// Looks of the caller at workers that are still busy, before it lets others have the processor.
+const PATIENCE: u32 = 4_000;
+
+/// The state word: a loop's number, whether workers may still enter it, and how many have.
+const OPEN: u64 = 1 << 16;
+const ENTERED: u64 = OPEN - 1;
+const NUMBER: u64 = 1 << 17;
 
 /// A loop of less work runs on the calling thread: some microseconds, which is what handing it out costs.
 const WORK_MIN: usize = 1 << 16;
@@ -30,21 +39,22 @@ struct Job {
 
 /// What caller and workers share.
 struct Shared {
-    /// Counts the loops handed out; a new number is the signal to look at `job`.
-    generation: AtomicUsize,
+    /// The present loop: number, open or not, workers that entered.
+    state: AtomicU64,
+    /// Workers that have left the present loop.
+    left: AtomicU64,
     /// The next task to claim.
     next: AtomicUsize,
-    /// Workers that have not finished the current generation.
-    busy: AtomicUsize,
     stop: AtomicBool,
     job: std::cell::UnsafeCell<Option<Job>>,
+    has_panic: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is written by the caller only while no worker is busy, and read by workers only after they saw the
-// generation number that was stored after it (release, acquire).
+// SAFETY: `job` is written by the caller only while the last loop is closed and all who entered it have left, and read
+// by workers only after they entered the loop that was opened after the write (release, acquire).
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer inside `job` is to a `Sync` closure that outlives the generation it belongs to.
+// SAFETY: the pointer inside `job` is to a `Sync` closure that outlives the loop it belongs to.
 unsafe impl Send for Shared {}
 
 /// A fixed team of threads, the caller included.
@@ -67,11 +77,12 @@ impl Pool {
             });
         }
         let shared = Arc::new(Shared {
-            generation: AtomicUsize::new(0),
+            state: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             job: std::cell::UnsafeCell::new(None),
+            has_panic: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
         let mut pool = Self { shared, workers: Vec::with_capacity(threads - 1) };
@@ -117,17 +128,25 @@ impl Pool {
         }
         let job = Job { call: call::<F>, body: std::ptr::from_ref(&body).cast(), n_task };
         let shared = &*self.shared;
-        // SAFETY: `&mut self`, and `busy` is zero since the last `run` returned: no worker looks at `job`.
+        // SAFETY: `&mut self`, and the last `run` returned after it had closed its loop and all had left it.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.generation.fetch_add(1, Ordering::Release);
-        self.workers.iter().for_each(|(thread, _)| thread.unpark());
+        shared.left.store(0, Ordering::Relaxed);
+        let number = (shared.state.load(Ordering::Relaxed) & !(NUMBER - 1)).wrapping_add(NUMBER);
+        shared.state.store(number | OPEN, Ordering::Release);
+        self.workers.iter().take(n_task - 1).for_each(|(thread, _)| thread.unpark());
         let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, 0)));
-        while shared.busy.load(Ordering::Acquire) > 0 {
-            std::hint::spin_loop();
+        let entered = shared.state.fetch_and(!OPEN, Ordering::AcqRel) & ENTERED;
+        let mut looks = 0;
+        while shared.left.load(Ordering::Acquire) < entered {
+            looks += 1;
+            if looks < PATIENCE { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        let other = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let other = if shared.has_panic.swap(false, Ordering::Acquire) {
+            shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
+        } else {
+            None
+        };
         if let Some(panic) = own.err().or(other) {
             resume_unwind(panic);
         }
@@ -257,7 +276,7 @@ unsafe impl<T: Send> Sync for Exclusive<T> {}
 /// # Safety
 /// `body` points to an `F` that lives until this returns.
 unsafe fn call<F: Fn(usize, usize) + Sync>(body: *const (), task: usize, thread: usize) {
-    // SAFETY: `body` points to the `F` of the `run` that is still on its stack, waiting for this generation.
+    // SAFETY: `body` points to the `F` of the `run` that is still on its stack, waiting for all who entered.
     unsafe { (*body.cast::<F>())(task, thread) }
 }
 
@@ -268,39 +287,49 @@ fn claim(shared: &Shared, job: Job, thread: usize) {
         if task >= job.n_task {
             return;
         }
-        // SAFETY: the caller of `run` waits until `busy` is zero, so the body is alive.
+        // SAFETY: the caller of `run` waits for all who entered, so the body is alive.
         unsafe { (job.call)(job.body, task, thread) };
     }
 }
 
-/// A worker's life: wait for a new generation, help, say so.
+/// A worker's life: enter a loop, help, leave.
 fn work(shared: &Shared, thread: usize) {
     let mut seen = 0;
-    loop {
-        seen = wait(shared, seen);
-        if shared.stop.load(Ordering::Acquire) {
-            return;
-        }
-        // SAFETY: written before the generation number that `wait` acquired, and kept until this worker is done.
+    while let Some(number) = enter(shared, seen) {
+        seen = number;
+        // SAFETY: written before the loop that `enter` entered was opened, and kept until this worker has left.
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| claim(shared, job, thread)))
         {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+            shared.has_panic.store(true, Ordering::Release);
         }
-        shared.busy.fetch_sub(1, Ordering::Release);
+        shared.left.fetch_add(1, Ordering::Release);
     }
 }
 
-/// Spins, then parks, until the generation is another than `seen`.
-fn wait(shared: &Shared, seen: usize) -> usize {
+/// Enters the next open loop with another number than `seen`; spins, then parks, until there is one. `None`: the pool
+/// is at its end.
+fn enter(shared: &Shared, seen: u64) -> Option<u64> {
     let mut spins = 0;
     loop {
-        let now = shared.generation.load(Ordering::Acquire);
-        if now != seen {
-            return now;
+        if shared.stop.load(Ordering::Acquire) {
+            return None;
         }
-        if spins < SPINS {
+        let state = shared.state.load(Ordering::Acquire);
+        let number = state & !(NUMBER - 1);
+        if number != seen && state & OPEN != 0 {
+            let entered = shared.state.compare_exchange_weak(
+                state,
+                state + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if entered.is_ok() {
+                return Some(number);
+            }
+        } else if spins < SPINS {
             spins += 1;
             std::hint::spin_loop();
         } else {
@@ -312,7 +341,6 @@ fn wait(shared: &Shared, seen: usize) -> usize {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.generation.fetch_add(1, Ordering::Release);
         for (thread, handle) in &mut self.workers {
             thread.unpark();
             if let Some(handle) = handle.take() {
@@ -322,3 +350,6 @@ impl Drop for Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

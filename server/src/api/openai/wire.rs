@@ -7,26 +7,51 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::api::fields::Fields;
-use crate::generate::{self, Ended};
+use crate::generate;
 use crate::http::reply::Refusal;
 
-/// Fields that would change the answer and that nothing here does yet, with the values that change nothing.
-const UNSUPPORTED: [(&str, ChangesNothing); 11] = [
-    ("tools", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("tool_choice", |v| v == "none" || v == "auto"),
-    ("functions", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("response_format", |v| v["type"] == "text"),
-    ("logprobs", |v| v == false),
-    ("top_logprobs", |v| v == 0),
-    ("n", |v| v == 1),
-    ("ignore_eos", |v| v == false),
-    ("min_tokens", |v| v == 0),
-    ("stop_token_ids", |v| v.as_array().is_some_and(Vec::is_empty)),
-    ("chat_template_kwargs", |v| v.as_object().is_some_and(serde_json::Map::is_empty)),
+/// Fields that would change the answer and that nothing here does yet.
+const UNSUPPORTED: [&str; 25] = [
+    "audio",
+    "best_of",
+    "chat_template",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "echo",
+    "function_call",
+    "functions",
+    "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "ignore_eos",
+    "logprobs",
+    "min_tokens",
+    "modalities",
+    "n",
+    "prompt_logprobs",
+    "reasoning_effort",
+    "response_format",
+    "stop_token_ids",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
 ];
 
-/// Whether a field's value is the one that changes nothing.
-type ChangesNothing = fn(&Value) -> bool;
+/// Whether a value of such a field leaves the answer as it is.
+fn changes_nothing(field: &str, value: &Value) -> bool {
+    let is_empty = value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(serde_json::Map::is_empty);
+    match field {
+        "n" | "best_of" => value == 1,
+        "tool_choice" | "function_call" => value == "none" || value == "auto",
+        "response_format" => value.get("type").is_some_and(|kind| kind == "text"),
+        "modalities" => value.as_array().is_some_and(|list| list.iter().all(|kind| kind == "text")),
+        "top_logprobs" | "min_tokens" => value == 0,
+        _ => is_empty || value == false,
+    }
+}
 
 /// A parsed request, but for the model's own sampling defaults.
 pub(super) struct ChatRequest {
@@ -54,8 +79,8 @@ struct Asked {
 
 impl ChatRequest {
     pub(super) fn parse(fields: &Fields) -> Result<Self, Refusal> {
-        for (field, changes_nothing) in UNSUPPORTED {
-            if fields.get(field).is_some_and(|value| !changes_nothing(value)) {
+        for field in UNSUPPORTED {
+            if fields.get(field).is_some_and(|value| !changes_nothing(field, value)) {
                 let sentence =
                     format!("`{field}` is not supported yet with this value; leave it out");
                 let refusal =
@@ -63,14 +88,13 @@ impl ChatRequest {
                 return Err(Refusal { field: Some(field.to_owned()), ..refusal });
             }
         }
-        let options = fields.get("stream_options").and_then(|options| options.get("include_usage"));
         let limit = |field| fields.integer(field, 1, 1 << 30);
         let max_tokens = limit("max_completion_tokens")?.or(limit("max_tokens")?);
         Ok(Self {
             model: fields.text("model")?.map(ToOwned::to_owned),
             messages: messages(fields)?,
             stream: fields.flag("stream")?.unwrap_or(false),
-            include_usage: options == Some(&Value::Bool(true)),
+            include_usage: include_usage(fields)?,
             // The context is the bound when none is asked for; the engine cuts to it.
             max_tokens: max_tokens.and_then(|max| u32::try_from(max).ok()).unwrap_or(u32::MAX),
             stops: fields.stops()?,
@@ -119,6 +143,20 @@ impl Asked {
             seed: seed.map(|seed| seed as u64),
             biases: biases(fields)?,
         })
+    }
+}
+
+/// `stream_options.include_usage`: whether a last chunk says what the answer cost.
+fn include_usage(fields: &Fields) -> Result<bool, Refusal> {
+    let wrong = || {
+        let sentence = "`stream_options` is not `{\"include_usage\": true}` or `false`";
+        Refusal::field("stream_options", sentence)
+    };
+    let Some(options) = fields.get("stream_options") else { return Ok(false) };
+    match options.as_object().ok_or_else(wrong)?.get("include_usage") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(include)) => Ok(*include),
+        Some(_) => Err(wrong()),
     }
 }
 
@@ -182,7 +220,11 @@ fn content(value: Option<&Value>) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Array(parts) => parts
             .iter()
-            .map(|part| part.get("text").and_then(Value::as_str).filter(|_| part["type"] == "text"))
+            .map(|part| {
+                part.get("text")
+                    .and_then(Value::as_str)
+                    .filter(|_| part.get("type").is_some_and(|kind| kind == "text"))
+            })
             .collect(),
         _ => None,
     }
@@ -196,12 +238,16 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// A chunk with one choice.
-    pub(super) fn chunk(&self, delta: &Value, finish: Option<&str>) -> Value {
-        json!({
+    /// A chunk with one choice. Where the last chunk will carry the usage, the others say that they do not.
+    pub(super) fn chunk(&self, delta: &Value, finish: Option<&str>, has_usage: bool) -> Value {
+        let mut chunk = json!({
             "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
             "choices": [{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }],
-        })
+        });
+        if let Some(object) = chunk.as_object_mut().filter(|_| has_usage) {
+            object.insert("usage".into(), Value::Null);
+        }
+        chunk
     }
 
     /// The chunk that carries the usage, without a choice.
@@ -224,13 +270,5 @@ impl Head {
             }],
             "usage": usage,
         })
-    }
-}
-
-/// OpenAI's word for an end; an unloaded model cut the answer short.
-pub(super) fn finish_reason(ended: &Ended) -> &'static str {
-    match ended {
-        Ended::Stop => "stop",
-        Ended::Length | Ended::Cancelled | Ended::Error(_) => "length",
     }
 }

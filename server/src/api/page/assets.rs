@@ -26,7 +26,9 @@ pub(crate) fn asset(name: &str, request: &Request<Incoming>) -> Result<Reply, Re
 
 fn serve(asset: &'static Asset, request: &Request<Incoming>) -> Reply {
     let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let is_known = known.is_some_and(|known| known.split(',').any(|tag| tag.trim() == asset.etag));
+    // Compared weakly, as the header asks: a proxy that compresses makes tags weak.
+    let is_its = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == asset.etag;
+    let is_known = known.is_some_and(|known| known.split(',').map(str::trim).any(is_its));
     let reply = if is_known {
         empty(StatusCode::NOT_MODIFIED)
     } else {

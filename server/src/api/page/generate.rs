@@ -1,6 +1,7 @@
 //! The chat page's generation: parse, stream, cancel, clear.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hadal_engine::Sampling;
 use hadal_engine::text::{Message, Role};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::older;
 use super::stream::{Beginning, Stream};
-use crate::api::fields::Fields;
+use crate::api::fields::{Fields, wrong};
 use crate::app::App;
 use crate::generate::{self, Ask, Cancel, Generation, NotBegun, Prompt};
 use crate::generations::{Form, Generations};
@@ -30,16 +31,17 @@ struct GenerateRequest {
 }
 
 impl GenerateRequest {
-    fn parse(app: &App, fields: &Fields) -> Result<Self, Refusal> {
+    async fn parse(app: &Arc<App>, fields: &Fields) -> Result<Self, Refusal> {
         let is_older = fields.get("prompt").is_some() || fields.get("checkpoint_path").is_some();
         if is_older && fields.get("message").is_some() {
             return Err(Refusal::malformed(
-                "`message` and `prompt` together: one of them is wanted",
+                "`message` goes with `model`, `prompt` with `checkpoint_path`: one form is wanted",
             ));
         }
         let (model, prompt, form) = if is_older {
             let prompt = Prompt::Raw(fields.required_text("prompt")?.to_owned());
-            (older::name_of(app, fields.text("checkpoint_path")?)?, prompt, Form::Older)
+            let model = older::name_of(app, fields.text("checkpoint_path")?).await?;
+            (model, prompt, Form::Older)
         } else {
             let model = app.models.resolve(fields.text("model")?).to_owned();
             (model, Prompt::Chat(conversation(fields)?), Form::Current)
@@ -51,33 +53,37 @@ impl GenerateRequest {
 }
 
 fn conversation(fields: &Fields) -> Result<Vec<Message>, Refusal> {
-    let wrong =
-        |at: usize, what: &str| Refusal::field("history", format!("`history[{at}]` {what}"));
-    let mut messages = Vec::new();
-    let history = match fields.get("history") {
-        None => &[],
-        Some(Value::Array(history)) if history.len() <= HISTORY_MAX => history.as_slice(),
-        Some(_) => {
-            let sentence = format!("`history` is no list of at most {HISTORY_MAX} messages");
-            return Err(Refusal::field("history", sentence));
+    let mut messages = match fields.get("history") {
+        None => Vec::new(),
+        Some(Value::Array(history)) if history.len() <= HISTORY_MAX => {
+            history.iter().enumerate().map(message).collect::<Result<_, _>>()?
+        }
+        Some(other) => {
+            let want = format!("a list of at most {HISTORY_MAX} messages");
+            return Err(wrong("history", other, &want));
         }
     };
-    for (at, entry) in history.iter().enumerate() {
-        let role = match entry.get("role").and_then(Value::as_str) {
-            Some("system") => Role::System,
-            Some("user") => Role::User,
-            Some("assistant") => Role::Assistant,
-            _ => return Err(wrong(at, "has no `role` of system, user or assistant")),
-        };
-        let content = entry
-            .get("content")
-            .and_then(Value::as_str)
-            .ok_or_else(|| wrong(at, "has no text `content`"))?;
-        messages.push(Message { role, content: content.to_owned() });
-    }
-    messages
-        .push(Message { role: Role::User, content: fields.required_text("message")?.to_owned() });
+    let content = fields.required_text("message")?.to_owned();
+    messages.push(Message { role: Role::User, content });
     Ok(messages)
+}
+
+/// An earlier message.
+fn message((at, entry): (usize, &Value)) -> Result<Message, Refusal> {
+    let part = |name| entry.get(name).unwrap_or(&Value::Null);
+    let role = match part("role").as_str() {
+        Some("system") => Role::System,
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        _ => {
+            let field = format!("history[{at}].role");
+            return Err(wrong(&field, part("role"), "system, user or assistant"));
+        }
+    };
+    match part("content").as_str() {
+        Some(content) => Ok(Message { role, content: content.to_owned() }),
+        None => Err(wrong(&format!("history[{at}].content"), part("content"), "a string")),
+    }
 }
 
 fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
@@ -106,13 +112,13 @@ fn sampling(fields: &Fields) -> Result<Sampling, Refusal> {
 /// `POST /api/generate`.
 pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result<Reply, Refusal> {
     let fields = Fields(body::json_object(request, &app.limits).await?);
-    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields)?;
-    let found = app.models.find(&model).await?;
+    let GenerateRequest { model, form, ask } = GenerateRequest::parse(app, &fields).await?;
     let cancel = Cancel::default();
     // What is decided now has a status of its own; what comes later is an event.
     let beginning = match app.models.lease_if_loaded(&model) {
         None => {
-            app.models.check(&found).await?;
+            let found = app.models.find(&model).await?;
+            app.models.check_memory(&found).await?;
             Beginning::Load(ask)
         }
         Some(lease) => {
@@ -120,7 +126,7 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
         }
     };
     let task = Generations::enter(app, form, cancel.clone());
-    let (events, reply) = sse::open();
+    let (events, reply) = sse::open(app.limits.idle_timeout);
     let reply = with_header(reply, HeaderName::from_static("x-task-id"), &task.id);
     let stream = Stream { app: Arc::clone(app), model, form, events, cancel, task };
     tokio::spawn(async move {
@@ -141,7 +147,7 @@ fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
 /// 429.
 pub(crate) fn busy(sentence: String) -> Refusal {
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", sentence)
-        .retry_after(std::time::Duration::from_secs(1))
+        .retry_after(Duration::from_secs(1))
 }
 
 /// `POST /api/generate/cancel`.

@@ -8,7 +8,7 @@ use hadal_engine::checkpoint::Found;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -122,35 +122,47 @@ pub(super) fn status_body(app: &App, found: &Found) -> Value {
     entry(app, found)
 }
 
+/// The name of a path, which is one; else what query or body say, where none means the default.
+enum Asked {
+    Name(String),
+    Maybe(Option<String>),
+}
+
+impl Asked {
+    fn or_default(self, app: &App) -> String {
+        match self {
+            Self::Name(name) => name,
+            Self::Maybe(name) => app.models.resolve(name.as_deref()).to_owned(),
+        }
+    }
+}
+
 /// `GET /api/models/NAME/status`, or with `?model=NAME`.
 pub(crate) async fn status(
     app: &Arc<App>,
     name: Option<String>,
     request: &Request<Incoming>,
 ) -> Result<Reply, Refusal> {
-    let asked = name.or_else(|| query(request, "model"));
-    let found = app.models.find(app.models.resolve(asked.as_deref())).await?;
+    let asked = name.map_or_else(|| Asked::Maybe(query(request, "model")), Asked::Name);
+    let found = app.models.find(&asked.or_default(app)).await?;
     Ok(json(StatusCode::OK, &status_body(app, &found)))
 }
 
-/// The name from the path, else from the body or the query.
+/// The name from the path, else from the query or the body.
 async fn named(
     app: &App,
     name: Option<String>,
     request: Request<Incoming>,
 ) -> Result<String, Refusal> {
-    let asked = match name {
-        Some(name) => Some(name),
-        None => {
-            if let Some(name) = query(&request, "model") {
-                Some(name)
-            } else {
-                let fields = Fields(body::optional_json_object(request, &app.limits).await?);
-                fields.text("model")?.map(ToOwned::to_owned)
-            }
+    let asked = match (name, query(&request, "model")) {
+        (Some(name), _) => Asked::Name(name),
+        (None, Some(name)) => Asked::Maybe(Some(name)),
+        (None, None) => {
+            let fields = Fields(body::optional_json_object(request, &app.limits).await?);
+            Asked::Maybe(fields.text("model")?.map(ToOwned::to_owned))
         }
     };
-    Ok(app.models.resolve(asked.as_deref()).to_owned())
+    Ok(asked.or_default(app))
 }
 
 /// `POST /api/models/NAME/load`.
@@ -166,11 +178,10 @@ pub(crate) async fn load(
 /// Starts a load: 202, or 200 when it is done.
 pub(super) async fn begin_loading(app: &Arc<App>, name: &str) -> Result<Reply, Refusal> {
     let found = app.models.find(name).await?;
-    app.models.check(&found).await?;
-    drop(app.models.lease_if_loaded(name));
-    let is_loaded = matches!(app.models.state(name), State::Loaded(_));
+    let is_loaded = app.models.lease_if_loaded(name).is_some();
     if !is_loaded {
-        app.models.start_loading(&found);
+        app.models.check_memory(&found).await?;
+        app.models.load(&found);
     }
     let status = if is_loaded { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(json(status, &status_body(app, &found)))
@@ -193,23 +204,14 @@ pub(crate) async fn unload(
         }
     };
     let name = named(app, name, request).await?;
-    app.models.find(&name).await?;
-    let body: Map<String, Value> = if app.models.unload(&name, force).await {
-        [
-            ("success".into(), json!(true)),
-            ("message".into(), json!(format!("Model {name} unloaded"))),
-        ]
-        .into_iter()
-        .collect()
-    } else {
-        [
-            ("success".into(), json!(false)),
-            ("message".into(), json!(format!("Model {name} is not loaded"))),
-        ]
-        .into_iter()
-        .collect()
-    };
-    Ok(json(StatusCode::OK, &Value::Object(body)))
+    let is_unloaded = app.models.unload(&name, force).await;
+    if !is_unloaded {
+        // A model that is loaded may have left the disk; one that is neither loaded nor there is unknown.
+        app.models.find(&name).await?;
+    }
+    let what = if is_unloaded { "unloaded" } else { "is not loaded" };
+    let message = format!("Model {name} {what}");
+    Ok(json(StatusCode::OK, &json!({ "success": is_unloaded, "message": message })))
 }
 
 /// A parameter of the query, decoded once.

@@ -24,11 +24,11 @@ pub(crate) async fn checkpoints(app: &Arc<App>) -> Reply {
 }
 
 /// The model of a path that the listing showed; none means the default.
-pub(super) fn name_of(app: &App, path: Option<&str>) -> Result<String, Refusal> {
+pub(super) async fn name_of(app: &Arc<App>, path: Option<&str>) -> Result<String, Refusal> {
     let Some(path) = path.filter(|path| !path.is_empty()) else {
         return Ok(app.models.default_name().to_owned());
     };
-    let found = app.models.list();
+    let found = all(app).await;
     let model = found.iter().find(|model| model.path.to_str() == Some(path) || model.name == path);
     model.map(|model| model.name.clone()).ok_or_else(|| {
         let sentence = "`checkpoint_path` is none that GET /api/checkpoints lists";
@@ -39,13 +39,13 @@ pub(super) fn name_of(app: &App, path: Option<&str>) -> Result<String, Refusal> 
 /// `POST /api/load_model`.
 pub(crate) async fn load(app: &Arc<App>, request: Request<Incoming>) -> Result<Reply, Refusal> {
     let fields = Fields(body::json_object(request, &app.limits).await?);
-    let name = name_of(app, Some(fields.required_text("checkpoint_path")?))?;
+    let name = name_of(app, Some(fields.required_text("checkpoint_path")?)).await?;
     begin_loading(app, &name).await
 }
 
 /// `GET /api/model_status`.
 pub(crate) async fn status(app: &Arc<App>, request: &Request<Incoming>) -> Result<Reply, Refusal> {
-    let name = name_of(app, query(request, "checkpoint_path").as_deref())?;
+    let name = name_of(app, query(request, "checkpoint_path").as_deref()).await?;
     models::status(app, Some(name), request).await
 }
 

@@ -1,6 +1,7 @@
-//! An open stream of the chat page: loading, the answer's pieces, one last event.
+//! An open stream of the chat page: loading, the pieces of the answer, one last event.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -8,9 +9,11 @@ use super::older;
 use crate::app::App;
 use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece};
 use crate::generations::{Form, Task};
-use crate::http::sse::{Events, HEARTBEAT, ReaderGone};
-use crate::models::{Lease, Problem};
+use crate::http::sse::{ALIVE, Events, HEARTBEAT, ReaderGone};
 
+/// The comment that a stream carries while its model is loaded, and how often.
+const LOADING: &str = "loading";
+const LOADING_EVERY: Duration = Duration::from_secs(1);
 /// How far a generation is when the stream opens.
 pub(super) enum Beginning {
     /// The model must be loaded first.
@@ -49,48 +52,39 @@ impl Stream {
 
     /// Loads the model, saying so, and begins.
     async fn load(&self, ask: Ask) -> Result<Result<Generation, Ended>, ReaderGone> {
-        let leasing = self.app.models.lease(&self.model);
-        let mut leasing = std::pin::pin!(leasing);
-        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
-        let leased: Result<Lease, Problem> = loop {
-            tokio::select! {
-                leased = &mut leasing => break leased,
-                ended = self.cancel.wait() => return Ok(Err(ended)),
-                () = self.events.closed() => return Err(ReaderGone),
-                _ = tick.tick() => self.events.comment("loading").await?,
-            }
-        };
-        let lease = match leased {
-            Ok(lease) => lease,
-            Err(problem) => return Ok(Err(Ended::Error(problem.sentence().to_owned()))),
-        };
-        let metrics = Arc::clone(&self.app.metrics);
-        Ok(generate::start(lease, ask, self.cancel.clone(), metrics).await.map_err(|refused| {
-            match refused {
+        let beginning = async {
+            let leased = tokio::select! {
+                leased = self.app.models.lease(&self.model) => leased,
+                ended = self.cancel.wait() => return Err(ended),
+            };
+            let lease = leased.map_err(|problem| Ended::Error(problem.sentence().to_owned()))?;
+            let metrics = Arc::clone(&self.app.metrics);
+            let started = generate::start(lease, ask, self.cancel.clone(), metrics).await;
+            started.map_err(|refused| match refused {
                 NotBegun::Busy(sentence) => Ended::Error(sentence),
                 NotBegun::Invalid(error) => Ended::Error(error.to_string()),
-            }
-        }))
+            })
+        };
+        self.events.comment(LOADING);
+        self.events.while_waiting(LOADING, LOADING_EVERY, beginning).await
     }
 
     /// Streams the answer; when the reader goes, the generation goes with it.
     async fn answer(&self, mut generation: Generation) -> Result<(), ReaderGone> {
         loop {
-            let piece = tokio::select! {
-                piece = generation.next() => piece,
-                () = self.events.closed() => return Err(ReaderGone),
-                () = tokio::time::sleep(HEARTBEAT) => {
-                    self.events.comment("still here").await?;
-                    continue;
-                }
-            };
-            match piece {
-                Piece::Text(text) => self.events.json(&self.token(&text)).await?,
+            let next = generation.next();
+            let text = match self.events.while_waiting(ALIVE, HEARTBEAT, next).await? {
+                Piece::Text(text) => text,
                 Piece::End(ended, cost) => {
                     // The place is free before the client hears the end.
                     drop(generation);
                     return self.end(&ended, cost).await;
                 }
+            };
+            let event = self.token(&text);
+            let sent = self.events.json_unless(&event, generation.interrupted());
+            if let Some(ended) = sent.await? {
+                return self.end(&ended, generation.interrupt()).await;
             }
         }
     }
@@ -126,12 +120,14 @@ pub(crate) fn usage(cost: Cost) -> Value {
         "prompt_tokens": cost.prompt_tokens,
         "completion_tokens": cost.completion_tokens,
         "total_tokens": cost.prompt_tokens + cost.completion_tokens,
+        // No prompt's cache outlives its request yet.
+        "prompt_tokens_details": { "cached_tokens": 0 },
     })
 }
 
 /// Times of an answer, in milliseconds.
 pub(super) fn timings(cost: Cost) -> Value {
-    let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
     json!({
         "first_token_ms": cost.first_token.map(ms),
         "total_ms": ms(cost.total),

@@ -4,7 +4,7 @@
 //! unnormalised output. Tiles are the cache's pages, from position 0 up: the order of every sum is a function of the
 //! row's position.
 
-use super::product::{Product, add_scaled, product};
+use super::product::{Product, Rows, add_weighted, product};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 use crate::step::PAGE_TOKENS;
@@ -98,19 +98,13 @@ pub(in super::super) fn accumulate(
         *score *= scale;
     }
     running.take(scores, out);
-    for (weight, value) in scores.iter().zip(tile.values.chunks(tile.value_stride)) {
-        let value = &value[..tile.value_dim];
-        assert!(out.len() >= value.len());
-        // SAFETY: both have `value_dim` numbers; `isa` was checked when the backend was made.
-        unsafe {
-            add_scaled(
-                isa,
-                out.as_mut_ptr(),
-                *weight,
-                value.as_ptr().cast(),
-                DType::F32,
-                tile.value_dim,
-            );
-        }
-    }
+    let out = &mut out[..tile.value_dim];
+    assert!(tile.values.len() >= (tile.n_key - 1) * tile.value_stride + tile.value_dim);
+    let rows = Rows {
+        at: tile.values.as_ptr().cast(),
+        row_bytes: tile.value_stride * size_of::<f32>(),
+        dtype: DType::F32,
+    };
+    // SAFETY: the rows are inside `values`, as checked above; `isa` was checked when the backend was made.
+    unsafe { add_weighted(isa, out, scores, rows) }
 }

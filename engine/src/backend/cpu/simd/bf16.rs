@@ -30,14 +30,15 @@ mod pairs {
     //! `vdpbf16ps` on inputs split into pairs.
 
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
-        _mm512_setzero_ps,
+        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtneps_pbh,
+        _mm512_cvtpbh_ps, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
+        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_sub_ps,
     };
     use std::mem::transmute;
     use std::ops::Range;
 
     use super::super::product::{Pairs, Product};
-    use super::super::{Avx512, Lanes};
+    use super::super::{Avx512, LANES, Lanes};
 
     /// Weights of one `vdpbf16ps`.
     const STEP: usize = 32;
@@ -73,6 +74,36 @@ mod pairs {
                 }
                 out += 1;
             }
+        }
+    }
+
+    /// One row into values and remainders, zero beyond its end. Numbers below 2^-126 count as zero, as they do in
+    /// `vdpbf16ps` itself.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 BF16; `hi` and `lo` are `x.len()` rounded up to a multiple of 32.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(in super::super) unsafe fn split_avx512(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
+        debug_assert!(hi.len() == x.len().next_multiple_of(STEP) && lo.len() == hi.len());
+        let mut k = 0;
+        while k < hi.len() {
+            let left = x.len().saturating_sub(k).min(LANES);
+            let mask = if left == LANES { u16::MAX } else { (1 << left) - 1 };
+            // SAFETY: masked lanes are not read, and both outputs have a multiple of 32 places.
+            unsafe {
+                let value = _mm512_maskz_loadu_ps(mask, x.as_ptr().wrapping_add(k));
+                let rounded = _mm512_cvtneps_pbh(value);
+                let rest = _mm512_cvtneps_pbh(_mm512_sub_ps(value, _mm512_cvtpbh_ps(rounded)));
+                let store = |at: &mut [u16], pairs: __m256bh| {
+                    _mm256_storeu_si256(
+                        at.as_mut_ptr().add(k).cast(),
+                        transmute::<__m256bh, __m256i>(pairs),
+                    );
+                };
+                store(hi, rounded);
+                store(lo, rest);
+            }
+            k += LANES;
         }
     }
 
@@ -127,4 +158,4 @@ mod pairs {
     }
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use pairs::pairs_avx512;
+pub(super) use pairs::{pairs_avx512, split_avx512};

@@ -120,28 +120,69 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
     }
 }
 
-/// `y += a * row` over `dim` weights.
+/// `y += sum_i a[i] * row_i`, in the order of `i`, over `dim` columns; rows are `row_bytes` apart.
+///
+/// Columns are taken in blocks that stay in registers while all rows pass.
 ///
 /// # Safety
-/// As [`tile`]; `y` is valid for `dim` f32.
+/// As [`tile`] for `a.len()` rows; `y` is valid for `dim` f32.
 #[inline(always)]
-pub(super) unsafe fn axpy<L: Lanes, S: Stored>(y: *mut f32, a: f32, row: *const u8, dim: usize) {
-    // SAFETY: all offsets stay below `dim`; the rest is the caller's promise.
+pub(super) unsafe fn add_rows<L: Lanes, S: Stored>(
+    y: *mut f32,
+    a: &[f32],
+    rows: *const u8,
+    row_bytes: usize,
+    dim: usize,
+) {
+    // SAFETY: all offsets stay below `dim` and `a.len()`; the rest is the caller's promise.
     unsafe {
-        let factor = L::splat(a);
         let whole = dim / LANES * LANES;
         let mut k = 0;
+        while k + 4 * LANES <= whole {
+            add_block::<L, S, 4>(y, a, rows, row_bytes, k);
+            k += 4 * LANES;
+        }
         while k < whole {
-            L::store(y.add(k), L::fma(factor, S::load::<L>(row, k), L::load(y.add(k))));
+            add_block::<L, S, 1>(y, a, rows, row_bytes, k);
             k += LANES;
         }
         if whole < dim {
             let n = dim - whole;
+            let mut sum = load_tail::<L>(y.add(whole), n);
+            for (i, a) in a.iter().enumerate() {
+                sum =
+                    L::fma(L::splat(*a), S::load_tail::<L>(rows.add(i * row_bytes), whole, n), sum);
+            }
             let mut lanes = [0.0f32; LANES];
-            let sum =
-                L::fma(factor, S::load_tail::<L>(row, whole, n), load_tail::<L>(y.add(whole), n));
             L::store(lanes.as_mut_ptr(), sum);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), y.add(whole), n);
+        }
+    }
+}
+
+/// [`add_rows`] for the `B * 16` columns from `k`.
+///
+/// # Safety
+/// As [`add_rows`]; the columns are inside.
+#[inline(always)]
+unsafe fn add_block<L: Lanes, S: Stored, const B: usize>(
+    y: *mut f32,
+    a: &[f32],
+    rows: *const u8,
+    row_bytes: usize,
+    k: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums: [L::V; B] = std::array::from_fn(|b| L::load(y.add(k + b * LANES)));
+        for (i, a) in a.iter().enumerate() {
+            let (factor, row) = (L::splat(*a), rows.add(i * row_bytes));
+            for (b, sum) in sums.iter_mut().enumerate() {
+                *sum = L::fma(factor, S::load::<L>(row, k + b * LANES), *sum);
+            }
+        }
+        for (b, sum) in sums.iter().enumerate() {
+            L::store(y.add(k + b * LANES), *sum);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Products over slices: the safe face of [`product`], with every length checked and the work spread over the pool.
 
-use super::product::{Pairs, Product, product};
+use super::product::{Pairs, Product, Rows, add_weighted, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::{Isa, Weight};
 use crate::quant::{DType, bf16};
@@ -54,14 +54,24 @@ impl PairRows {
             // SAFETY: row `row` of either, which this task alone has; checked above to be inside.
             let (hi, lo) =
                 unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
-            hi[dim..].fill(0);
-            lo[dim..].fill(0);
-            for ((hi, lo), x) in hi.iter_mut().zip(lo).zip(&from(row)[..dim]) {
-                *hi = bf16::from_f32(*x);
-                *lo = bf16::from_f32(*x - bf16::to_f32(*hi));
-            }
+            // SAFETY: rows are split only where the processor has AVX-512 BF16; both have `stride` places.
+            unsafe { split_row(&from(row)[..dim], hi, lo) }
         });
     }
+}
+
+/// One row into pairs, zero beyond its end.
+///
+/// # Safety
+/// The processor has AVX-512 BF16; `hi` and `lo` are `x.len()` rounded up to a multiple of 32.
+unsafe fn split_row(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        super::bf16::split_avx512(x, hi, lo);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, hi, lo);
 }
 
 /// What a pair keeps of a number: 16 bits of mantissa. The form of pairs where there is no `vdpbf16ps`.
@@ -170,14 +180,11 @@ pub(in super::super) fn add_weighted_rows(
     first: usize,
 ) {
     assert!(first + a.len() <= weight.n_out && y.len() == weight.dim);
-    let width = weight.dim * weight.dtype.bytes();
-    for (i, a) in a.iter().enumerate() {
-        let row = weight.bytes[(first + i) * width..].as_ptr();
-        // SAFETY: the row is inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
-        unsafe {
-            super::product::add_scaled(isa, y.as_mut_ptr(), *a, row, weight.dtype, weight.dim);
-        }
-    }
+    let row_bytes = weight.dim * weight.dtype.bytes();
+    let rows =
+        Rows { at: weight.bytes[first * row_bytes..].as_ptr(), row_bytes, dtype: weight.dtype };
+    // SAFETY: the rows are inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
+    unsafe { add_weighted(isa, y, a, rows) }
 }
 
 /// `y[i] = W[first + i] . x` for `x.len() / dim` inputs: `y [input, n]` with `n = y.len() / inputs`.

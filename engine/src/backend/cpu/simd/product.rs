@@ -6,7 +6,7 @@ use super::bf16::Bf16;
 use super::f32::F32;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512, bf16};
-use super::{Lanes, Portable, Stored, axpy, tile};
+use super::{Lanes, Portable, Stored, add_rows, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 
@@ -89,33 +89,45 @@ pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: R
     unsafe { bf16::pairs_avx512(p, pairs, outs) }
 }
 
-/// `y += a * row` on `isa`; `row` is `dim` weights.
+/// Rows of weights or of f32, `row_bytes` apart.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Rows {
+    /// The first row.
+    pub(in super::super) at: *const u8,
+    /// From one row to the next.
+    pub(in super::super) row_bytes: usize,
+    /// How they are stored.
+    pub(in super::super) dtype: DType,
+}
+
+/// `y += sum_i a[i] * row_i` on `isa`, in the order of `i`.
 ///
 /// # Safety
-/// As [`axpy`].
-pub(in super::super) unsafe fn add_scaled(
-    isa: Isa,
-    y: *mut f32,
-    a: f32,
-    row: *const u8,
-    dtype: DType,
-    dim: usize,
-) {
+/// There are `a.len()` rows of `y.len()` numbers, and the processor has `isa`.
+pub(in super::super) unsafe fn add_weighted(isa: Isa, y: &mut [f32], a: &[f32], rows: Rows) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (isa, dtype) {
+        match (isa, rows.dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::F32) => axpy_avx2_f32(y, a, row, dim),
+            (Isa::Avx2, DType::F32) => add_avx2_f32(y, a, rows),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::Bf16) => axpy_avx2_bf16(y, a, row, dim),
+            (Isa::Avx2, DType::Bf16) => add_avx2_bf16(y, a, rows),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::F32) => axpy_avx512_f32(y, a, row, dim),
+            (Isa::Avx512Bf16, DType::F32) => add_avx512_f32(y, a, rows),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::Bf16) => axpy_avx512_bf16(y, a, row, dim),
-            (_, DType::F32) => axpy::<Portable, F32>(y, a, row, dim),
-            (_, DType::Bf16) => axpy::<Portable, Bf16>(y, a, row, dim),
+            (Isa::Avx512Bf16, DType::Bf16) => add_avx512_bf16(y, a, rows),
+            (_, DType::F32) => add::<Portable, F32>(y, a, rows),
+            (_, DType::Bf16) => add::<Portable, Bf16>(y, a, rows),
         }
     }
+}
+
+/// # Safety
+/// As [`add_weighted`].
+#[inline(always)]
+unsafe fn add<L: Lanes, S: Stored>(y: &mut [f32], a: &[f32], rows: Rows) {
+    // SAFETY: the caller's promise.
+    unsafe { add_rows::<L, S>(y.as_mut_ptr(), a, rows.at, rows.row_bytes, y.len()) }
 }
 
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.
@@ -216,37 +228,37 @@ unsafe fn avx512_bf16(p: &Product, outs: Range<usize>) {
 }
 
 /// # Safety
-/// As [`axpy`].
+/// As [`add_weighted`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn axpy_avx2_f32(y: *mut f32, a: f32, row: *const u8, dim: usize) {
+unsafe fn add_avx2_f32(y: &mut [f32], a: &[f32], rows: Rows) {
     // SAFETY: the caller's promise.
-    unsafe { axpy::<Avx2, F32>(y, a, row, dim) }
+    unsafe { add::<Avx2, F32>(y, a, rows) }
 }
 
 /// # Safety
-/// As [`axpy`].
+/// As [`add_weighted`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn axpy_avx2_bf16(y: *mut f32, a: f32, row: *const u8, dim: usize) {
+unsafe fn add_avx2_bf16(y: &mut [f32], a: &[f32], rows: Rows) {
     // SAFETY: the caller's promise.
-    unsafe { axpy::<Avx2, Bf16>(y, a, row, dim) }
+    unsafe { add::<Avx2, Bf16>(y, a, rows) }
 }
 
 /// # Safety
-/// As [`axpy`].
+/// As [`add_weighted`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn axpy_avx512_f32(y: *mut f32, a: f32, row: *const u8, dim: usize) {
+unsafe fn add_avx512_f32(y: &mut [f32], a: &[f32], rows: Rows) {
     // SAFETY: the caller's promise.
-    unsafe { axpy::<Avx512, F32>(y, a, row, dim) }
+    unsafe { add::<Avx512, F32>(y, a, rows) }
 }
 
 /// # Safety
-/// As [`axpy`].
+/// As [`add_weighted`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn axpy_avx512_bf16(y: *mut f32, a: f32, row: *const u8, dim: usize) {
+unsafe fn add_avx512_bf16(y: &mut [f32], a: &[f32], rows: Rows) {
     // SAFETY: the caller's promise.
-    unsafe { axpy::<Avx512, Bf16>(y, a, row, dim) }
+    unsafe { add::<Avx512, Bf16>(y, a, rows) }
 }
