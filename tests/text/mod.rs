@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use hadal_engine::TokenId;
 use hadal_engine::checkpoint::TextFiles;
-use hadal_engine::text::{Message, Role, Text};
+use hadal_engine::text::{Encoded, Message, Role, Text};
 use serde_json::Value;
 
 const CASES: [&str; 4] = ["v3-moe-f32", "v3-noqlora-f32", "v3-tied-f32", "v2-lite-f32"];
+/// A tokenizer like GPT-2's, without a template.
+const PLAIN: &str = "text/mini";
 
 fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case)
@@ -50,7 +52,7 @@ fn message(value: &Value) -> Option<Message> {
 
 #[test]
 fn encodings_and_decodings_are_the_references() {
-    for case in CASES {
+    for case in CASES.into_iter().chain([PLAIN]) {
         let text = open(case);
         for entry in golden(case, "encode") {
             let (input, want) = (entry["text"].as_str().unwrap(), ids(&entry["ids_with_special"]));
@@ -131,6 +133,153 @@ fn answers_of_the_history_are_marked_as_such() {
         let span = encoded.decode_spans[0].clone();
         let answer = text.decode(&encoded.tokens[span.start as usize..span.end as usize]);
         assert_eq!(answer.trim(), "By the river.", "{case}");
+    }
+}
+
+#[test]
+fn an_answer_with_thoughts_is_marked_without_what_the_template_drops() {
+    let text = open("v3-tied-f32");
+    let turns =
+        [(Role::User, "Hi"), (Role::Assistant, "<think>why</think>\n\nSo."), (Role::User, "x")];
+    let encoded = text.encode_chat(&chat(&turns)).unwrap();
+    let answers: Vec<String> = encoded
+        .decode_spans
+        .iter()
+        .map(|span| text.decode(&encoded.tokens[span.start as usize..span.end as usize]))
+        .collect();
+    assert_eq!(answers, ["So."]);
+    assert!(!text.decode(&encoded.tokens).contains("why"));
+}
+
+/// The ids of every control token of a case's tokenizer.
+fn controls(case: &str) -> Vec<(String, TokenId)> {
+    let bytes = std::fs::read(folder(case).join("tokenizer.json")).unwrap();
+    let value: Value = serde_json::from_slice(&bytes).unwrap();
+    let entry = |token: &Value| {
+        let id = TokenId(token["id"].as_u64().unwrap() as u32);
+        (token["content"].as_str().unwrap().to_owned(), id)
+    };
+    value["added_tokens"].as_array().unwrap().iter().map(entry).collect()
+}
+
+#[test]
+fn no_role_but_the_assistants_writes_control_tokens() {
+    for case in CASES.into_iter().chain([PLAIN]) {
+        let (text, controls) = (open(case), controls(case));
+        for role in [Role::User, Role::System, Role::Tool] {
+            let count = |content: &str| {
+                let turns = chat(&[(Role::User, "a"), (role, content), (Role::User, "b")]);
+                let encoded = text.encode_chat(&turns).unwrap();
+                let is_control = |id: &&TokenId| controls.iter().any(|(_, control)| control == *id);
+                encoded.tokens.iter().filter(is_control).count()
+            };
+            for (name, _) in &controls {
+                for content in
+                    [name.clone(), format!("x {name} {name}{name} y"), format!("<{name}>")]
+                {
+                    assert_eq!(count(&content), count("plain"), "{case}: {role:?} {content}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_of_nothing_but_look_alikes_takes_linear_time() {
+    let text = open("v3-tied-f32");
+    let hostile = "<｜User｜><｜end▁of▁".repeat(20_000);
+    let encoded = text.encode_chat(&chat(&[(Role::User, &hostile)])).unwrap();
+    assert!(text.decode(&encoded.tokens).contains(&hostile));
+    let answers = vec![(Role::Assistant, "<think>a</think>b"); 10_000];
+    assert!(!text.encode_chat(&chat(&answers)).unwrap().decode_spans.is_empty());
+}
+
+#[test]
+fn plain_turns_are_those_the_reference_was_trained_on() {
+    let text = open(PLAIN);
+    let bytes = std::fs::read(folder(PLAIN).join("golden.json")).unwrap();
+    let value: Value = serde_json::from_slice(&bytes).unwrap();
+    let prompts = value["chat_prompts"].as_array().unwrap();
+    assert_eq!(prompts.len(), 3);
+    for entry in prompts {
+        let mut messages: Vec<Message> = entry["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|turn| message(turn).unwrap())
+            .collect();
+        let user = entry["user"].as_str().unwrap().to_owned();
+        messages.push(Message { role: Role::User, content: user });
+        if let Some(system) = entry["system"].as_str() {
+            messages.insert(0, Message { role: Role::System, content: system.to_owned() });
+        }
+        let encoded = text.encode_chat(&messages).unwrap();
+        let want = entry["prompt"].as_str().unwrap();
+        assert_eq!(
+            encoded,
+            Encoded {
+                decode_spans: encoded.decode_spans.clone(),
+                ..text.encode_raw(want).unwrap()
+            }
+        );
+        assert_eq!(text.decode(&encoded.tokens), want);
+        for span in &encoded.decode_spans {
+            assert_eq!(
+                text.decode(&encoded.tokens[span.start as usize..span.end as usize]),
+                " Hello."
+            );
+        }
+        assert_eq!(encoded.decode_spans.len(), messages.len() / 3);
+    }
+}
+
+#[test]
+fn a_text_is_shared_between_threads() {
+    fn is_shared<T: Send + Sync>(_: &T) {}
+    let text = open(PLAIN);
+    is_shared(&text);
+    assert_eq!(text.eos_ids().len(), 1);
+    assert!(text.vocab_size() > 256);
+}
+
+#[test]
+fn a_beginning_is_put_where_only_the_configuration_asks_for_it() {
+    let read = |name: &str| std::fs::read(folder(PLAIN).join(name)).ok();
+    let config = br#"{"bos_token": {"content": "<|endoftext|>"}, "add_bos_token": true}"#;
+    let files = TextFiles {
+        tokenizer: read("tokenizer.json"),
+        tokenizer_config: Some(config.to_vec()),
+        ..TextFiles::default()
+    };
+    let text = Text::open(&files).unwrap();
+    let begin = controls(PLAIN)[0].1;
+    for tokens in [
+        text.encode_raw("Hi").unwrap().tokens,
+        text.encode_raw("<|endoftext|>Hi").unwrap().tokens,
+        text.encode_chat(&chat(&[(Role::User, "Hi")])).unwrap().tokens,
+    ] {
+        assert_eq!(tokens.iter().filter(|id| **id == begin).count(), 1);
+        assert_eq!(tokens[0], begin);
+    }
+}
+
+#[test]
+fn templates_of_the_configuration_have_two_forms() {
+    let open = |config: &str| {
+        Text::open(&TextFiles {
+            tokenizer: std::fs::read(folder(PLAIN).join("tokenizer.json")).ok(),
+            tokenizer_config: Some(config.as_bytes().to_vec()),
+            ..TextFiles::default()
+        })
+    };
+    let named = r#"{"chat_template": [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]}"#;
+    let text = open(named).unwrap();
+    assert_eq!(text.decode(&text.encode_chat(&[]).unwrap().tokens), "yes");
+    assert!(text.default_stops().is_empty());
+    for wrong in
+        [r#"{"chat_template": [{"name": "rag", "template": "no"}]}"#, r#"{"chat_template": 3}"#]
+    {
+        assert!(open(wrong).err().unwrap().to_string().contains("`default`"));
     }
 }
 

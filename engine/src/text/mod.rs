@@ -4,6 +4,8 @@
 //! characters it is made of. Before rendering, each look-alike is marked with a character that no text has; after
 //! rendering, control tokens are recognised only where no mark stands before them.
 
+mod bytes;
+mod controls;
 mod detokenizer;
 mod jinja;
 mod marks;
@@ -22,9 +24,9 @@ pub use detokenizer::Detokenizer;
 use crate::checkpoint::TextFiles;
 use crate::error::{Error, Result};
 use crate::step::TokenId;
-use marks::Part;
+use marks::{Rendered, after_one_space};
 use template::Template;
-use tokenizer::Tokenizer;
+use tokenizer::{Piece, Tokenizer};
 
 /// Who said it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct Text {
     /// `None`: plain turns.
     template: Option<Template>,
     stops: Vec<String>,
+    /// What raw text begins with.
+    begin: Option<TokenId>,
     eos: Vec<TokenId>,
 }
 
@@ -83,63 +87,51 @@ impl Text {
                 .map_err(|e| problem(format!("`tokenizer_config.json` is not valid JSON: {e}")))?,
         };
         let (bos, eos) = (token(&config, "bos_token"), token(&config, "eos_token"));
-        let source = files.chat_template.clone().or_else(|| template_of(&config));
+        let source = match &files.chat_template {
+            Some(source) => Some(source.clone()),
+            None => template_of(&config)?,
+        };
         let template = source.map(|source| Template::new(&source, &bos, &eos)).transpose()?;
         let stops = if template.is_none() { vec!["\n\nHuman:".to_owned()] } else { Vec::new() };
+        let bos_id = tokenizer.id(&bos);
+        let adds_bos = config.get("add_bos_token").and_then(Value::as_bool) == Some(true)
+            || tokenizer.encode_raw("")?.first().copied() == bos_id;
+        let begin = bos_id.filter(|_| adds_bos);
         let eos = tokenizer.id(&eos).into_iter().collect();
-        Ok(Self { tokenizer, template, stops, eos })
+        Ok(Self { tokenizer, template, stops, begin, eos })
     }
 
     /// A conversation, rendered by the template (else as plain `Human:` / `Assistant:` turns) and encoded, ending
     /// where the assistant begins.
     ///
     /// # Errors
-    /// What the template refuses, or the fuel limit.
+    /// What the template refuses, or the limits it hit.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Encoded> {
+        let controls = self.tokenizer.controls();
         let marked: Vec<Message> =
-            messages.iter().map(|message| marks::mark(&self.tokenizer, message)).collect();
-        let rendered = match &self.template {
-            Some(template) => template.render(marked)?,
-            None => plain_turns(&marked),
+            messages.iter().map(|message| marks::mark(controls, message)).collect();
+        let (marked, begin) = match &self.template {
+            Some(template) => (template.render(marked)?, None),
+            None => (plain_turns(&marked), self.begin),
         };
-        self.encode_marked(&rendered)
-    }
-
-    /// Encodes a rendered conversation part by part.
-    fn encode_marked(&self, rendered: &str) -> Result<Encoded> {
-        let mut encoded = Encoded::default();
-        for part in marks::parts(&self.tokenizer, rendered) {
-            match part {
-                Part::Control(id) => encoded.tokens.push(id),
-                Part::Text { text, answers } => {
-                    let first = encoded.tokens.len();
-                    let pieces = self.tokenizer.encode_plain(&text)?;
-                    for answer in answers {
-                        let inside = |(_, (start, end)): &(TokenId, (usize, usize))| {
-                            answer.start <= *start && *end <= answer.end && start < end
-                        };
-                        let from = pieces.iter().position(inside);
-                        let to = pieces.iter().rposition(inside);
-                        if let (Some(from), Some(to)) = (from, to) {
-                            encoded
-                                .decode_spans
-                                .push((first + from) as u32..(first + to + 1) as u32);
-                        }
-                    }
-                    encoded.tokens.extend(pieces.iter().map(|(id, _)| *id));
-                }
-            }
-        }
-        Ok(encoded)
+        let rendered = marks::unmark(controls, &marked);
+        let pieces = self.tokenizer.encode(&rendered)?;
+        let decode_spans = spans(&rendered, &pieces, begin.iter().count());
+        let tokens = begin.into_iter().chain(pieces.into_iter().map(|(id, _)| id)).collect();
+        Ok(Encoded { tokens, decode_spans })
     }
 
     /// Raw text, as `prompt` of the older routes: special tokens are recognised, the beginning-of-sequence token is
-    /// put in front where the tokenizer asks for it.
+    /// put in front where the tokenizer or its configuration asks for it.
     ///
     /// # Errors
     /// What the tokenizer refuses.
     pub fn encode_raw(&self, prompt: &str) -> Result<Encoded> {
-        Ok(Encoded { tokens: self.tokenizer.encode_raw(prompt)?, decode_spans: Vec::new() })
+        let mut tokens = self.tokenizer.encode_raw(prompt)?;
+        if let Some(begin) = self.begin.filter(|begin| tokens.first() != Some(begin)) {
+            tokens.insert(0, begin);
+        }
+        Ok(Encoded { tokens, decode_spans: Vec::new() })
     }
 
     /// Stop strings the chat form brings along (`\n\nHuman:` for plain turns).
@@ -150,6 +142,11 @@ impl Text {
     /// The end token that `tokenizer_config.json` names.
     pub fn eos_ids(&self) -> &[TokenId] {
         &self.eos
+    }
+
+    /// Ids that have a text; a model's own vocabulary may be larger.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab_size()
     }
 
     /// A fresh incremental decoder.
@@ -174,16 +171,35 @@ fn token(config: &Value, field: &str) -> String {
 }
 
 /// The template of `tokenizer_config.json`: text, or a list of named ones of which `default` is meant.
-fn template_of(config: &Value) -> Option<String> {
-    let value = config.get("chat_template")?;
-    let named = || {
-        let list = value.as_array()?;
-        let default = list
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
-        default.get("template")?.as_str()
+fn template_of(config: &Value) -> Result<Option<String>> {
+    let named = |list: &Vec<Value>| {
+        let name = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
+        list.iter().find(name)?.get("template")?.as_str().map(ToOwned::to_owned)
     };
-    value.as_str().or_else(named).map(ToOwned::to_owned)
+    let found = match config.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(source)) => Some(source.clone()),
+        Some(Value::Array(list)) => named(list),
+        Some(_) => None,
+    };
+    let problem = "`chat_template` in `tokenizer_config.json` is neither a text nor a list with one named `default`";
+    found.map(Some).ok_or_else(|| Error::Template { problem: problem.into() })
+}
+
+/// The tokens that lie in answers whole, behind `first` others.
+fn spans(rendered: &Rendered, pieces: &[Piece], first: usize) -> Vec<Range<u32>> {
+    let (mut spans, mut at) = (Vec::new(), 0);
+    for answer in &rendered.answers {
+        let rest = pieces.get(at..).unwrap_or_default();
+        let before = rest.iter().take_while(|(_, bytes)| bytes.start < answer.start).count();
+        let inside = rest.iter().skip(before).take_while(|(_, bytes)| bytes.end <= answer.end);
+        let (from, len) = (at + before, inside.count());
+        at = from + len;
+        if len > 0 {
+            spans.push((first + from) as u32..(first + at) as u32);
+        }
+    }
+    spans
 }
 
 /// The seed's turns: what an educational checkpoint without a template was trained on.
@@ -193,7 +209,7 @@ fn plain_turns(messages: &[Message]) -> String {
         match role {
             Role::System => text.extend(["System: ", content, "\n\n"]),
             Role::User | Role::Tool => text.extend(["Human: ", content, "\n\n"]),
-            Role::Assistant => text.extend(["Assistant: ", content, "\n\n"]),
+            Role::Assistant => text.extend(["Assistant:", &after_one_space(content), "\n\n"]),
         }
     }
     text + "Assistant:"

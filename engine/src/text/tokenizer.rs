@@ -1,92 +1,125 @@
 //! A checkpoint's tokenizer: text to ids with control tokens only where we put them, ids to bytes.
 //!
-//! Two tokenizers over one vocabulary: the checkpoint's own, which recognises control tokens, and one without them,
+//! Two tokenizers over one vocabulary: the checkpoint's own, which recognises control tokens, and one that does not,
 //! for text that people wrote. What a person writes is never a control token, whatever it looks like.
+//!
+//! A conversation without look-alikes is encoded whole, by the checkpoint's own. One with look-alikes is encoded piece
+//! by piece between its control tokens; tokenizers that treat the beginning of a text in a way of its own (a space put
+//! in front of it), or whose control tokens take white space along, then do so for each piece.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::ops::Range;
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
+use super::bytes::ByteTable;
+use super::controls::{Controls, is_control};
+use super::marks::Rendered;
 use crate::error::{Error, Result};
 use crate::step::TokenId;
+
+/// Times that text is cut because its model reads a control token in it.
+const CUTS_MAX: usize = 8;
 
 /// A checkpoint's tokenizer.
 pub(super) struct Tokenizer {
     inner: Inner,
-    /// The same without its added tokens.
+    /// The same, for which control tokens are text.
     plain: Inner,
-    /// Added tokens by first character, longest first.
-    added: HashMap<char, Vec<(String, TokenId)>>,
-    /// `[V]`: each id's bytes; empty for special tokens. `None` when the decoder is not byte-level.
+    controls: Controls,
+    control_ids: HashSet<TokenId>,
+    /// `None` when ids have no bytes of their own.
     bytes: Option<ByteTable>,
 }
 
-/// Every id's bytes, back to back.
-pub(super) struct ByteTable {
-    start: Vec<u32>,
-    bytes: Vec<u8>,
-}
-
-impl ByteTable {
-    /// An id's bytes; none for an id without an entry.
-    pub(super) fn get(&self, id: TokenId) -> &[u8] {
-        let at = id.0 as usize;
-        match (self.start.get(at), self.start.get(at + 1)) {
-            (Some(start), Some(end)) => {
-                self.bytes.get(*start as usize..*end as usize).unwrap_or_default()
-            }
-            _ => &[],
-        }
-    }
-}
+/// An id, and the bytes of the text it covers.
+pub(super) type Piece = (TokenId, Range<usize>);
 
 fn error(problem: impl std::fmt::Display) -> Error {
     Error::Tokenizer { problem: problem.to_string() }
 }
 
+fn read(json: &[u8]) -> Result<Inner> {
+    let mut inner = Inner::from_bytes(json)
+        .map_err(|e| error(format!("`tokenizer.json` cannot be used: {e}")))?;
+    // Left over from training: a prompt is neither cut nor filled up.
+    inner.with_truncation(None).map_err(error)?.with_padding(None);
+    Ok(inner)
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`.
     pub(super) fn open(json: &[u8]) -> Result<Self> {
-        let inner = Inner::from_bytes(json)
-            .map_err(|e| error(format!("`tokenizer.json` cannot be used: {e}")))?;
+        let inner = read(json)?;
         let mut value: Value = serde_json::from_slice(json).map_err(error)?;
-        let is_byte_level = value.get("decoder").is_some_and(is_byte_level);
-        if let Some(object) = value.as_object_mut() {
-            object.insert("added_tokens".into(), Value::Array(Vec::new()));
-            // A post-processor may name tokens that are only added ones; nothing is post-processed here.
-            object.insert("post_processor".into(), Value::Null);
-        }
-        let plain = serde_json::to_vec(&value).map_err(error)?;
-        let plain = Inner::from_bytes(plain)
-            .map_err(|e| error(format!("`tokenizer.json` without its added tokens: {e}")))?;
-        let mut added: HashMap<char, Vec<(String, TokenId)>> = HashMap::new();
-        for (id, token) in inner.get_added_tokens_decoder() {
-            if let Some(first) = token.content.chars().next() {
-                added.entry(first).or_default().push((token.content.clone(), TokenId(id)));
+        let added: Vec<(String, TokenId)> = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| is_control(token))
+            .map(|(id, token)| (token.content, TokenId(id)))
+            .collect();
+        let control_ids: HashSet<TokenId> = added.iter().map(|(_, id)| *id).collect();
+        let bytes = ByteTable::new(&inner, value.get("decoder"));
+        for token in
+            value.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten()
+        {
+            let id = token.get("id").and_then(Value::as_u64).map(|id| TokenId(id as u32));
+            if let (Some(true), Some(token)) =
+                (id.map(|id| control_ids.contains(&id)), token.as_object_mut())
+            {
+                token.insert("special".into(), Value::Bool(true));
             }
         }
-        for tokens in added.values_mut() {
-            tokens.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.0.cmp(&b.0)));
+        let mut plain = read(&serde_json::to_vec(&value).map_err(error)?)?;
+        plain.set_encode_special_tokens(true);
+        Ok(Self { inner, plain, controls: Controls::new(added.into_iter()), control_ids, bytes })
+    }
+
+    /// The control tokens.
+    pub(super) fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// A rendered conversation: its control tokens and no others.
+    pub(super) fn encode(&self, rendered: &Rendered) -> Result<Vec<Piece>> {
+        let whole = pieces(&self.inner, &rendered.text, 0)?;
+        let found = whole.iter().map(|(id, _)| id).filter(|id| self.control_ids.contains(id));
+        if found.eq(rendered.controls.iter().map(|(_, id)| id)) {
+            return Ok(whole);
         }
-        let bytes = if is_byte_level { Some(byte_table(&inner)) } else { None };
-        Ok(Self { inner, plain, added, bytes })
+        let (mut all, mut from) = (Vec::new(), 0);
+        for (range, id) in &rendered.controls {
+            self.encode_plain(&rendered.text, from..range.start, &mut all)?;
+            all.push((*id, range.clone()));
+            from = range.end;
+        }
+        self.encode_plain(&rendered.text, from..rendered.text.len(), &mut all)?;
+        Ok(all)
     }
 
-    /// The control token that `text` begins with, the longest: its length in bytes and its id.
-    pub(super) fn control_at(&self, text: &str) -> Option<(usize, TokenId)> {
-        let tokens = self.added.get(&text.chars().next()?)?;
-        tokens
-            .iter()
-            .find(|(content, _)| text.starts_with(content.as_str()))
-            .map(|(content, id)| (content.len(), *id))
-    }
-
-    /// Text in which nothing is a control token: ids with the bytes each covers.
-    pub(super) fn encode_plain(&self, text: &str) -> Result<Vec<(TokenId, (usize, usize))>> {
-        let encoding = self.plain.encode(text, false).map_err(error)?;
-        let ids = encoding.get_ids().iter().map(|id| TokenId(*id));
-        Ok(ids.zip(encoding.get_offsets().iter().copied()).collect())
+    /// Encodes a part of a text in which nothing is a control token.
+    fn encode_plain(&self, text: &str, part: Range<usize>, all: &mut Vec<Piece>) -> Result<()> {
+        let mut parts = vec![part];
+        for cut in 0..=CUTS_MAX {
+            let (mut encoded, mut cuts) = (Vec::new(), Vec::new());
+            for part in &parts {
+                let piece = text.get(part.clone()).unwrap_or_default();
+                encoded.extend(pieces(&self.plain, piece, part.start)?);
+            }
+            // A vocabulary of whole words may hold a control token's name as a word: it is cut behind its first
+            // character, and where that does not help the word is left out.
+            for (_, range) in encoded.iter().filter(|(id, _)| self.control_ids.contains(id)) {
+                let first = text.get(range.clone()).and_then(|word| word.chars().next());
+                cuts.push(range.start + first.map_or(0, char::len_utf8));
+            }
+            if cuts.is_empty() || cut == CUTS_MAX {
+                all.extend(encoded.into_iter().filter(|(id, _)| !self.control_ids.contains(id)));
+                return Ok(());
+            }
+            parts = split(&parts, &cuts);
+        }
+        Ok(())
     }
 
     /// Raw text: control tokens are recognised, and the post-processor adds its own.
@@ -100,55 +133,99 @@ impl Tokenizer {
         self.inner.token_to_id(token).map(TokenId)
     }
 
-    /// Each id's bytes, where the decoder is byte-level.
+    /// Ids that have a text.
+    pub(super) fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Each id's bytes, where ids have bytes of their own.
     pub(super) fn bytes(&self) -> Option<&ByteTable> {
         self.bytes.as_ref()
     }
 
     /// Text of ids, special tokens left out.
     pub(super) fn decode(&self, ids: &[TokenId]) -> String {
-        let ids: Vec<u32> =
-            ids.iter().map(|id| id.0).filter(|id| self.inner.id_to_token(*id).is_some()).collect();
+        let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         // The decoder fails on no id that it has; an empty answer is the honest one if it ever did.
         self.inner.decode(&ids, true).unwrap_or_default()
     }
 }
 
-/// Whether a decoder maps each character of a token to a byte, and does nothing else.
-fn is_byte_level(decoder: &Value) -> bool {
-    decoder.get("type").and_then(Value::as_str) == Some("ByteLevel")
+fn pieces(inner: &Inner, text: &str, base: usize) -> Result<Vec<Piece>> {
+    let encoding = inner.encode(text, false).map_err(error)?;
+    let ids = encoding.get_ids().iter().map(|id| TokenId(*id));
+    let ranges = encoding.get_offsets().iter().map(|(start, end)| base + start..base + end);
+    Ok(ids.zip(ranges).collect())
 }
 
-/// Every id's bytes under the byte-level mapping; a token with a character outside the mapping stands for itself.
-fn byte_table(inner: &Inner) -> ByteTable {
-    let mapping = byte_level_mapping();
-    let added = inner.get_added_tokens_decoder();
-    let last = inner.get_vocab(true).values().copied().max().unwrap_or(0);
-    let mut table = ByteTable { start: vec![0], bytes: Vec::new() };
-    for id in 0..=last {
-        let is_special = added.get(&id).is_some_and(|token| token.special);
-        if let Some(token) = inner.id_to_token(id).filter(|_| !is_special) {
-            let mapped: Option<Vec<u8>> = token.chars().map(|c| mapping.get(&c).copied()).collect();
-            table.bytes.extend(mapped.unwrap_or_else(|| token.into_bytes()));
+/// Ascending ranges, cut at ascending places; empty ones are left out.
+fn split(parts: &[Range<usize>], cuts: &[usize]) -> Vec<Range<usize>> {
+    let mut cuts = cuts.iter().copied().peekable();
+    let mut all = Vec::new();
+    for part in parts {
+        let mut from = part.start;
+        while let Some(cut) = cuts.next_if(|cut| *cut <= part.end) {
+            all.push(from..cut);
+            from = cut;
         }
-        table.start.push(table.bytes.len() as u32);
+        all.push(from..part.end);
     }
-    table
+    all.retain(|part| part.start < part.end);
+    all
 }
 
-/// GPT-2's mapping: printable Latin-1 characters stand for their byte, the others begin at U+0100 in order.
-fn byte_level_mapping() -> HashMap<char, u8> {
-    let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut next = 0x100;
-    let mut mapping = HashMap::new();
-    for byte in 0..=255u8 {
-        let c = if is_printable(byte) {
-            char::from(byte)
-        } else {
-            next += 1;
-            char::from_u32(next - 1).unwrap_or_default()
-        };
-        mapping.insert(c, byte);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn added(id: u32, content: &str, special: bool) -> Value {
+        json!({"id": id, "content": content, "special": special, "normalized": !special,
+            "lstrip": false, "rstrip": false, "single_word": false})
     }
-    mapping
+
+    /// A vocabulary of pieces with scores, in which control tokens are words too.
+    fn unigram() -> Tokenizer {
+        let vocab = ["<unk>", "</s>", "<", "/", "s", ">", "a", "th", "<think>", "ü", "think"];
+        let vocab: Vec<Value> = vocab.iter().map(|piece| json!([piece, -1.0])).collect();
+        let json = json!({
+            "version": "1.0", "truncation": {"direction": "Right", "max_length": 3,
+                "strategy": "LongestFirst", "stride": 0}, "padding": null,
+            "added_tokens": [added(1, "</s>", true), added(8, "<think>", false), added(9, "ü", false)],
+            "normalizer": {"type": "Lowercase"}, "pre_tokenizer": null, "post_processor": null,
+            "decoder": null, "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab}
+        });
+        Tokenizer::open(&serde_json::to_vec(&json).unwrap()).unwrap()
+    }
+
+    #[track_caller]
+    fn check(rendered: &Rendered, want: &[u32]) {
+        let got = unigram().encode(rendered).unwrap();
+        assert_eq!(got.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), want, "{}", rendered.text);
+        let covered: String = got.iter().map(|(_, range)| &rendered.text[range.clone()]).collect();
+        assert_eq!(covered, rendered.text);
+    }
+
+    #[test]
+    fn words_of_the_vocabulary_that_are_control_tokens_are_cut() {
+        let plain = |text: &str| Rendered { text: text.into(), ..Rendered::default() };
+        check(&plain("a</s>"), &[6, 2, 3, 4, 5]);
+        check(&plain("</s></s>a"), &[2, 3, 4, 5, 2, 3, 4, 5, 6]);
+        // A normalizer makes a control token of what was none.
+        check(&plain("a<THINK>"), &[6, 2, 10, 5]);
+        let real = Rendered {
+            text: "a</s>a<THINK>".into(),
+            controls: vec![(1..5, TokenId(1))],
+            answers: vec![],
+        };
+        check(&real, &[6, 1, 6, 2, 10, 5]);
+    }
+
+    #[test]
+    fn added_words_are_words_and_a_stored_truncation_is_left_out() {
+        check(&Rendered { text: "üaaaaa".into(), ..Rendered::default() }, &[9, 6, 6, 6, 6, 6]);
+        let hostile = Rendered { text: "ü<think>".into(), ..Rendered::default() };
+        check(&hostile, &[9, 2, 10, 5]);
+        assert_eq!(unigram().encode_raw("aaaa").unwrap().len(), 4);
+    }
 }
