@@ -17,8 +17,8 @@ use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions, Plan, Weight};
 use hadal_engine::backend::{
     Backend, ExpertWeights, HeadSide, MlaShape, RouteRule, Scoring, ScratchShape,
 };
-use hadal_engine::checkpoint::{Bytes, Tensor};
-use hadal_engine::quant::DType;
+use hadal_engine::checkpoint::{Bytes, Scales, Tensor};
+use hadal_engine::quant::{DType, fp8};
 use hadal_engine::step::{PAGE_TOKENS, PageId, SampleRow, Slot, Step, TokenId};
 
 const LITE: MlaShape = MlaShape {
@@ -47,12 +47,24 @@ fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
     let row = numbers(dim);
     let row: Vec<u8> = match dtype {
         DType::F32 => row.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        // Halves between 2^-8 and 1, bytes between 2^-6 and 2: bits of the numbers with such an exponent put in.
+        DType::F16 => row
+            .iter()
+            .flat_map(|x| (((x.to_bits() >> 13) as u16 & 0x9fff) | 0x2000).to_le_bytes())
+            .collect(),
         DType::Bf16 => {
             row.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect()
         }
+        DType::Fp8E4m3 => row.iter().map(|x| ((x.to_bits() >> 20) as u8 & 0x9f) | 0x20).collect(),
     };
     let bytes = Bytes::owned(row.repeat(n_out));
-    cpu.weight(&Tensor { name: "bench".into(), dtype, shape: vec![n_out, dim], bytes }).unwrap()
+    let factors = n_out.div_ceil(fp8::BLOCK[0]) * dim.div_ceil(fp8::BLOCK[1]);
+    let scales = (dtype == DType::Fp8E4m3).then(|| Scales {
+        bytes: Bytes::owned(0.01f32.to_le_bytes().repeat(factors)),
+        block: fp8::BLOCK,
+    });
+    let shape = vec![n_out, dim];
+    cpu.weight(&Tensor { name: "bench".into(), dtype, shape, bytes, scales }).unwrap()
 }
 
 fn buffer(cpu: &mut Cpu, len: usize) -> <Cpu as Backend>::Buf {
@@ -88,13 +100,15 @@ fn linear(c: &mut Criterion) {
         ("f32", DType::F32, Activations::F32),
         ("bf16, f32 inputs", DType::Bf16, Activations::F32),
         ("bf16, pairs", DType::Bf16, Activations::Bf16),
+        ("f16", DType::F16, Activations::F32),
+        ("fp8", DType::Fp8E4m3, Activations::F32),
     ] {
         let (mut cpu, _) = backend(activations, LITE, 64, 64);
         let weight = matrix(&mut cpu, dtype, DIM, DIM);
         for rows in [1, 8, 64] {
             let x = buffer(&mut cpu, rows * DIM);
             let mut y = cpu.alloc(rows * DIM).unwrap();
-            group.throughput(Throughput::Bytes((DIM * DIM * dtype.bytes()) as u64));
+            group.throughput(Throughput::Bytes((DIM * DIM * dtype.block_bytes()) as u64));
             group.bench_function(BenchmarkId::new(name, rows), |b| {
                 b.iter(|| cpu.linear(&mut y, black_box(&x), &weight, rows));
             });

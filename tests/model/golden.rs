@@ -10,7 +10,7 @@ use hadal_engine::trace::{self, TraceData, TraceOptions};
 use super::compare::{self, Array, Arrays, Limits};
 
 /// Cases, and the tensors each must have been compared on beside `logits`, `decode_logits`, `decode_tokens`.
-const CASES: [(&str, &[&str]); 15] = [
+const CASES: [(&str, &[&str]); 17] = [
     (
         "v3-moe-f32",
         &[
@@ -67,6 +67,8 @@ const CASES: [(&str, &[&str]); 15] = [
     ("v2-group-bf16", &["hidden.final", "router.1.indices"]),
     ("v3-mtp-f32", &["hidden.final", "router.1.indices"]),
     ("v3-mtp-bf16", &["hidden.final", "router.1.indices"]),
+    ("v3-fp8", &["hidden.final", "router.1.indices"]),
+    ("v3-fp8-ue8m0", &["hidden.final", "router.1.indices"]),
     (
         "v3-realdims",
         &["hidden.final", "router.1.indices", "mla.0.c_kv", "mla.0.k_rope", "mla.0.heads_out"],
@@ -75,8 +77,15 @@ const CASES: [(&str, &[&str]); 15] = [
 
 /// Keys of a golden file that are inputs, or results of something the ordinary pass does not do.
 fn is_other(key: &str) -> bool {
-    matches!(key, "input_ids" | "decode_margin" | "routing_margin" | "logits_bf16")
-        || key.starts_with("mtp.")
+    matches!(
+        key,
+        "input_ids"
+            | "decode_margin"
+            | "routing_margin"
+            | "logits_bf16"
+            | "logits_dequant_bf16"
+            | "logits_w8a8"
+    ) || key.starts_with("mtp.")
         || key.starts_with("extra.")
 }
 

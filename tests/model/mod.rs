@@ -1,5 +1,6 @@
 //! Models held to golden numbers.
 
 mod compare;
+mod factors;
 mod golden;
 mod same_tokens;

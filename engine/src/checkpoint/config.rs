@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::json::{Fields, parse_object};
+use super::scales;
 use crate::error::{Error, Result};
 
 /// A model's sizes and rules, in `config.json`'s words. Everything is checked: past this, nobody looks again.
@@ -46,6 +47,8 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// 1: one MTP layer follows the last layer in the checkpoint. Checked, kept for speculation, not run.
     pub num_nextn_predict_layers: usize,
+    /// Rows and columns of a block of an 8-bit float matrix that share a factor.
+    pub fp8_block: [usize; 2],
 }
 
 /// Sizes and rules of the mixture layers.
@@ -142,6 +145,7 @@ impl ModelConfig {
             tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
             max_position_embeddings: fields.size_or("max_position_embeddings", Some(2048))?,
             num_nextn_predict_layers: fields.count_or("num_nextn_predict_layers", 0)?,
+            fp8_block: scales::block(&fields)?,
         };
         let has_moe = config.is_moe_layer.contains(&true) || config.num_nextn_predict_layers > 0;
         let moe = if has_moe { Some(moe(&fields, family)?) } else { None };
@@ -237,12 +241,6 @@ impl Family {
 /// Settings that change the result and that nothing here computes.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
-    if let Some(quantization) = fields.object("quantization_config")? {
-        let method = quantization.text("quant_method")?.unwrap_or("unnamed");
-        return refuse(format!(
-            "weights quantised by `{method}` are not supported yet; float32 and bfloat16 are"
-        ));
-    }
     if fields.flag_or("attention_bias", false)? {
         return refuse("`attention_bias` is true: biased projections are not supported".into());
     }

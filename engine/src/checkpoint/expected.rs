@@ -14,7 +14,7 @@ pub(super) struct Expected {
 }
 
 /// Storage types a tensor may have.
-pub(super) const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
+pub(super) const DTYPES: [DType; 4] = [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3];
 
 /// Collects names and shapes.
 struct List<'a> {

@@ -4,9 +4,11 @@ pub mod config;
 mod discover;
 mod expected;
 mod files;
+mod folder;
 mod json;
 pub mod map;
 mod safetensors;
+mod scales;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +16,11 @@ use std::path::{Path, PathBuf};
 pub use config::ModelConfig;
 pub use discover::{Found, Summary, describe, describe_folder, discover};
 pub use map::{Bytes, Watch};
+pub use scales::Scales;
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
 use expected::{DTYPES, Expected, expected};
-use files::Files;
-use json::{Fields, parse_object};
 use safetensors::Entry;
 
 /// Where a checkpoint comes from.
@@ -40,19 +41,28 @@ pub struct Tensor {
     pub dtype: DType,
     /// Outermost first.
     pub shape: Vec<usize>,
-    /// Row-major, little-endian; `product(shape) * dtype.bytes()` of them.
+    /// Row-major, little-endian; one `dtype.row_bytes(columns)` for every row.
     pub bytes: Bytes,
+    /// Factors of an 8-bit float matrix.
+    pub scales: Option<Scales>,
 }
 
 impl Tensor {
     /// All elements widened to f32.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.shape.iter().product()];
-        match self.dtype {
-            DType::F32 => crate::quant::f32::decode(&self.bytes, &mut out),
-            DType::Bf16 => crate::quant::bf16::decode(&self.bytes, &mut out),
+        self.dtype.decode(&self.bytes, &mut out);
+        if let (Some(scales), Some(dim)) = (&self.scales, self.shape.last()) {
+            for (index, row) in out.chunks_mut(*dim).enumerate() {
+                scales.apply(index, *dim, row);
+            }
         }
         out
+    }
+
+    /// Bytes it takes in its file, factors included.
+    pub fn stored_bytes(&self) -> usize {
+        self.bytes.len() + self.scales.as_ref().map_or(0, |scales| scales.bytes.len())
     }
 }
 
@@ -84,6 +94,19 @@ pub struct GenerationConfig {
     pub repetition_penalty: Option<f32>,
 }
 
+/// What a container holds, as it says itself: nothing is held against the configuration yet.
+struct Contents {
+    /// The folder or file, as errors name it.
+    path: PathBuf,
+    config: ModelConfig,
+    generation: GenerationConfig,
+    text: TextFiles,
+    /// By their released names.
+    tensors: BTreeMap<String, Entry>,
+    /// Mapped weight files.
+    files: Vec<Bytes>,
+}
+
 /// An open checkpoint: configuration read, every tensor's presence, dtype, shape and range checked, nothing computed.
 pub struct Checkpoint {
     /// The model's sizes and rules.
@@ -105,33 +128,9 @@ impl Checkpoint {
     /// # Errors
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
-        let files = Files::new(source);
-        let (config_path, config_bytes) = files.required("config.json")?;
-        let config = ModelConfig::parse(&config_path, &config_bytes)?;
-        let generation = generation(&files, &config_path, &config_bytes)?;
-        let mut tensors = BTreeMap::new();
-        let mut shards = Vec::new();
-        for (path, bytes) in files.weights()? {
-            for (name, entry) in safetensors::entries(&path, &bytes)? {
-                if tensors.insert(name.clone(), entry).is_some() {
-                    let problem = "it is in another file of this checkpoint too".to_owned();
-                    return Err(Error::TensorRange { path, name, problem });
-                }
-            }
-            shards.push(bytes);
-        }
-        let path = files.path().to_owned();
-        let used = check(&path, &expected(&config), &tensors)?;
-        let text = text_files(&files)?;
-        Ok(Self {
-            config,
-            generation,
-            text,
-            path,
-            tensors,
-            used,
-            watch: Watch::over(shards.iter()),
-        })
+        let Contents { path, config, generation, text, tensors, files } = folder::read(source)?;
+        let used = check(&path, &config, &tensors)?;
+        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
@@ -150,6 +149,7 @@ impl Checkpoint {
             dtype,
             shape: entry.shape.clone(),
             bytes: entry.bytes.clone(),
+            scales: factors(&self.path, self.config.fp8_block, name, entry, &self.tensors)?,
         })
     }
 
@@ -160,7 +160,15 @@ impl Checkpoint {
 
     /// Bytes of all tensors the model uses (the MTP layer, which is checked but not run, is not counted).
     pub fn weight_bytes(&self) -> u64 {
-        self.used().map(|entry| entry.bytes.len() as u64).sum()
+        self.stored().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Name and stored bytes, factors included, of every tensor the model uses.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.used.iter().filter_map(|name| {
+            let factors = scale_entry(name, &self.tensors).map_or(0, |(_, e)| e.bytes.len());
+            Some((name.as_str(), (self.tensors.get(name)?.bytes.len() + factors) as u64))
+        })
     }
 
     /// Numbers in all tensors the model uses.
@@ -195,82 +203,75 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
 /// Holds what is there to what must be there; gives the names the ordinary pass uses.
 fn check(
     path: &Path,
-    wanted: &[Expected],
+    config: &ModelConfig,
     tensors: &BTreeMap<String, Entry>,
 ) -> Result<Vec<String>> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in wanted {
-        let Some(entry) = tensors.get(name) else {
-            return Err(Error::TensorMissing {
-                path: path.to_owned(),
-                name: name.clone(),
-                want: shape.clone(),
-            });
+    for Expected { name, shape, is_used } in expected(config) {
+        let Some(entry) = tensors.get(&name) else {
+            return Err(Error::TensorMissing { path: path.to_owned(), name, want: shape });
         };
         if entry.dtype.is_none() {
-            return Err(wrong_dtype(path, name, entry));
+            return Err(wrong_dtype(path, &name, entry));
         }
-        if entry.shape != *shape {
-            let (got, want) = (entry.shape.clone(), shape.clone());
-            return Err(Error::TensorShape {
-                path: path.to_owned(),
-                name: name.clone(),
-                got,
-                want,
-            });
+        if entry.shape != shape {
+            let (path, got) = (path.to_owned(), entry.shape.clone());
+            return Err(Error::TensorShape { path, name, got, want: shape });
         }
-        if *is_used {
-            used.push(name.clone());
+        factors(path, config.fp8_block, &name, entry, tensors)?;
+        if is_used {
+            used.push(name);
         }
     }
     Ok(used)
 }
 
-/// `generation_config.json`; ids that it does not give come from `config.json`.
-fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<GenerationConfig> {
-    let (path, object) = match files.optional("generation_config.json")? {
-        Some((path, bytes)) => (path.clone(), parse_object(&path, &bytes)?),
-        None => (config_path.to_owned(), serde_json::Map::new()),
-    };
-    let config = parse_object(config_path, config)?;
-    let (own, config) =
-        (Fields { path: &path, object: &object }, Fields { path: config_path, object: &config });
-    let ids = |field: &str| -> Result<Vec<u32>> {
-        let ids = own.token_ids(field)?;
-        if ids.is_empty() { config.token_ids(field) } else { Ok(ids) }
-    };
-    let positive = |field: &str| own.get(field).map(|_| own.positive_or(field, None)).transpose();
-    Ok(GenerationConfig {
-        eos_token_ids: ids("eos_token_id")?,
-        bos_token_id: ids("bos_token_id")?.first().copied(),
-        temperature: own
-            .get("temperature")
-            .map(|_| own.number_or_zero("temperature"))
-            .transpose()?
-            .map(|t| t as f32),
-        top_p: positive("top_p")?.map(|p| p.min(1.0) as f32),
-        top_k: own
-            .get("top_k")
-            .map(|_| own.count_or("top_k", 0))
-            .transpose()?
-            .and_then(|k| u32::try_from(k).ok()),
-        repetition_penalty: positive("repetition_penalty")?.map(|r| r as f32),
-    })
+/// The tensor that holds an 8-bit float matrix's factors, and its name.
+fn scale_entry<'a>(
+    name: &str,
+    tensors: &'a BTreeMap<String, Entry>,
+) -> Option<(String, &'a Entry)> {
+    // The first is DeepSeek's; both are factors to multiply with.
+    [format!("{name}_scale_inv"), format!("{name}_scale")]
+        .into_iter()
+        .find_map(|scale| tensors.get(&scale).map(|entry| (scale, entry)))
 }
 
-/// Tokenizer and template as bytes; the text side says what it misses.
-fn text_files(files: &Files) -> Result<TextFiles> {
-    let bytes = |name| Ok::<_, Error>(files.optional(name)?.map(|(_, bytes)| bytes));
-    let chat_template = match files.optional("chat_template.jinja")? {
-        None => None,
-        Some((path, bytes)) => Some(String::from_utf8(bytes).map_err(|error| Error::Format {
-            path,
-            problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
-        })?),
+/// An 8-bit float matrix's factors: one a block, one a row, or one for all of it. `None` for other types.
+fn factors(
+    path: &Path,
+    block: [usize; 2],
+    name: &str,
+    entry: &Entry,
+    tensors: &BTreeMap<String, Entry>,
+) -> Result<Option<Scales>> {
+    if entry.dtype != Some(DType::Fp8E4m3) {
+        return Ok(None);
+    }
+    let [n_out, dim] = *entry.shape.as_slice() else {
+        return Err(wrong_dtype(path, name, entry));
     };
-    Ok(TextFiles {
-        tokenizer: bytes("tokenizer.json")?,
-        tokenizer_config: bytes("tokenizer_config.json")?,
-        chat_template,
-    })
+    let want = vec![n_out.div_ceil(block[0]), dim.div_ceil(block[1])];
+    let Some((scale, factors)) = scale_entry(name, tensors) else {
+        let name = format!("{name}_scale_inv");
+        return Err(Error::TensorMissing { path: path.to_owned(), name, want });
+    };
+    if factors.dtype != Some(DType::F32) {
+        return Err(Error::TensorDType {
+            path: path.to_owned(),
+            name: scale,
+            got: factors.dtype_name.clone(),
+            want: DType::F32.name().into(),
+        });
+    }
+    let block = match *factors.shape.as_slice() {
+        _ if factors.shape == want => block,
+        [] | [1] | [1, 1] => [scales::WHOLE, scales::WHOLE],
+        [rows] | [rows, 1] if rows == n_out => [1, scales::WHOLE],
+        _ => {
+            let (path, got) = (path.to_owned(), factors.shape.clone());
+            return Err(Error::TensorShape { path, name: scale, got, want });
+        }
+    };
+    Ok(Some(Scales { bytes: factors.bytes.clone(), block }))
 }

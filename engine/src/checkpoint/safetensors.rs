@@ -103,6 +103,8 @@ fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<(Entry,
     let dtype = match dtype_name {
         "F32" => Some(DType::F32),
         "BF16" => Some(DType::Bf16),
+        "F16" => Some(DType::F16),
+        "F8_E4M3" => Some(DType::Fp8E4m3),
         _ => None,
     };
     Ok((

@@ -127,7 +127,7 @@ fn check_context(args: &BenchArgs, info: &ModelInfo) -> Outcome {
 /// The sizes that decide how much a step reads.
 fn weights(source: &Source) -> Result<Weights, Failure> {
     let checkpoint = Checkpoint::open(source)?;
-    Ok(Weights::of(&checkpoint.config, checkpoint.dtype().bytes()))
+    Ok(Weights::of(&checkpoint))
 }
 
 /// Seconds from submission to the first token of a lone request, which are the prompt's.

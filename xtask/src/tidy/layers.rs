@@ -36,6 +36,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "backend",
         &[
             "quant",
+            "checkpoint::Scales",
             "checkpoint::Tensor",
             "checkpoint::Bytes",
             "checkpoint::config::RouteRule",

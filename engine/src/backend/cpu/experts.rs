@@ -139,14 +139,14 @@ fn run_experts(
     let (hidden, width) = (first.dim, first.n_out);
     let origin = &s.origin[..n];
     let row = |entry: usize| &x[origin[entry] as usize * hidden..][..hidden];
-    let form = Form::of(cpu, first.dtype);
+    let form = Form::of(cpu, weights.gate.iter().chain(&weights.up));
     let inputs = prepare(cpu, form, &mut s.pairs, &mut s.inputs, n, hidden, row);
     multiply(&mut cpu.pool, cpu.isa, &mut s.gate, inputs, &weights.gate, &s.segments);
     multiply(&mut cpu.pool, cpu.isa, &mut s.up, inputs, &weights.up, &s.segments);
     swiglu::swiglu(cpu, &mut s.product, &s.gate, &s.up, width, n);
     let product = &s.product;
     let row = |entry: usize| &product[entry * width..][..width];
-    let form = Form::of(cpu, weights.down[0].dtype);
+    let form = Form::of(cpu, weights.down.iter());
     let inputs = prepare(cpu, form, &mut s.pairs, &mut s.inputs, n, width, row);
     multiply(&mut cpu.pool, cpu.isa, &mut s.down, inputs, &weights.down, &s.segments);
 }
@@ -160,11 +160,14 @@ enum Form {
 }
 
 impl Form {
-    fn of(cpu: &Cpu, dtype: DType) -> Self {
-        match (dtype, cpu.activations) {
-            (DType::Bf16, Activations::Bf16) if cpu.splits() => Self::Split,
-            (DType::Bf16, Activations::Bf16) => Self::Rounded,
-            _ => Self::Plain,
+    /// What all of the matrices take: pairs are for bf16 alone.
+    fn of<'a>(cpu: &Cpu, mut weights: impl Iterator<Item = &'a Weight>) -> Self {
+        let takes_pairs =
+            cpu.activations == Activations::Bf16 && weights.all(|w| w.dtype == DType::Bf16);
+        match takes_pairs {
+            true if cpu.splits() => Self::Split,
+            true => Self::Rounded,
+            false => Self::Plain,
         }
     }
 }
@@ -227,7 +230,7 @@ fn combine(
 #[cfg(test)]
 mod tests {
     use crate::backend::cpu::testing::{
-        Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, ways,
+        DTYPES, Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, ways,
     };
     use crate::backend::cpu::{Routing, Weight};
     use crate::backend::{Backend, ExpertWeights, RouteRule, Scoring};
@@ -327,7 +330,7 @@ mod tests {
     #[test]
     fn even_and_skewed_routings_agree_with_the_oracle() {
         let (x, shared) = (numbers(1, 33 * D), numbers(2, 33 * D));
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             for skew in 0..3 {
                 let layer = Layer::seeded(dtype);
                 let choices = choices(skew);
@@ -354,7 +357,7 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_whatever_the_others_chose_and_on_any_threads() {
         let x = numbers(1, 33 * D);
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             let weights = Layer::seeded(dtype).weights();
             for way in ways() {
                 for skew in 0..3 {

@@ -13,9 +13,8 @@ pub(super) fn gather_rows(y: &mut [f32], x: &[f32], dim: usize, plan: &Plan) {
 mod tests {
     use crate::backend::Backend;
     use crate::backend::cpu::testing::{
-        EVEN, Sequence, assert_same_bits, backend_for, matrix, numbers, step, ways,
+        DTYPES, EVEN, Sequence, assert_same_bits, backend_for, matrix, numbers, step, ways,
     };
-    use crate::quant::DType;
     use crate::step::SampleRow;
 
     #[test]
@@ -37,7 +36,7 @@ mod tests {
         let step = step(&[Sequence { id: 1, before: 5, rows: 9 }], 0);
         let (mut cpu, mut plan) = backend_for(ways()[0], 2, EVEN);
         cpu.begin(&mut plan, &step).unwrap();
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             let table = matrix(2, dtype, 20, 33);
             let mut y = cpu.alloc(9 * 33).unwrap();
             cpu.embed(&mut y, &table.weight, &plan);

@@ -116,7 +116,13 @@ mod tests {
 
     #[test]
     fn both_halves_agree_with_the_oracle_in_the_rows_given() {
-        for (shape, dtype) in [(ODD, DType::F32), (ODD, DType::Bf16), (EVEN, DType::Bf16)] {
+        for (shape, dtype) in [
+            (ODD, DType::F32),
+            (ODD, DType::Bf16),
+            (EVEN, DType::Bf16),
+            (ODD, DType::F16),
+            (ODD, DType::Fp8E4m3),
+        ] {
             let n_out = shape.n_head * (shape.qk_nope_head_dim + shape.v_head_dim);
             let kv_b = matrix(3, dtype, n_out, shape.kv_lora_rank);
             for (way, side) in ways().into_iter().flat_map(|way| [(way, Key), (way, Value)]) {

@@ -45,7 +45,7 @@ pub(super) fn linear_f32(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weigh
 mod tests {
     use crate::backend::Backend;
     use crate::backend::cpu::testing::{
-        Way, assert_close, assert_same_bits, backend, matrix, numbers, product_error, ways,
+        DTYPES, Way, assert_close, assert_same_bits, backend, matrix, numbers, product_error, ways,
     };
     use crate::quant::DType;
 
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn odd_shapes_agree_with_the_oracle() {
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             for dim in [1, 3, 15, 16, 17, 31, 32, 33, 63, 65, 100, 576] {
                 check(dtype, 1, dim, 1);
                 check(dtype, 13, dim, 3);
@@ -86,7 +86,7 @@ mod tests {
     fn a_row_has_the_same_bits_in_any_batch_on_any_threads() {
         // Large enough that a single row is handed to all threads.
         let (n_out, dim) = (131, 577);
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             let matrix = matrix(5, dtype, n_out, dim);
             let x = numbers(9, 33 * dim);
             for way in ways() {

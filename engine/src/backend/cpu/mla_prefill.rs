@@ -224,7 +224,13 @@ mod tests {
 
     #[test]
     fn chunks_around_pages_agree_with_the_oracle() {
-        for (shape, dtype) in [(ODD, DType::Bf16), (EVEN, DType::F32), (EVEN, DType::Bf16)] {
+        for (shape, dtype) in [
+            (ODD, DType::Bf16),
+            (EVEN, DType::F32),
+            (EVEN, DType::Bf16),
+            (ODD, DType::F16),
+            (ODD, DType::Fp8E4m3),
+        ] {
             let kv_b = weights(dtype, &shape);
             let sequences = [
                 sequence(1, 5, 2),

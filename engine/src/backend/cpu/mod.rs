@@ -30,7 +30,7 @@ use pool::Pool;
 use simd::multiply::PairRows;
 
 use super::ScratchShape;
-use crate::checkpoint::{Bytes, Tensor};
+use crate::checkpoint::{Bytes, Scales, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
@@ -153,6 +153,8 @@ pub struct Weight {
     dtype: DType,
     n_out: usize,
     dim: usize,
+    row_bytes: usize,
+    scales: Option<Scales>,
 }
 
 impl Weight {
@@ -163,22 +165,42 @@ impl Weight {
             [dim] => (1, dim),
             _ => (0, 0),
         };
-        let wanted = n_out.checked_mul(dim).and_then(|n| n.checked_mul(tensor.dtype.bytes()));
-        if wanted != Some(tensor.bytes.len()) || wanted == Some(0) {
+        let row_bytes = tensor.dtype.row_bytes(dim).unwrap_or(0);
+        let wanted = n_out.checked_mul(row_bytes);
+        let has_scales = match &tensor.scales {
+            Some(scales) => scales.covers(n_out, dim),
+            None => tensor.dtype != DType::Fp8E4m3,
+        };
+        if wanted != Some(tensor.bytes.len()) || wanted == Some(0) || !has_scales {
             return Err(Error::Internal {
                 message: format!("`{}` is no matrix: {:?}", tensor.name, tensor.shape),
             });
         }
-        Ok(Self { bytes: tensor.bytes.clone(), dtype: tensor.dtype, n_out, dim })
+        let (bytes, scales) = (tensor.bytes.clone(), tensor.scales.clone());
+        Ok(Self { bytes, dtype: tensor.dtype, n_out, dim, row_bytes, scales })
     }
 
     /// Row `index`, widened into `out`.
     fn row(&self, index: usize, out: &mut [f32]) {
-        let width = self.dim * self.dtype.bytes();
-        let bytes = &self.bytes[index * width..(index + 1) * width];
-        match self.dtype {
-            DType::F32 => crate::quant::f32::decode(bytes, out),
-            DType::Bf16 => crate::quant::bf16::decode(bytes, out),
+        self.dtype.decode(&self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes], out);
+        if let Some(scales) = &self.scales {
+            scales.apply(index, self.dim, out);
+        }
+    }
+
+    /// The rows from `first` on, for kernels.
+    fn rows_from(&self, first: usize) -> simd::Matrix {
+        simd::Matrix {
+            at: self.bytes.as_ptr(),
+            row_bytes: self.row_bytes,
+            dtype: self.dtype,
+            first,
+            scales: self.scales.as_ref().map_or(simd::Scales::NONE, |scales| simd::Scales {
+                at: scales.bytes.as_ptr(),
+                per_row: scales.per_row(self.dim),
+                row_shift: scales.block[0].ilog2(),
+                column_shift: scales.block[1].ilog2(),
+            }),
         }
     }
 }

@@ -255,7 +255,7 @@ mod tests {
     fn route_logits(logits: &[f32], bias: Option<&[f32]>, rule: &RouteRule) -> RoutingTrace {
         let bytes = Bytes::owned(logits.iter().flat_map(|z| z.to_le_bytes()).collect());
         let shape = vec![logits.len(), 1];
-        let tensor = Tensor { name: "gate".into(), dtype: DType::F32, shape, bytes };
+        let tensor = Tensor { name: "gate".into(), dtype: DType::F32, shape, bytes, scales: None };
         let mut cpu = backend(ways()[0], 1);
         let gate = cpu.weight(&tensor).unwrap();
         let mut routing = cpu.routing(1, rule).unwrap();

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
-use crate::checkpoint::{Bytes, Tensor};
+use crate::checkpoint::{Bytes, Scales, Tensor};
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{PAGE_TOKENS, PageId, Slot, Step, TokenId};
@@ -69,21 +69,55 @@ pub(super) struct Matrix {
     pub(super) dim: usize,
 }
 
+/// Blocks of the tests' 8-bit float matrices: small, so that a matrix has several, ragged at its edges.
+const BLOCK: [usize; 2] = [8, 32];
+
 /// A seeded matrix, stored at an odd address: mapped tensors begin anywhere.
 pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matrix {
     let (mut bytes, mut values) = (vec![0xff], Vec::new());
-    for x in numbers(seed, n_out * dim) {
-        let word = x.to_bits() >> 16;
+    let factors = numbers(seed + 77, n_out.div_ceil(BLOCK[0]) * dim.div_ceil(BLOCK[1]));
+    for (i, x) in numbers(seed, n_out * dim).into_iter().enumerate() {
         match dtype {
-            DType::F32 => bytes.extend(x.to_le_bytes()),
-            DType::Bf16 => bytes.extend((word as u16).to_le_bytes()),
+            DType::F32 => {
+                bytes.extend(x.to_le_bytes());
+                values.push(f64::from(x));
+            }
+            DType::Bf16 => {
+                let word = x.to_bits() >> 16;
+                bytes.extend((word as u16).to_le_bytes());
+                values.push(f64::from(f32::from_bits(word << 16)));
+            }
+            DType::F16 => {
+                // Sign and eleven bits of a number, exponent from 2^-8 up to 2^-1.
+                let (steps, exponent) = ((x.abs() * 1024.0) as u16 & 1023, i as u16 % 8 + 7);
+                bytes.extend(((u16::from(x < 0.0) << 15) | (exponent << 10) | steps).to_le_bytes());
+                let size = (1.0 + f64::from(steps) / 1024.0) * 2f64.powi(i32::from(exponent) - 15);
+                values.push(if x < 0.0 { -size } else { size });
+            }
+            DType::Fp8E4m3 => {
+                let (steps, exponent) = ((x.abs() * 8.0) as u8 & 7, i as u8 % 7 + 1);
+                bytes.push((u8::from(x < 0.0) << 7) | (exponent << 3) | steps);
+                let size = (1.0 + f64::from(steps) / 8.0) * 2f64.powi(i32::from(exponent) - 7);
+                let block = i / dim / BLOCK[0] * dim.div_ceil(BLOCK[1]) + i % dim / BLOCK[1];
+                values.push(if x < 0.0 { -size } else { size } * f64::from(factors[block]));
+            }
         }
-        values.push(f64::from(if dtype == DType::F32 { x } else { f32::from_bits(word << 16) }));
     }
-    let bytes = Bytes::owned(bytes.clone()).slice(1..bytes.len()).unwrap();
-    let tensor = Tensor { name: "test".into(), dtype, shape: vec![n_out, dim], bytes };
+    let odd = |bytes: Vec<u8>| Bytes::owned(bytes.clone()).slice(1..bytes.len()).unwrap();
+    let mut scales = vec![0xff];
+    scales.extend(factors.iter().flat_map(|factor| factor.to_le_bytes()));
+    let tensor = Tensor {
+        name: "test".into(),
+        dtype,
+        shape: vec![n_out, dim],
+        bytes: odd(bytes),
+        scales: (dtype == DType::Fp8E4m3).then(|| Scales { bytes: odd(scales), block: BLOCK }),
+    };
     Matrix { weight: Weight::new(&tensor).unwrap(), values, n_out, dim }
 }
+
+/// Every way a matrix can be stored.
+pub(super) const DTYPES: [DType; 4] = [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3];
 
 /// A sum, and the sum of its terms' sizes: what rounding errors are relative to.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +150,9 @@ impl Matrix {
 pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
     let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
     let pairs = way.activations == Activations::Bf16 && dtype == DType::Bf16;
-    roundings * 2f64.powi(-24) + if pairs { 2f64.powi(-17) } else { 0.0 }
+    // A factor rounds each weight once more.
+    let factor = if dtype == DType::Fp8E4m3 { 1.0 } else { 0.0 };
+    (roundings + factor) * 2f64.powi(-24) + if pairs { 2f64.powi(-17) } else { 0.0 }
 }
 
 /// Instructions and form of inputs.

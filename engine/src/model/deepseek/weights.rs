@@ -95,14 +95,14 @@ impl<'a, B: Backend> Loader<'a, B> {
     fn matrix(&mut self, name: &str) -> Result<B::Weight> {
         let tensor = self.checkpoint.tensor(name)?;
         let weight = self.backend.weight(&tensor)?;
-        self.count(tensor.bytes.len());
+        self.count(tensor.stored_bytes());
         Ok(weight)
     }
 
     fn vector(&mut self, name: &str) -> Result<B::Buf> {
         let tensor = self.checkpoint.tensor(name)?;
         let values = self.backend.vector(&tensor.to_f32())?;
-        self.count(tensor.bytes.len());
+        self.count(tensor.stored_bytes());
         Ok(values)
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use hadal_engine::ModelInfo;
-use hadal_engine::checkpoint::ModelConfig;
+use hadal_engine::checkpoint::Checkpoint;
 use serde_json::{Value, json};
 
 /// Median, minimum and maximum of repeated measurements.
@@ -49,31 +49,21 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// From a model's sizes and the bytes of one number.
-    pub(super) fn of(config: &ModelConfig, number_bytes: usize) -> Self {
-        let d = config.hidden_size as f64;
-        let heads = config.num_attention_heads as f64;
-        let (rank, rope) = (config.kv_lora_rank as f64, config.qk_rope_head_dim as f64);
-        let (nope, value) = (config.qk_nope_head_dim as f64, config.v_head_dim as f64);
-        let query = heads * (nope + rope);
-        let query = config.q_lora_rank.map_or(d * query, |q| q as f64 * (d + query));
-        let attention =
-            query + d * (rank + rope) + heads * (nope + value) * rank + heads * value * d;
-        let layers = config.num_hidden_layers as f64;
-        let moe_layers = config.is_moe_layer.iter().filter(|is_moe| **is_moe).count() as f64;
-        let dense = (layers - moe_layers) * 3.0 * d * config.intermediate_size as f64;
-        let head = config.vocab_size as f64 * d;
-        let (mut mixtures, mut expert, mut experts, mut chosen) = (0.0, 0.0, 0.0, 0.0);
-        if let Some(moe) = &config.moe {
-            experts = moe.route.n_routed_experts as f64;
-            chosen = moe.route.num_experts_per_tok as f64;
-            let mlp = 3.0 * d * moe.moe_intermediate_size as f64;
-            expert = moe_layers * mlp;
-            mixtures = moe_layers * (moe.n_shared_experts as f64 * mlp + experts * d);
+    /// From a checkpoint's own tensors, as they are stored.
+    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+        let config = &checkpoint.config;
+        let (mut always, mut experts) = (0.0, 0.0);
+        for (name, bytes) in checkpoint.stored() {
+            if name.contains(".mlp.experts.") {
+                experts += bytes as f64;
+            } else if name != "model.embed_tokens.weight" || config.tie_word_embeddings {
+                always += bytes as f64;
+            }
         }
-        let bytes = number_bytes as f64;
-        let always = layers * attention + dense + mixtures + head;
-        Self { always: always * bytes, expert: expert * bytes, experts, chosen }
+        let route = config.moe.as_ref().map(|moe| moe.route);
+        let n_expert = route.map_or(0.0, |route| route.n_routed_experts as f64);
+        let chosen = route.map_or(0.0, |route| route.num_experts_per_tok as f64);
+        Self { always, expert: experts / n_expert.max(1.0), experts: n_expert, chosen }
     }
 
     /// What a decode step of `batch` sequences must read, when routing is uniform: an expert is left out by one

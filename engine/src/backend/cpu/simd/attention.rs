@@ -4,9 +4,9 @@
 //! unnormalised output. Tiles are the cache's pages, from position 0 up: the order of every sum is a function of the
 //! row's position.
 
-use super::product::{Product, Rows, add_weighted, product};
+use super::Matrix;
+use super::product::{Product, add_weighted, product};
 use crate::backend::cpu::Isa;
-use crate::quant::DType;
 use crate::step::PAGE_TOKENS;
 
 /// A query's running softmax.
@@ -71,8 +71,7 @@ pub(in super::super) fn score(
     );
     assert!(scores.len() >= n_query * PAGE_TOKENS);
     let p = Product {
-        w: tile.keys.as_ptr().cast(),
-        dtype: DType::F32,
+        w: Matrix::f32(tile.keys.as_ptr(), tile.key_dim * size_of::<f32>()),
         dim: tile.key_dim,
         x: queries.as_ptr(),
         x_stride: tile.key_dim,
@@ -100,11 +99,7 @@ pub(in super::super) fn accumulate(
     running.take(scores, out);
     let out = &mut out[..tile.value_dim];
     assert!(tile.values.len() >= (tile.n_key - 1) * tile.value_stride + tile.value_dim);
-    let rows = Rows {
-        at: tile.values.as_ptr().cast(),
-        row_bytes: tile.value_stride * size_of::<f32>(),
-        dtype: DType::F32,
-    };
+    let rows = Matrix::f32(tile.values.as_ptr(), tile.value_stride * size_of::<f32>());
     // SAFETY: the rows are inside `values`, as checked above; `isa` was checked when the backend was made.
-    unsafe { add_weighted(isa, out, scores, rows) }
+    unsafe { add_weighted(isa, out, scores, &rows) }
 }

@@ -1,12 +1,18 @@
 //! bf16 matrices as stored: widened in registers, or multiplied as they are with inputs split into pairs.
 
-use super::{LANES, Lanes, Stored};
+use super::{LANES, Lanes, Matrix, Stored};
 
 /// Little-endian bf16.
 pub(in super::super) struct Bf16;
 
 impl Stored for Bf16 {
-    const BYTES: usize = 2;
+    type Row = *const u8;
+
+    #[inline(always)]
+    unsafe fn row(matrix: &Matrix, index: usize) -> *const u8 {
+        // SAFETY: the caller's promise.
+        unsafe { matrix.row(index) }
+    }
 
     #[inline(always)]
     unsafe fn load<L: Lanes>(row: *const u8, at: usize) -> L::V {
@@ -120,8 +126,7 @@ mod pairs {
     ) {
         // SAFETY: offsets stay below `dim` in the matrix (the tail is masked) and below `stride` in the inputs.
         unsafe {
-            let w: [*const u16; R] =
-                std::array::from_fn(|r| p.w.cast::<u16>().wrapping_add((out + r) * p.dim));
+            let w: [*const u16; R] = std::array::from_fn(|r| p.w.row(out + r).cast());
             let mut sums: [[__m512; C]; R] = [[_mm512_setzero_ps(); C]; R];
             let mut k = 0;
             while k < p.dim {

@@ -1,12 +1,18 @@
 //! f32 matrices as stored.
 
-use super::{LANES, Lanes, Stored};
+use super::{LANES, Lanes, Matrix, Stored};
 
 /// Little-endian f32.
 pub(in super::super) struct F32;
 
 impl Stored for F32 {
-    const BYTES: usize = 4;
+    type Row = *const u8;
+
+    #[inline(always)]
+    unsafe fn row(matrix: &Matrix, index: usize) -> *const u8 {
+        // SAFETY: the caller's promise.
+        unsafe { matrix.row(index) }
+    }
 
     #[inline(always)]
     unsafe fn load<L: Lanes>(row: *const u8, at: usize) -> L::V {

@@ -12,9 +12,13 @@
 
 pub(super) mod attention;
 pub(super) mod bf16;
+pub(super) mod f16;
 pub(super) mod f32;
+pub(super) mod fp8;
 pub(super) mod multiply;
 pub(super) mod product;
+
+use crate::quant::DType;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -54,17 +58,75 @@ pub(super) trait Lanes {
     unsafe fn sum(v: Self::V) -> f32;
 }
 
+/// A matrix where it lies, as kernels read it.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    /// Its first byte.
+    pub(super) at: *const u8,
+    /// From one row to the next.
+    pub(super) row_bytes: usize,
+    /// How rows are stored.
+    pub(super) dtype: DType,
+    /// The row that kernels call 0: parts of a matrix are read in place.
+    pub(super) first: usize,
+    /// Factors of an 8-bit float matrix.
+    pub(super) scales: Scales,
+}
+
+// SAFETY: a description only, read and never written through.
+unsafe impl Sync for Matrix {}
+// SAFETY: as above.
+unsafe impl Send for Matrix {}
+
+impl Matrix {
+    /// Rows of f32 of our own.
+    pub(super) fn f32(at: *const f32, row_bytes: usize) -> Self {
+        Self { at: at.cast(), row_bytes, dtype: DType::F32, first: 0, scales: Scales::NONE }
+    }
+
+    /// Row `index`, counted from `first`.
+    ///
+    /// # Safety
+    /// The row is inside.
+    #[inline(always)]
+    unsafe fn row(&self, index: usize) -> *const u8 {
+        // SAFETY: the caller's promise.
+        unsafe { self.at.add((self.first + index) * self.row_bytes) }
+    }
+}
+
+/// One factor for every block of a matrix: little-endian f32 at any address, block rows back to back.
+#[derive(Clone, Copy)]
+pub(super) struct Scales {
+    /// The first factor.
+    pub(super) at: *const u8,
+    /// Factors of one block row.
+    pub(super) per_row: usize,
+    /// `log2` of a block's rows.
+    pub(super) row_shift: u32,
+    /// `log2` of a block's columns, at least 4.
+    pub(super) column_shift: u32,
+}
+
+impl Scales {
+    /// For formats that keep their factors with their numbers.
+    pub(super) const NONE: Self =
+        Self { at: std::ptr::null(), per_row: 0, row_shift: 0, column_shift: 0 };
+}
+
 /// How a matrix row is stored: reads sixteen weights as f32 lanes.
 ///
 /// # Safety
 /// As [`Lanes`].
 pub(super) trait Stored {
-    /// Bytes of a weight.
-    const BYTES: usize;
-    /// Weights `at..at + 16` of the row.
-    unsafe fn load<L: Lanes>(row: *const u8, at: usize) -> L::V;
+    /// Where a row's weights are, and what else they take.
+    type Row: Copy;
+    /// Row `index` of a matrix of this format.
+    unsafe fn row(matrix: &Matrix, index: usize) -> Self::Row;
+    /// Weights `at..at + 16` of the row; `at` is a multiple of 16.
+    unsafe fn load<L: Lanes>(row: Self::Row, at: usize) -> L::V;
     /// Fewer than sixteen weights, the rest zero.
-    unsafe fn load_tail<L: Lanes>(row: *const u8, at: usize, n: usize) -> L::V;
+    unsafe fn load_tail<L: Lanes>(row: Self::Row, at: usize, n: usize) -> L::V;
 }
 
 /// Fewer than sixteen f32, the rest zero.
@@ -87,7 +149,7 @@ pub(super) unsafe fn load_tail<L: Lanes>(at: *const f32, n: usize) -> L::V {
 /// Rows are valid for `dim` weights, inputs for `dim` f32, and the processor has `L`'s instruction set.
 #[inline(always)]
 pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
-    w: [*const u8; R],
+    w: [S::Row; R],
     x: [*const f32; C],
     dim: usize,
 ) -> [[f32; C]; R] {
@@ -120,7 +182,7 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
     }
 }
 
-/// `y += sum_i a[i] * row_i`, in the order of `i`, over `dim` columns; rows are `row_bytes` apart.
+/// `y += sum_i a[i] * row_i`, in the order of `i`, over `dim` columns.
 ///
 /// Columns are taken in blocks that stay in registers while all rows pass.
 ///
@@ -130,8 +192,7 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
 pub(super) unsafe fn add_rows<L: Lanes, S: Stored>(
     y: *mut f32,
     a: &[f32],
-    rows: *const u8,
-    row_bytes: usize,
+    rows: &Matrix,
     dim: usize,
 ) {
     // SAFETY: all offsets stay below `dim` and `a.len()`; the rest is the caller's promise.
@@ -139,19 +200,19 @@ pub(super) unsafe fn add_rows<L: Lanes, S: Stored>(
         let whole = dim / LANES * LANES;
         let mut k = 0;
         while k + 4 * LANES <= whole {
-            add_block::<L, S, 4>(y, a, rows, row_bytes, k);
+            add_block::<L, S, 4>(y, a, rows, k);
             k += 4 * LANES;
         }
         while k < whole {
-            add_block::<L, S, 1>(y, a, rows, row_bytes, k);
+            add_block::<L, S, 1>(y, a, rows, k);
             k += LANES;
         }
         if whole < dim {
             let n = dim - whole;
             let mut sum = load_tail::<L>(y.add(whole), n);
             for (i, a) in a.iter().enumerate() {
-                sum =
-                    L::fma(L::splat(*a), S::load_tail::<L>(rows.add(i * row_bytes), whole, n), sum);
+                let weights = S::load_tail::<L>(S::row(rows, i), whole, n);
+                sum = L::fma(L::splat(*a), weights, sum);
             }
             let mut lanes = [0.0f32; LANES];
             L::store(lanes.as_mut_ptr(), sum);
@@ -168,15 +229,14 @@ pub(super) unsafe fn add_rows<L: Lanes, S: Stored>(
 unsafe fn add_block<L: Lanes, S: Stored, const B: usize>(
     y: *mut f32,
     a: &[f32],
-    rows: *const u8,
-    row_bytes: usize,
+    rows: &Matrix,
     k: usize,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums: [L::V; B] = std::array::from_fn(|b| L::load(y.add(k + b * LANES)));
         for (i, a) in a.iter().enumerate() {
-            let (factor, row) = (L::splat(*a), rows.add(i * row_bytes));
+            let (factor, row) = (L::splat(*a), S::row(rows, i));
             for (b, sum) in sums.iter_mut().enumerate() {
                 *sum = L::fma(factor, S::load::<L>(row, k + b * LANES), *sum);
             }

@@ -1,6 +1,6 @@
 //! Products over slices: the safe face of [`product`], with every length checked and the work spread over the pool.
 
-use super::product::{Pairs, Product, Rows, add_weighted, product};
+use super::product::{Pairs, Product, add_weighted, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::{Isa, Weight};
 use crate::quant::{DType, bf16};
@@ -115,6 +115,8 @@ pub(in super::super) fn multiply(
             (weight.n_out, weight.dim) == (n_out, dim),
             "matrices of one product differ in shape"
         );
+        let is_split = matches!(inputs, Inputs::Split(_));
+        assert!(!is_split || weight.dtype == DType::Bf16, "pairs are for bf16 matrices");
         assert!(
             segment.end as usize <= rows && segment.end as usize * n_out <= y.len(),
             "rows outside"
@@ -129,8 +131,7 @@ pub(in super::super) fn multiply(
         let start = task % n_part * OUTS;
         let row = segment.start as usize;
         let p = Product {
-            w: weight.bytes.as_ptr(),
-            dtype: weight.dtype,
+            w: weight.rows_from(0),
             dim,
             x: std::ptr::null(),
             x_stride: dim,
@@ -155,7 +156,7 @@ pub(in super::super) fn multiply(
 /// # Safety
 /// As [`product`]; the inputs were split because the weights are bf16 and the processor has `vdpbf16ps`.
 unsafe fn split(isa: Isa, p: &Product, pairs: &PairRows, row: usize, outs: std::ops::Range<usize>) {
-    debug_assert!(isa == Isa::Avx512Bf16 && p.dtype == DType::Bf16);
+    debug_assert!(isa == Isa::Avx512Bf16 && p.w.dtype == DType::Bf16);
     let at = row * pairs.stride;
     let x =
         Pairs { hi: pairs.hi[at..].as_ptr(), lo: pairs.lo[at..].as_ptr(), stride: pairs.stride };
@@ -180,11 +181,8 @@ pub(in super::super) fn add_weighted_rows(
     first: usize,
 ) {
     assert!(first + a.len() <= weight.n_out && y.len() == weight.dim);
-    let row_bytes = weight.dim * weight.dtype.bytes();
-    let rows =
-        Rows { at: weight.bytes[first * row_bytes..].as_ptr(), row_bytes, dtype: weight.dtype };
     // SAFETY: the rows are inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
-    unsafe { add_weighted(isa, y, a, rows) }
+    unsafe { add_weighted(isa, y, a, &weight.rows_from(first)) }
 }
 
 /// `y[i] = W[first + i] . x` for `x.len() / dim` inputs: `y [input, n]` with `n = y.len() / inputs`.
@@ -226,8 +224,7 @@ pub(in super::super) fn strided_dot_rows(
     assert!(first + n <= weight.n_out, "rows outside the matrix");
     assert!(x.len() >= (rows - 1) * x_stride + weight.dim && y.len() >= (rows - 1) * y_stride + n);
     let p = Product {
-        w: weight.bytes[first * weight.dim * weight.dtype.bytes()..].as_ptr(),
-        dtype: weight.dtype,
+        w: weight.rows_from(first),
         dim: weight.dim,
         x: x.as_ptr(),
         x_stride,

@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use super::bf16::Bf16;
+use super::f16::F16;
 use super::f32::F32;
+use super::fp8::Fp8;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512, bf16};
-use super::{Lanes, Portable, Stored, add_rows, tile};
+use super::{Lanes, Matrix, Portable, Stored, add_rows, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 
@@ -15,10 +17,8 @@ use crate::quant::DType;
 /// Raw pointers, because threads write disjoint columns of the same `y`.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Product {
-    /// `[n_out, dim]`, rows back to back.
-    pub(in super::super) w: *const u8,
-    /// How `w` is stored.
-    pub(in super::super) dtype: DType,
+    /// `[n_out, dim]`.
+    pub(in super::super) w: Matrix,
     /// Length of every sum.
     pub(in super::super) dim: usize,
     /// First input; inputs are `x_stride` apart.
@@ -60,21 +60,26 @@ unsafe impl Sync for Pairs {}
 pub(in super::super) unsafe fn product(isa: Isa, p: &Product, outs: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (isa, p.dtype) {
-            (Isa::Portable, DType::F32) => outer::<Portable, F32, 2, 2>(p, outs),
-            (Isa::Portable, DType::Bf16) => outer::<Portable, Bf16, 2, 2>(p, outs),
+        match p.w.dtype {
+            DType::F32 => stored::<F32>(isa, p, outs),
+            DType::Bf16 => stored::<Bf16>(isa, p, outs),
+            DType::F16 => stored::<F16>(isa, p, outs),
+            DType::Fp8E4m3 => stored::<Fp8>(isa, p, outs),
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`]; the matrix is stored as `S`.
+unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::F32) => avx2_f32(p, outs),
+            Isa::Avx2 => avx2::<S>(p, outs),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::Bf16) => avx2_bf16(p, outs),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::F32) => avx512_f32(p, outs),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::Bf16) => avx512_bf16(p, outs),
-            #[cfg(not(target_arch = "x86_64"))]
-            (_, DType::F32) => outer::<Portable, F32, 2, 2>(p, outs),
-            #[cfg(not(target_arch = "x86_64"))]
-            (_, DType::Bf16) => outer::<Portable, Bf16, 2, 2>(p, outs),
+            Isa::Avx512Bf16 => avx512::<S>(p, outs),
+            _ => outer::<Portable, S, 2, 2>(p, outs),
         }
     }
 }
@@ -89,45 +94,35 @@ pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: R
     unsafe { bf16::pairs_avx512(p, pairs, outs) }
 }
 
-/// Rows of weights or of f32, `row_bytes` apart.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Rows {
-    /// The first row.
-    pub(in super::super) at: *const u8,
-    /// From one row to the next.
-    pub(in super::super) row_bytes: usize,
-    /// How they are stored.
-    pub(in super::super) dtype: DType,
-}
-
 /// `y += sum_i a[i] * row_i` on `isa`, in the order of `i`.
 ///
 /// # Safety
 /// There are `a.len()` rows of `y.len()` numbers, and the processor has `isa`.
-pub(in super::super) unsafe fn add_weighted(isa: Isa, y: &mut [f32], a: &[f32], rows: Rows) {
+pub(in super::super) unsafe fn add_weighted(isa: Isa, y: &mut [f32], a: &[f32], rows: &Matrix) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (isa, rows.dtype) {
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::F32) => add_avx2_f32(y, a, rows),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, DType::Bf16) => add_avx2_bf16(y, a, rows),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::F32) => add_avx512_f32(y, a, rows),
-            #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, DType::Bf16) => add_avx512_bf16(y, a, rows),
-            (_, DType::F32) => add::<Portable, F32>(y, a, rows),
-            (_, DType::Bf16) => add::<Portable, Bf16>(y, a, rows),
+        match rows.dtype {
+            DType::F32 => add_stored::<F32>(isa, y, a, rows),
+            DType::Bf16 => add_stored::<Bf16>(isa, y, a, rows),
+            DType::F16 => add_stored::<F16>(isa, y, a, rows),
+            DType::Fp8E4m3 => add_stored::<Fp8>(isa, y, a, rows),
         }
     }
 }
 
 /// # Safety
-/// As [`add_weighted`].
-#[inline(always)]
-unsafe fn add<L: Lanes, S: Stored>(y: &mut [f32], a: &[f32], rows: Rows) {
+/// As [`add_weighted`]; the rows are stored as `S`.
+unsafe fn add_stored<S: Stored>(isa: Isa, y: &mut [f32], a: &[f32], rows: &Matrix) {
     // SAFETY: the caller's promise.
-    unsafe { add_rows::<L, S>(y.as_mut_ptr(), a, rows.at, rows.row_bytes, y.len()) }
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => add_avx2::<S>(y, a, rows),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => add_avx512::<S>(y, a, rows),
+            _ => add_rows::<Portable, S>(y.as_mut_ptr(), a, rows, y.len()),
+        }
+    }
 }
 
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.
@@ -180,7 +175,7 @@ unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let w = std::array::from_fn(|r| p.w.add((out + r) * p.dim * S::BYTES));
+        let w = std::array::from_fn(|r| S::row(&p.w, out + r));
         let x = std::array::from_fn(|c| p.x.add((row + c) * p.x_stride));
         let sums = tile::<L, S, R, C>(w, x, p.dim);
         for (r, sums) in sums.iter().enumerate() {
@@ -195,70 +190,34 @@ unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2_f32(p: &Product, outs: Range<usize>) {
+unsafe fn avx2<S: Stored>(p: &Product, outs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { outer::<Avx2, F32, 2, 2>(p, outs) }
-}
-
-/// # Safety
-/// As [`product`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2_bf16(p: &Product, outs: Range<usize>) {
-    // SAFETY: the caller's promise.
-    unsafe { outer::<Avx2, Bf16, 2, 2>(p, outs) }
+    unsafe { outer::<Avx2, S, 2, 2>(p, outs) }
 }
 
 /// # Safety
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512_f32(p: &Product, outs: Range<usize>) {
+unsafe fn avx512<S: Stored>(p: &Product, outs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { outer::<Avx512, F32, 4, 4>(p, outs) }
-}
-
-/// # Safety
-/// As [`product`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512_bf16(p: &Product, outs: Range<usize>) {
-    // SAFETY: the caller's promise.
-    unsafe { outer::<Avx512, Bf16, 4, 4>(p, outs) }
+    unsafe { outer::<Avx512, S, 4, 4>(p, outs) }
 }
 
 /// # Safety
 /// As [`add_weighted`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_avx2_f32(y: &mut [f32], a: &[f32], rows: Rows) {
+unsafe fn add_avx2<S: Stored>(y: &mut [f32], a: &[f32], rows: &Matrix) {
     // SAFETY: the caller's promise.
-    unsafe { add::<Avx2, F32>(y, a, rows) }
-}
-
-/// # Safety
-/// As [`add_weighted`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_avx2_bf16(y: &mut [f32], a: &[f32], rows: Rows) {
-    // SAFETY: the caller's promise.
-    unsafe { add::<Avx2, Bf16>(y, a, rows) }
+    unsafe { add_rows::<Avx2, S>(y.as_mut_ptr(), a, rows, y.len()) }
 }
 
 /// # Safety
 /// As [`add_weighted`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn add_avx512_f32(y: &mut [f32], a: &[f32], rows: Rows) {
+unsafe fn add_avx512<S: Stored>(y: &mut [f32], a: &[f32], rows: &Matrix) {
     // SAFETY: the caller's promise.
-    unsafe { add::<Avx512, F32>(y, a, rows) }
-}
-
-/// # Safety
-/// As [`add_weighted`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn add_avx512_bf16(y: &mut [f32], a: &[f32], rows: Rows) {
-    // SAFETY: the caller's promise.
-    unsafe { add::<Avx512, Bf16>(y, a, rows) }
+    unsafe { add_rows::<Avx512, S>(y.as_mut_ptr(), a, rows, y.len()) }
 }

@@ -1,0 +1,83 @@
+//! A folder in Hugging Face layout: configuration, text files and weights.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::files::Files;
+use super::json::{Fields, parse_object};
+use super::safetensors;
+use super::{Contents, GenerationConfig, ModelConfig, Source, TextFiles};
+use crate::error::{Error, Result};
+
+/// Reads everything but the weights themselves.
+///
+/// # Errors
+/// Names the file, what was found and what was wanted.
+pub(super) fn read(source: &Source) -> Result<Contents> {
+    let files = Files::new(source);
+    let (config_path, config_bytes) = files.required("config.json")?;
+    let config = ModelConfig::parse(&config_path, &config_bytes)?;
+    let generation = generation(&files, &config_path, &config_bytes)?;
+    let mut tensors = BTreeMap::new();
+    let mut mapped = Vec::new();
+    for (path, bytes) in files.weights()? {
+        for (name, entry) in safetensors::entries(&path, &bytes)? {
+            if tensors.insert(name.clone(), entry).is_some() {
+                let problem = "it is in another file of this checkpoint too".to_owned();
+                return Err(Error::TensorRange { path, name, problem });
+            }
+        }
+        mapped.push(bytes);
+    }
+    let (path, text) = (files.path().to_owned(), text_files(&files)?);
+    Ok(Contents { path, config, generation, text, tensors, files: mapped })
+}
+
+/// `generation_config.json`; ids that it does not give come from `config.json`.
+fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<GenerationConfig> {
+    let (path, object) = match files.optional("generation_config.json")? {
+        Some((path, bytes)) => (path.clone(), parse_object(&path, &bytes)?),
+        None => (config_path.to_owned(), serde_json::Map::new()),
+    };
+    let config = parse_object(config_path, config)?;
+    let (own, config) =
+        (Fields { path: &path, object: &object }, Fields { path: config_path, object: &config });
+    let ids = |field: &str| -> Result<Vec<u32>> {
+        let ids = own.token_ids(field)?;
+        if ids.is_empty() { config.token_ids(field) } else { Ok(ids) }
+    };
+    let positive = |field: &str| own.get(field).map(|_| own.positive_or(field, None)).transpose();
+    Ok(GenerationConfig {
+        eos_token_ids: ids("eos_token_id")?,
+        bos_token_id: ids("bos_token_id")?.first().copied(),
+        temperature: own
+            .get("temperature")
+            .map(|_| own.number_or_zero("temperature"))
+            .transpose()?
+            .map(|t| t as f32),
+        top_p: positive("top_p")?.map(|p| p.min(1.0) as f32),
+        top_k: own
+            .get("top_k")
+            .map(|_| own.count_or("top_k", 0))
+            .transpose()?
+            .and_then(|k| u32::try_from(k).ok()),
+        repetition_penalty: positive("repetition_penalty")?.map(|r| r as f32),
+    })
+}
+
+/// Tokenizer and template as bytes; the text side says what it misses.
+fn text_files(files: &Files) -> Result<TextFiles> {
+    let bytes = |name| Ok::<_, Error>(files.optional(name)?.map(|(_, bytes)| bytes));
+    let chat_template = match files.optional("chat_template.jinja")? {
+        None => None,
+        Some((path, bytes)) => Some(String::from_utf8(bytes).map_err(|error| Error::Format {
+            path,
+            problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
+        })?),
+    };
+    Ok(TextFiles {
+        tokenizer: bytes("tokenizer.json")?,
+        tokenizer_config: bytes("tokenizer_config.json")?,
+        chat_template,
+    })
+}

@@ -1,0 +1,48 @@
+//! IEEE half precision: five bits of exponent, ten of mantissa.
+
+/// Widens; exact. Written without branches, so that a loop over it becomes vector code.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
+pub fn to_f32(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff);
+    // Shifted into an f32 the exponent is short by 112; the product also makes subnormals right.
+    let scaled = f32::from_bits(magnitude << 13) * f32::from_bits(0x7780_0000);
+    // Infinities and NaN have all exponent bits set, here and there.
+    let special = f32::from_bits((magnitude << 13) | 0x7f80_0000);
+    let value = if magnitude >= 0x7c00 { special } else { scaled };
+    f32::from_bits(value.to_bits() | (u32::from(bits & 0x8000) << 16))
+}
+
+/// Decodes little-endian bytes into `out`; the lengths must agree.
+pub fn decode(bytes: &[u8], out: &mut [f32]) {
+    debug_assert_eq!(bytes.len(), out.len() * 2);
+    for (value, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+        *value = to_f32(u16::from_le_bytes([pair[0], pair[1]]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition, in f64.
+    fn defined(bits: u16) -> f64 {
+        let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+        let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+        match exponent {
+            0 => sign * mantissa / 1024.0 * 2f64.powi(-14),
+            31 if mantissa == 0.0 => sign * f64::INFINITY,
+            31 => f64::NAN,
+            _ => sign * (1.0 + mantissa / 1024.0) * 2f64.powi(exponent - 15),
+        }
+    }
+
+    #[test]
+    fn every_half_is_what_it_is_defined_to_be() {
+        for bits in 0..=u16::MAX {
+            let (got, want) = (f64::from(to_f32(bits)), defined(bits));
+            assert!(got == want || got.is_nan() && want.is_nan(), "{bits:04x}: {got} and {want}");
+            assert!(got.is_nan() || got.is_sign_negative() == (bits >> 15 == 1), "{bits:04x}");
+        }
+    }
+}
