@@ -103,9 +103,9 @@ fn linear(c: &mut Criterion) {
         ("f16", DType::F16, Activations::F32),
         ("fp8", DType::Fp8E4m3, Activations::F32),
     ] {
-        let (mut cpu, _) = backend(activations, LITE, 64, 64);
+        let (mut cpu, _) = backend(activations, LITE, 256, 64);
         let weight = matrix(&mut cpu, dtype, DIM, DIM);
-        for rows in [1, 8, 64] {
+        for rows in [1, 8, 64, 256] {
             let x = buffer(&mut cpu, rows * DIM);
             let mut y = cpu.alloc(rows * DIM).unwrap();
             group.throughput(Throughput::Bytes((DIM * DIM * dtype.block_bytes()) as u64));

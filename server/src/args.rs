@@ -60,9 +60,9 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     #[arg(long, value_name = "NAME", value_parser = isa,
-          help = "Instruction set: portable, avx2 or avx512 [default: $HADAL_ISA, else the best this processor has]")]
+          help = "Instruction set: portable, avx2, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
     pub(crate) isa: Option<Isa>,
-    /// What bf16 matrices are multiplied with: f32 or bf16 [default: bf16 with avx512, else f32]
+    /// What bf16 matrices are multiplied with: f32 or bf16 [default: bf16 with avx512 and amx, else f32]
     #[arg(long, value_name = "TYPE", value_parser = activations)]
     pub(crate) activations: Option<Activations>,
 }
@@ -112,7 +112,7 @@ impl LimitArgs {
 
 /// `--isa`, and `HADAL_ISA`.
 pub(crate) fn isa(text: &str) -> Result<Isa, String> {
-    Isa::parse(text).map_err(|_| "wanted portable, avx2 or avx512".into())
+    Isa::parse(text).map_err(|_| "wanted portable, avx2, avx512 or amx".into())
 }
 
 fn activations(text: &str) -> Result<Activations, String> {

@@ -148,7 +148,7 @@ fn check(case: &str, required: &[&str], cpu: &CpuOptions, step_rows: usize, limi
 
 /// Every case on every instruction set this processor has; says which it has not.
 fn on_every_isa(activations: Activations, limits: &Limits) {
-    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16] {
+    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
         if !isa.is_available() {
             println!("skipped: this processor has no {isa:?}");
             continue;

@@ -4,7 +4,7 @@
 //! outputs, so that a skewed routing keeps all threads busy.
 
 use super::route::Routing;
-use super::simd::multiply::{Inputs, PairRows, Segment, multiply, rounded_to_pair};
+use super::simd::multiply::{Inputs, Order, PairRows, Segment, multiply, rounded_to_pair};
 use super::{Activations, Cpu, Weight, swiglu};
 use crate::backend::{ExpertWeights, ScratchShape};
 use crate::quant::DType;
@@ -35,7 +35,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Room for the largest step.
-    pub(super) fn new(shape: &ScratchShape, splits: bool) -> Self {
+    pub(super) fn new(shape: &ScratchShape, pairs: Option<Order>) -> Self {
         let (n, hidden, width) = sizes(shape);
         if n == 0 {
             return Self::default();
@@ -45,11 +45,9 @@ impl Scratch {
             place: vec![0; n],
             origin: vec![0; n],
             segments: Vec::with_capacity(shape.n_routed_experts),
-            pairs: if splits {
-                PairRows::with_room(n, hidden.max(width))
-            } else {
-                PairRows::default()
-            },
+            pairs: pairs.map_or_else(PairRows::default, |order| {
+                PairRows::with_room(order, n, hidden.max(width))
+            }),
             inputs: vec![0.0; n * hidden],
             gate: vec![0.0; n * width],
             up: vec![0.0; n * width],
@@ -59,11 +57,11 @@ impl Scratch {
     }
 
     /// Bytes of [`Scratch::new`].
-    pub(super) fn bytes(shape: &ScratchShape, splits: bool) -> u64 {
+    pub(super) fn bytes(shape: &ScratchShape, pairs: Option<Order>) -> u64 {
         let (n, hidden, width) = sizes(shape);
         let floats = n * (2 * hidden + 3 * width);
         let indices = shape.n_routed_experts * (1 + size_of::<Segment>() / 4) + 2 * n;
-        let pairs = if splits { PairRows::bytes(n, hidden.max(width)) } else { 0 };
+        let pairs = pairs.map_or(0, |order| PairRows::bytes(order, n, hidden.max(width)));
         ((floats + indices) * size_of::<f32>()) as u64 + pairs
     }
 }

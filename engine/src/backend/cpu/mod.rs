@@ -27,7 +27,7 @@ pub use plan::Plan;
 pub use route::Routing;
 
 use pool::Pool;
-use simd::multiply::PairRows;
+use simd::multiply::{Order, PairRows};
 
 use super::ScratchShape;
 use crate::checkpoint::{Bytes, Scales, Tensor};
@@ -43,6 +43,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and BF16 (`vdpbf16ps`).
     Avx512Bf16,
+    /// The same with AMX tiles for bf16 (`tdpbf16ps`).
+    Amx,
 }
 
 impl Isa {
@@ -55,10 +57,11 @@ impl Isa {
             "portable" => Ok(Self::Portable),
             "avx2" => Ok(Self::Avx2),
             "avx512" => Ok(Self::Avx512Bf16),
+            "amx" => Ok(Self::Amx),
             _ => Err(Error::Setting {
                 name: "isa",
                 got: name.into(),
-                want: "portable, avx2 or avx512".into(),
+                want: "portable, avx2, avx512 or amx".into(),
             }),
         }
     }
@@ -69,6 +72,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512Bf16 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
@@ -86,14 +90,21 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Bf16.is_available() && simd::amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
     }
 
+    /// Whether bf16 numbers are multiplied as they are.
+    fn multiplies_bf16(self) -> bool {
+        self >= Self::Avx512Bf16
+    }
+
     /// The best this processor has.
     pub fn best() -> Self {
-        [Self::Avx512Bf16, Self::Avx2]
+        [Self::Amx, Self::Avx512Bf16, Self::Avx2]
             .into_iter()
             .find(|isa| isa.is_available())
             .unwrap_or(Self::Portable)
@@ -143,7 +154,7 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// `None`: the best this processor has.
     pub isa: Option<Isa>,
-    /// `None`: bf16 with [`Isa::Avx512Bf16`], f32 otherwise.
+    /// `None`: bf16 with [`Isa::Avx512Bf16`] and [`Isa::Amx`], f32 otherwise.
     pub activations: Option<Activations>,
 }
 
@@ -243,7 +254,7 @@ impl Cpu {
         if !isa.is_available() {
             return Err(Error::Isa { wanted: isa.name().into(), found: Isa::best().name().into() });
         }
-        let bf16 = if isa == Isa::Avx512Bf16 { Activations::Bf16 } else { Activations::F32 };
+        let bf16 = if isa.multiplies_bf16() { Activations::Bf16 } else { Activations::F32 };
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let pool = Pool::new(options.threads.unwrap_or_else(cores))?;
         Ok(Self {
@@ -273,7 +284,12 @@ impl Cpu {
 
     /// Whether inputs of bf16 matrices are split for `vdpbf16ps`; otherwise they are rounded or taken as they are.
     fn splits(&self) -> bool {
-        self.activations == Activations::Bf16 && self.isa == Isa::Avx512Bf16
+        self.activations == Activations::Bf16 && self.isa.multiplies_bf16()
+    }
+
+    /// The order of split inputs, where inputs are split.
+    fn order(&self) -> Option<Order> {
+        self.splits().then(|| Order::of(self.isa))
     }
 
     /// Bytes that [`super::Backend::reserve`] makes beside the plan.
@@ -283,7 +299,7 @@ impl Cpu {
             + mla_prefill::Scratch::bytes(shape)
             + sample::Scratch::bytes(shape.vocab_size);
         self.input_bytes(shape)
-            + experts::Scratch::bytes(shape, self.splits())
+            + experts::Scratch::bytes(shape, self.order())
             + threads * per_thread
     }
 
@@ -291,7 +307,9 @@ impl Cpu {
         let rows = shape.step_rows_max.max(shape.sequences_max);
         match self.activations {
             Activations::F32 => 0,
-            Activations::Bf16 if self.splits() => PairRows::bytes(rows, shape.input_dim_max),
+            Activations::Bf16 if self.splits() => {
+                PairRows::bytes(Order::of(self.isa), rows, shape.input_dim_max)
+            }
             Activations::Bf16 => (rows * shape.input_dim_max * size_of::<f32>()) as u64,
         }
     }
@@ -300,11 +318,11 @@ impl Cpu {
     fn make_scratch(&mut self, shape: &ScratchShape) {
         let rows = shape.step_rows_max.max(shape.sequences_max);
         if self.splits() {
-            self.inputs.pairs = PairRows::with_room(rows, shape.input_dim_max);
+            self.inputs.pairs = PairRows::with_room(Order::of(self.isa), rows, shape.input_dim_max);
         } else if self.activations == Activations::Bf16 {
             self.inputs.rounded = vec![0.0; rows * shape.input_dim_max];
         }
-        self.experts = experts::Scratch::new(shape, self.splits());
+        self.experts = experts::Scratch::new(shape, self.order());
         for thread in &mut self.threads {
             thread.mla = mla_decode::Scratch::new(shape);
             thread.prefill = mla_prefill::Scratch::new(shape);
@@ -340,14 +358,14 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16] {
+        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
             assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
         }
         for activations in [Activations::F32, Activations::Bf16] {
             assert_eq!(Activations::parse(activations.name()).unwrap(), activations);
         }
         let error = Isa::parse("sse").unwrap_err().to_string();
-        assert_eq!(error, "`isa` is sse, wanted portable, avx2 or avx512");
+        assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx512 or amx");
         let error = Activations::parse("fp8").unwrap_err().to_string();
         assert_eq!(error, "`activations` is fp8, wanted f32 or bf16");
     }
@@ -358,7 +376,7 @@ mod tests {
         assert_eq!(cpu.isa(), Isa::best());
         assert_eq!(
             cpu.activations() == Activations::Bf16,
-            Isa::best() == Isa::Avx512Bf16,
+            Isa::best() >= Isa::Avx512Bf16,
             "pairs where there is vdpbf16ps"
         );
     }

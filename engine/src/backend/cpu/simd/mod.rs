@@ -21,6 +21,8 @@ pub(super) mod product;
 use crate::quant::DType;
 
 #[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -178,7 +180,14 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
                 }
             }
         }
-        std::array::from_fn(|r| std::array::from_fn(|c| L::sum(sums[r][c])))
+        // Loops, not closures: those would be compiled without the instruction set.
+        let mut out = [[0.0; C]; R];
+        for r in 0..R {
+            for c in 0..C {
+                out[r][c] = L::sum(sums[r][c]);
+            }
+        }
+        out
     }
 }
 

@@ -1,5 +1,8 @@
 //! Products over slices: the safe face of [`product`], with every length checked and the work spread over the pool.
 
+use super::LANES;
+#[cfg(target_arch = "x86_64")]
+use super::amx::Columns;
 use super::product::{Pairs, Product, add_weighted, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::{Isa, Weight};
@@ -7,6 +10,9 @@ use crate::quant::{DType, bf16};
 
 /// Outputs of one task: enough work to pay for claiming it, few enough that all threads end together.
 const OUTS: usize = 32;
+
+/// Outputs of one task where a matrix has at least as many inputs: those are read again for each task.
+const OUTS_MANY: usize = 128;
 
 /// Inputs of products, in the form the weights want.
 #[derive(Clone, Copy)]
@@ -17,25 +23,87 @@ pub(in super::super) enum Inputs<'a> {
     Split(&'a PairRows),
 }
 
+/// How split inputs lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in super::super) enum Order {
+    /// Row after row, for `vdpbf16ps`.
+    #[default]
+    Rows,
+    /// Pairs of neighbouring numbers of all rows side by side, for `tdpbf16ps`.
+    Columns,
+}
+
+impl Order {
+    /// Numbers of a step; rows are filled with zeros up to a multiple of it.
+    const STEP: usize = 32;
+
+    /// What the instruction set's products take.
+    pub(in super::super) fn of(isa: Isa) -> Self {
+        if isa == Isa::Amx { Self::Columns } else { Self::Rows }
+    }
+
+    /// Rows' places side by side. An odd number of cache lines apart, so that a tile's lines fall into different sets;
+    /// few rows are packed.
+    fn places(self, rows: usize) -> usize {
+        match self {
+            Self::Rows => rows,
+            Self::Columns if rows < LANES => rows,
+            Self::Columns => (rows.div_ceil(LANES) | 1) * LANES,
+        }
+    }
+
+    /// Numbers of each half.
+    fn len(self, rows: usize, dim: usize) -> usize {
+        // Whole tiles of inputs are read, also from the last of them.
+        let beyond = if self == Self::Columns { 2 * 2 * LANES } else { 0 };
+        self.places(rows) * dim.next_multiple_of(Self::STEP) + beyond
+    }
+}
+
 /// Rows split into `hi` and `lo`, each padded with zeros to a multiple of 32.
 #[derive(Debug, Default)]
 pub(in super::super) struct PairRows {
-    hi: Vec<u16>,
-    lo: Vec<u16>,
-    stride: usize,
+    order: Order,
+    hi: Aligned,
+    lo: Aligned,
+    /// Numbers of a padded row.
+    width: usize,
     rows: usize,
+}
+
+/// Numbers from the beginning of a cache line.
+#[derive(Debug, Default)]
+struct Aligned {
+    room: Vec<u16>,
+    start: usize,
+}
+
+/// Numbers of a cache line.
+const LINE: usize = 32;
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let room = vec![0; len + LINE];
+        let start = room.as_ptr().align_offset(LINE * size_of::<u16>());
+        // The standard allows `usize::MAX` for "cannot be aligned".
+        Self { start: if start < LINE { start } else { 0 }, room }
+    }
+
+    fn numbers(&self) -> &[u16] {
+        &self.room[self.start..]
+    }
 }
 
 impl PairRows {
     /// Room for `rows` rows of up to `dim`.
-    pub(in super::super) fn with_room(rows: usize, dim: usize) -> Self {
-        let len = rows * dim.next_multiple_of(32);
-        Self { hi: vec![0; len], lo: vec![0; len], stride: 0, rows: 0 }
+    pub(in super::super) fn with_room(order: Order, rows: usize, dim: usize) -> Self {
+        let len = order.len(rows, dim);
+        Self { order, hi: Aligned::new(len), lo: Aligned::new(len), width: 0, rows: 0 }
     }
 
     /// Bytes that [`PairRows::with_room`] takes.
-    pub(in super::super) fn bytes(rows: usize, dim: usize) -> u64 {
-        (rows * dim.next_multiple_of(32) * 2 * size_of::<u16>()) as u64
+    pub(in super::super) fn bytes(order: Order, rows: usize, dim: usize) -> u64 {
+        (2 * (order.len(rows, dim) + LINE) * size_of::<u16>()) as u64
     }
 
     /// Splits `rows` inputs of `dim` numbers; row `i` is `from(i)`.
@@ -46,17 +114,52 @@ impl PairRows {
         dim: usize,
         from: impl Fn(usize) -> &'a [f32] + Sync,
     ) {
-        let stride = dim.next_multiple_of(32);
-        assert!(rows * stride <= self.hi.len(), "no room for {rows} rows of {dim}");
-        (self.stride, self.rows) = (stride, rows);
-        let (hi, lo) = (Exclusive::new(&mut self.hi), Exclusive::new(&mut self.lo));
-        pool.run_work(2 * rows * dim, rows, |row, _| {
-            // SAFETY: row `row` of either, which this task alone has; checked above to be inside.
-            let (hi, lo) =
-                unsafe { (hi.slice(row * stride, stride), lo.slice(row * stride, stride)) };
-            // SAFETY: rows are split only where the processor has AVX-512 BF16; both have `stride` places.
-            unsafe { split_row(&from(row)[..dim], hi, lo) }
+        (self.width, self.rows) = (dim.next_multiple_of(Order::STEP), rows);
+        let len = self.order.len(rows, dim);
+        assert!(len <= self.hi.numbers().len(), "no room for {rows} rows of {dim}");
+        let (order, width, places) = (self.order, self.width, self.order.places(rows));
+        let half = |half: &'_ mut Aligned| -> Exclusive<u16> {
+            Exclusive::new(&mut half.room[half.start..])
+        };
+        let (hi, lo) = (half(&mut self.hi), half(&mut self.lo));
+        let per_task = if order == Order::Rows { 1 } else { LANES };
+        pool.run_work(2 * rows * dim, rows.div_ceil(per_task), |task, _| match order {
+            Order::Rows => {
+                // SAFETY: row `task` of either, which this task alone has; checked above to be inside.
+                let (hi, lo) =
+                    unsafe { (hi.slice(task * width, width), lo.slice(task * width, width)) };
+                // SAFETY: rows are split only where the processor has AVX-512 BF16; both have `width` places.
+                unsafe { split_row(&from(task)[..dim], hi, lo) }
+            }
+            Order::Columns => {
+                let first = task * LANES;
+                for row in first..(first + LANES).min(rows) {
+                    // SAFETY: as above; this task alone has the words of these rows.
+                    unsafe {
+                        split_column(&from(row)[..dim], hi.at(2 * row), lo.at(2 * row), places);
+                    }
+                }
+            }
         });
+    }
+}
+
+/// One row into pairs, pairs of numbers `places` words apart.
+///
+/// # Safety
+/// The processor has AVX-512 BF16; `hi` and `lo` are valid for the row's numbers, rounded up to a multiple of 32.
+unsafe fn split_column(x: &[f32], hi: *mut u16, lo: *mut u16, places: usize) {
+    for (block, x) in x.chunks(Order::STEP).enumerate() {
+        let (mut high, mut low) = ([0u16; Order::STEP], [0u16; Order::STEP]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            split_row(x, &mut high, &mut low);
+            for pair in 0..Order::STEP / 2 {
+                let at = (block * Order::STEP / 2 + pair) * places * 2;
+                std::ptr::copy_nonoverlapping(high.as_ptr().add(2 * pair), hi.add(at), 2);
+                std::ptr::copy_nonoverlapping(low.as_ptr().add(2 * pair), lo.add(at), 2);
+            }
+        }
     }
 }
 
@@ -122,13 +225,14 @@ pub(in super::super) fn multiply(
             "rows outside"
         );
     }
-    let n_part = n_out.div_ceil(OUTS);
-    let y = Exclusive::new(y);
     let rows: usize = segments.iter().map(|segment| (segment.end - segment.start) as usize).sum();
+    let per_task = if rows < OUTS_MANY * segments.len() { OUTS } else { OUTS_MANY };
+    let n_part = n_out.div_ceil(per_task);
+    let y = Exclusive::new(y);
     pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, _| {
         let segment = segments[task / n_part];
         let weight = &weights[segment.weight as usize];
-        let start = task % n_part * OUTS;
+        let start = task % n_part * per_task;
         let row = segment.start as usize;
         let p = Product {
             w: weight.rows_from(0),
@@ -139,7 +243,7 @@ pub(in super::super) fn multiply(
             y: y.at(row * n_out),
             y_stride: n_out,
         };
-        let outs = start..(start + OUTS).min(n_out);
+        let outs = start..(start + per_task).min(n_out);
         // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
         // checked when the backend was made.
         unsafe {
@@ -147,26 +251,34 @@ pub(in super::super) fn multiply(
                 Inputs::Plain(x) => {
                     product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs);
                 }
-                Inputs::Split(pairs) => split(isa, &p, pairs, row, outs),
+                Inputs::Split(pairs) => split(&p, pairs, row, outs),
             }
         }
     });
 }
 
 /// # Safety
-/// As [`product`]; the inputs were split because the weights are bf16 and the processor has `vdpbf16ps`.
-unsafe fn split(isa: Isa, p: &Product, pairs: &PairRows, row: usize, outs: std::ops::Range<usize>) {
-    debug_assert!(isa == Isa::Avx512Bf16 && p.w.dtype == DType::Bf16);
-    let at = row * pairs.stride;
-    let x =
-        Pairs { hi: pairs.hi[at..].as_ptr(), lo: pairs.lo[at..].as_ptr(), stride: pairs.stride };
+/// As [`product`]; the inputs were split because the weights are bf16 and the processor has what their order is for.
+unsafe fn split(p: &Product, pairs: &PairRows, row: usize, outs: std::ops::Range<usize>) {
+    let (hi, lo) = (pairs.hi.numbers().as_ptr(), pairs.lo.numbers().as_ptr());
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; `row` is inside.
     unsafe {
-        super::product::product_pairs(p, &x, outs);
+        match pairs.order {
+            Order::Rows => {
+                let (at, stride) = (row * pairs.width, pairs.width);
+                let x = Pairs { hi: hi.add(at), lo: lo.add(at), stride };
+                super::product::product_pairs(p, &x, outs);
+            }
+            Order::Columns => {
+                let (hi, lo) = (hi.cast::<u32>().add(row), lo.cast::<u32>().add(row));
+                let x = Columns { hi, lo, stride: pairs.order.places(pairs.rows) };
+                super::amx::product_amx(p, &x, outs);
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (x, outs);
+    let _ = (p, hi, lo, row, outs);
 }
 
 /// `y += sum_i a[i] * W[first + i]`, row by row.

@@ -78,7 +78,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::<S>(p, outs),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::<S>(p, outs),
+            Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, outs),
             _ => outer::<Portable, S, 2, 2>(p, outs),
         }
     }
@@ -119,7 +119,7 @@ unsafe fn add_stored<S: Stored>(isa: Isa, y: &mut [f32], a: &[f32], rows: &Matri
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => add_avx2::<S>(y, a, rows),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => add_avx512::<S>(y, a, rows),
+            Isa::Avx512Bf16 | Isa::Amx => add_avx512::<S>(y, a, rows),
             _ => add_rows::<Portable, S>(y.as_mut_ptr(), a, rows, y.len()),
         }
     }
