@@ -59,7 +59,7 @@ pub fn describe(source: &Source) -> std::result::Result<Summary, String> {
 }
 
 /// An error without the folder it happened in: the reader knows which model it is about, and need not know the disk.
-fn shown(error: &str, folder: &Path) -> String {
+pub(super) fn shown(error: &str, folder: &Path) -> String {
     let folder = folder.display().to_string();
     error
         .replace(&format!("{folder}/"), "")

@@ -66,7 +66,7 @@ fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<Genera
 }
 
 /// Tokenizer and template as bytes; the text side says what it misses.
-fn text_files(files: &Files) -> Result<TextFiles> {
+pub(super) fn text_files(files: &Files) -> Result<TextFiles> {
     let bytes = |name| Ok::<_, Error>(files.optional(name)?.map(|(_, bytes)| bytes));
     let chat_template = match files.optional("chat_template.jinja")? {
         None => None,

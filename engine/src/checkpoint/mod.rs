@@ -7,16 +7,22 @@ mod files;
 mod folder;
 mod json;
 pub mod map;
+mod part;
 mod safetensors;
 mod scales;
+mod scan;
+mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
 pub use discover::{Found, Summary, describe, describe_folder, discover};
 pub use map::{Bytes, Watch};
+pub use part::Part;
 pub use scales::Scales;
+pub use scan::Defects;
+pub use survey::{Listed, Survey};
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
@@ -58,6 +64,31 @@ impl Tensor {
             }
         }
         out
+    }
+
+    /// Rows of the last dimension: one in a vector.
+    pub fn n_row(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// Numbers in a row.
+    pub fn dim(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Some rows widened to f32, factors included; `out` holds whole rows, from row `first` on.
+    pub fn decode_rows(&self, first: usize, out: &mut [f32]) {
+        let dim = self.dim();
+        let Some(row_bytes) = self.dtype.row_bytes(dim).filter(|bytes| *bytes > 0) else { return };
+        for (index, row) in (first..).zip(out.chunks_exact_mut(dim)) {
+            let Some(bytes) = self.bytes.get(index * row_bytes..(index + 1) * row_bytes) else {
+                return;
+            };
+            self.dtype.decode(bytes, row);
+            if let Some(scales) = &self.scales {
+                scales.apply(index, dim, row);
+            }
+        }
     }
 
     /// Bytes it takes in its file, factors included.
@@ -129,7 +160,11 @@ impl Checkpoint {
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
         let Contents { path, config, generation, text, tensors, files } = folder::read(source)?;
-        let used = check(&path, &config, &tensors)?;
+        let mut problems = Vec::new();
+        let used = check(&path, &config, &tensors, &mut problems);
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem);
+        }
         Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
     }
 
@@ -151,6 +186,20 @@ impl Checkpoint {
             bytes: entry.bytes.clone(),
             scales: factors(&self.path, self.config.fp8_block, name, entry, &self.tensors)?,
         })
+    }
+
+    /// Every tensor of the files, sorted by name: also factors, and those the model does not use.
+    pub fn listed(&self) -> Vec<Listed> {
+        let used: BTreeSet<&str> = self.used.iter().map(String::as_str).collect();
+        self.tensors
+            .iter()
+            .map(|(name, entry)| Listed::of(name, entry, used.contains(part::owner(name))))
+            .collect()
+    }
+
+    /// The folder or file, as errors name it.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The tensors the ordinary pass uses.
@@ -200,30 +249,44 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     }
 }
 
-/// Holds what is there to what must be there; gives the names the ordinary pass uses.
+/// Holds what is there to what must be there; gives the names the ordinary pass uses, and in `problems` all that is
+/// wrong.
 fn check(
     path: &Path,
     config: &ModelConfig,
     tensors: &BTreeMap<String, Entry>,
-) -> Result<Vec<String>> {
+    problems: &mut Vec<Error>,
+) -> Vec<String> {
     let mut used = Vec::new();
     for Expected { name, shape, is_used } in expected(config) {
-        let Some(entry) = tensors.get(&name) else {
-            return Err(Error::TensorMissing { path: path.to_owned(), name, want: shape });
-        };
-        if entry.dtype.is_none() {
-            return Err(wrong_dtype(path, &name, entry));
-        }
-        if entry.shape != shape {
-            let (path, got) = (path.to_owned(), entry.shape.clone());
-            return Err(Error::TensorShape { path, name, got, want: shape });
-        }
-        factors(path, config.fp8_block, &name, entry, tensors)?;
-        if is_used {
-            used.push(name);
+        match check_one(path, config, tensors, &name, shape) {
+            Ok(()) if is_used => used.push(name),
+            Ok(()) => {}
+            Err(problem) => problems.push(problem),
         }
     }
-    Ok(used)
+    used
+}
+
+/// One tensor that must be there.
+fn check_one(
+    path: &Path,
+    config: &ModelConfig,
+    tensors: &BTreeMap<String, Entry>,
+    name: &str,
+    shape: Vec<usize>,
+) -> Result<()> {
+    let (path, name) = (path.to_owned(), name.to_owned());
+    let Some(entry) = tensors.get(&name) else {
+        return Err(Error::TensorMissing { path, name, want: shape });
+    };
+    if entry.dtype.is_none() {
+        return Err(wrong_dtype(&path, &name, entry));
+    }
+    if entry.shape != shape {
+        return Err(Error::TensorShape { path, name, got: entry.shape.clone(), want: shape });
+    }
+    factors(&path, config.fp8_block, &name, entry, tensors).map(|_| ())
 }
 
 /// The tensor that holds an 8-bit float matrix's factors, and its name.
