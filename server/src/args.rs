@@ -8,8 +8,8 @@ use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
 
 use crate::commands::{
-    bench::BenchArgs, chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, run::RunArgs,
-    serve::ServeArgs, verify::VerifyArgs,
+    bench::BenchArgs, chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, plan::PlanArgs,
+    run::RunArgs, serve::ServeArgs, verify::VerifyArgs,
 };
 
 /// Serves DeepSeek-V3-family models from this machine: a chat page and an HTTP API, a terminal chat, and tools.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Say what a checkpoint holds and all that is wrong with it, from its headers
     Inspect(InspectArgs),
+    /// Say what memory a model will take here, whether it fits, and how fast it can be
+    Plan(PlanArgs),
     /// Read all of a checkpoint: a hash of every tensor, and values that are no numbers
     Verify(VerifyArgs),
     /// Write a model's logits and intermediate values for given tokens, to compare with a reference

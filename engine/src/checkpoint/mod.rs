@@ -12,6 +12,7 @@ mod safetensors;
 mod scales;
 mod scan;
 mod survey;
+mod text_size;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -210,6 +211,22 @@ impl Checkpoint {
     /// Bytes of all tensors the model uses (the MTP layer, which is checked but not run, is not counted).
     pub fn weight_bytes(&self) -> u64 {
         self.stored().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Stored bytes of the matrices the model uses, factors included: they stay where they lie.
+    pub fn matrix_bytes(&self) -> u64 {
+        self.stored().filter(|(name, _)| !self.is_vector(name)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of the norms and biases the model uses, widened to f32 as it keeps them.
+    pub fn vector_bytes(&self) -> u64 {
+        let vectors = self.used.iter().filter(|name| self.is_vector(name));
+        let n = vectors.filter_map(|name| self.tensors.get(name)?.shape.first());
+        n.map(|n| (n * size_of::<f32>()) as u64).sum()
+    }
+
+    fn is_vector(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.shape.len() == 1)
     }
 
     /// Name and stored bytes, factors included, of every tensor the model uses.

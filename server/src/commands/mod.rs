@@ -7,6 +7,7 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod locate;
 pub(crate) mod logits;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod serve;
