@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use super::json::{Fields, parse_object};
 use super::scales;
 use crate::error::{Error, Result};
@@ -9,7 +11,9 @@ use crate::error::{Error, Result};
 /// A model's sizes and rules, in `config.json`'s words. Everything is checked: past this, nobody looks again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// `deepseek_v3` or `deepseek_v2`.
+    /// Which forward pass the sizes are for.
+    pub architecture: Architecture,
+    /// `deepseek_v3`, `deepseek_v2` or `mini_deepseek`.
     pub model_type: String,
     /// `V`.
     pub vocab_size: usize,
@@ -49,6 +53,24 @@ pub struct ModelConfig {
     pub num_nextn_predict_layers: usize,
     /// Rows and columns of a block of an 8-bit float matrix that share a factor.
     pub fp8_block: [usize; 2],
+}
+
+/// Which forward pass a model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// DeepSeek-V2 and V3.
+    DeepSeek,
+    /// mini-deepseek: rotary keys per head, no norm on latents, averaged shared experts.
+    Mini(MiniConfig),
+}
+
+/// What mini-deepseek has beside the common sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MiniConfig {
+    /// Router logits have a bias.
+    pub router_bias: bool,
+    /// Draft heads in the checkpoint. Checked, kept for speculation, not run.
+    pub n_draft_heads: usize,
 }
 
 /// Sizes and rules of the mixture layers.
@@ -118,11 +140,16 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] names field, found and wanted; [`Error::Unsupported`] names what this build lacks.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let object = parse_object(path, bytes)?;
-        let fields = Fields { path, object: &object };
+        Self::of(path, &parse_object(path, bytes)?)
+    }
+
+    /// [`ModelConfig::parse`] of an object that was read already.
+    pub(super) fn of(path: &Path, object: &Map<String, Value>) -> Result<Self> {
+        let fields = Fields { path, object };
         let family = Family::of(&fields)?;
         refuse_unsupported(&fields)?;
         let config = Self {
+            architecture: Architecture::DeepSeek,
             model_type: family.name().to_owned(),
             vocab_size: fields.size("vocab_size")?,
             hidden_size: fields.size("hidden_size")?,
@@ -155,7 +182,7 @@ impl ModelConfig {
     }
 
     /// What no single field shows.
-    fn check(&self, fields: &Fields<'_>) -> Result<()> {
+    pub(super) fn check(&self, fields: &Fields<'_>) -> Result<()> {
         if !self.qk_rope_head_dim.is_multiple_of(2) {
             return Err(fields.error("qk_rope_head_dim", "an even number: channels turn in pairs"));
         }

@@ -5,10 +5,17 @@ mod discover;
 mod expected;
 mod files;
 mod folder;
+mod gpt2;
 mod json;
 pub mod map;
+mod mini;
+mod pickle;
+mod pt;
 mod safetensors;
 mod scales;
+mod single;
+mod yaml;
+mod zip;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,6 +35,8 @@ use safetensors::Entry;
 pub enum Source {
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
+    /// A file that is a model by itself; settings and tokenizer are in its folder.
+    File(PathBuf),
     /// Files inside the binary: (file name, bytes), the weights 64-byte aligned.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -107,6 +116,14 @@ struct Contents {
     files: Vec<Bytes>,
 }
 
+/// What a container says.
+fn contents(source: &Source) -> Result<Contents> {
+    match source {
+        Source::File(path) => single::read(path),
+        Source::Directory(_) | Source::Embedded(_) => folder::read(source),
+    }
+}
+
 /// An open checkpoint: configuration read, every tensor's presence, dtype, shape and range checked, nothing computed.
 pub struct Checkpoint {
     /// The model's sizes and rules.
@@ -128,7 +145,7 @@ impl Checkpoint {
     /// # Errors
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
-        let Contents { path, config, generation, text, tensors, files } = folder::read(source)?;
+        let Contents { path, config, generation, text, tensors, files } = contents(source)?;
         let used = check(&path, &config, &tensors)?;
         Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
     }
