@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::config::{Architecture, MiniConfig, ModelConfig, MoeConfig, RouteRule, Scoring};
+use super::config::{
+    Architecture, MiniConfig, ModelConfig, MoeConfig, RopePairs, RouteRule, Scoring,
+};
 use super::expected::Expected;
 use super::json::Fields;
 use super::safetensors::Entry;
@@ -148,6 +150,7 @@ pub(super) fn config(
         moe,
         rms_norm_eps: fields.positive_or("rms_norm_eps", Some(RMS_NORM_EPS))? as f32,
         rope_theta,
+        rope_pairs: RopePairs::Halves,
         yarn: None,
         tie_word_embeddings: fields.flag_or("tie_word_embeddings", shapes.is_tied())?,
         max_position_embeddings: fields

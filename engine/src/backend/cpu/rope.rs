@@ -75,6 +75,26 @@ pub(super) fn cache_store(
     }
 }
 
+/// Stores `latent [n_row, c]` and the rotary part of every head of `k [n_row, H, n + r]` at each row's slot.
+pub(super) fn cache_store_heads(
+    cache: &mut [f32],
+    latent: &[f32],
+    k: &[f32],
+    shape: &MlaShape,
+    plan: &Plan,
+) {
+    let (width, qk) = (shape.latent_dim(), shape.qk_head_dim());
+    let rows = latent.chunks(shape.kv_lora_rank).zip(k.chunks(shape.n_head * qk));
+    for (slot, (latent, k)) in plan.slots.iter().zip(rows) {
+        let (to_latent, to_k) =
+            cache[slot.index() * width..][..width].split_at_mut(shape.kv_lora_rank);
+        to_latent.copy_from_slice(latent);
+        for (to, k) in to_k.chunks_mut(shape.qk_rope_head_dim).zip(k.chunks(qk)) {
+            to.copy_from_slice(&k[shape.qk_nope_head_dim..]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::backend::cpu::Cpu;

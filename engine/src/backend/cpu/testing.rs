@@ -184,6 +184,7 @@ pub(super) const ODD: MlaShape = MlaShape {
     qk_rope_head_dim: 6,
     v_head_dim: 33,
     kv_lora_rank: 65,
+    n_k_pe: 1,
     softmax_scale: 0.4,
 };
 
@@ -194,8 +195,12 @@ pub(super) const EVEN: MlaShape = MlaShape {
     qk_rope_head_dim: 16,
     v_head_dim: 16,
     kv_lora_rank: 64,
+    n_k_pe: 1,
     softmax_scale: 0.3,
 };
+
+/// Odd widths, more heads than a group, and a rotary key for each head.
+pub(super) const OWN_KEYS: MlaShape = MlaShape { n_head: 11, n_k_pe: 11, ..ODD };
 
 /// The largest sizes the tests ask for.
 pub(super) fn scratch_shape(mla: MlaShape) -> ScratchShape {
