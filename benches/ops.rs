@@ -27,6 +27,7 @@ const LITE: MlaShape = MlaShape {
     qk_rope_head_dim: 64,
     v_head_dim: 128,
     kv_lora_rank: 512,
+    n_k_pe: 1,
     softmax_scale: 0.072,
 };
 const V3: MlaShape = MlaShape { n_head: 128, ..LITE };

@@ -51,7 +51,7 @@ pub enum TraceData {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trace {
     /// `logits [T, V]`; with `n_greedy`, `decode_tokens [N]` and `decode_logits [N, V]`; with `all`, the prompt's
-    /// `hidden.*`, `router.*`, `attn.*`, `mlp.*`, `mla.*`.
+    /// `hidden.*`, `router.*`, `attn.*`, `mlp.*`, `mla.*`, and `mtp.*` of draft heads.
     pub tensors: Vec<TraceTensor>,
 }
 
@@ -70,7 +70,11 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     let limits = Limits { step_rows_max: step_rows, sequences_max: step_rows, ..Limits::default() };
     limits.check()?;
     let n_page = n_token.div_ceil(PAGE_TOKENS);
-    let model = Model::load(Cpu::new(&options.cpu)?, &checkpoint, &limits, n_page, &mut |_, _| {})?;
+    let mut model =
+        Model::load(Cpu::new(&options.cpu)?, &checkpoint, &limits, n_page, &mut |_, _| {})?;
+    if options.all {
+        model.load_drafts(&checkpoint)?;
+    }
     let mut run = Run { model, sampled: Vec::new() };
 
     let mut prompt = Recorder { all: options.all, ..Recorder::default() };

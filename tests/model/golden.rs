@@ -89,11 +89,22 @@ fn is_other(key: &str) -> bool {
         || key.starts_with("extra.")
 }
 
-fn folder(case: &str) -> PathBuf {
+pub(super) fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case)
 }
 
 fn run(case: &str, tokens: &[i64], n_greedy: usize, step_rows: usize, cpu: &CpuOptions) -> Arrays {
+    run_on(&Source::Directory(folder(case)), tokens, n_greedy, step_rows, cpu)
+}
+
+/// What the engine computes, by the golden files' names.
+pub(super) fn run_on(
+    source: &Source,
+    tokens: &[i64],
+    n_greedy: usize,
+    step_rows: usize,
+    cpu: &CpuOptions,
+) -> Arrays {
     let options = TraceOptions {
         tokens: tokens.iter().map(|id| TokenId(*id as u32)).collect(),
         n_greedy,
@@ -101,7 +112,7 @@ fn run(case: &str, tokens: &[i64], n_greedy: usize, step_rows: usize, cpu: &CpuO
         step_rows,
         cpu: cpu.clone(),
     };
-    let trace = trace::run(&Source::Directory(folder(case)), &options).unwrap();
+    let trace = trace::run(source, &options).unwrap();
     let arrays = trace.tensors.into_iter().map(|tensor| {
         let (floats, is_integer) = match tensor.data {
             TraceData::F32(values) => (values.into_iter().map(f64::from).collect(), false),

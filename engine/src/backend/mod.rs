@@ -13,7 +13,7 @@ pub mod cpu;
 use std::ops::Range;
 
 use crate::checkpoint::Tensor;
-pub use crate::checkpoint::config::{RouteRule, Scoring};
+pub use crate::checkpoint::config::{RopePairs, RouteRule, Scoring};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
@@ -31,6 +31,8 @@ pub struct MlaShape {
     pub v_head_dim: usize,
     /// `c`.
     pub kv_lora_rank: usize,
+    /// Rotary keys of a cache row: one that all heads share, or one for each head.
+    pub n_k_pe: usize,
     /// Multiplies every score: `(n + r)^-1/2`, times YaRN's factor.
     pub softmax_scale: f32,
 }
@@ -41,13 +43,70 @@ impl MlaShape {
         self.qk_nope_head_dim + self.qk_rope_head_dim
     }
 
-    /// `c + r`: numbers in one row of the latent cache.
+    /// `c + n_k_pe * r`: numbers in one row of the latent cache.
     pub fn latent_dim(&self) -> usize {
-        self.kv_lora_rank + self.qk_rope_head_dim
+        self.kv_lora_rank + self.n_k_pe * self.qk_rope_head_dim
+    }
+
+    /// Where a head's rotary key begins in a row of the latent cache.
+    pub fn k_pe_start(&self, head: usize) -> usize {
+        let of_its_own = if self.n_k_pe == 1 { 0 } else { head };
+        self.kv_lora_rank + of_its_own * self.qk_rope_head_dim
     }
 }
 
-/// Which half of `kv_b_proj` (`[H, n + v, c]`) a [`Backend::head_linear`] multiplies with.
+/// A matrix `[H * stride, c]` that expands latents, and which rows of it one head uses: `first..` of its own `stride`.
+pub struct HeadRows<'a, W> {
+    /// The matrix.
+    pub weight: &'a W,
+    /// Rows from one head to the next.
+    pub stride: usize,
+    /// The first row used, within a head's.
+    pub first: usize,
+}
+
+impl<W> Clone for HeadRows<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for HeadRows<'_, W> {}
+
+/// What makes keys and values of latents: `n` rows a head for keys, `v` for values.
+pub struct Expansion<'a, W> {
+    /// `w_uk`.
+    pub key: HeadRows<'a, W>,
+    /// `w_uv`.
+    pub value: HeadRows<'a, W>,
+}
+
+impl<W> Clone for Expansion<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Expansion<'_, W> {}
+
+impl<'a, W> Expansion<'a, W> {
+    /// Both in one matrix, `kv_b_proj [H * (n + v), c]`.
+    pub fn joint(kv_b: &'a W, shape: &MlaShape) -> Self {
+        let stride = shape.qk_nope_head_dim + shape.v_head_dim;
+        let rows = |first| HeadRows { weight: kv_b, stride, first };
+        Self { key: rows(0), value: rows(shape.qk_nope_head_dim) }
+    }
+
+    /// Two matrices: `k_up [H * (n + r), c]`, of which the first `n` rows of a head are used, and `v_up [H * v, c]`.
+    pub fn split(k_up: &'a W, v_up: &'a W, shape: &MlaShape) -> Self {
+        Self {
+            key: HeadRows { weight: k_up, stride: shape.qk_head_dim(), first: 0 },
+            value: HeadRows { weight: v_up, stride: shape.v_head_dim, first: 0 },
+        }
+    }
+}
+
+/// Which side of an [`Expansion`] a [`Backend::head_linear`] multiplies with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadSide {
     /// `q_latent[h, c] = sum_n q_nope[h, n] * w_uk[h, n, c]`: the key half folded into the query.
@@ -72,6 +131,8 @@ pub struct RopeTable<B> {
     pub cos: B,
     /// Sines.
     pub sin: B,
+    /// Which two channels turn together.
+    pub pairs: RopePairs,
 }
 
 /// The largest sizes a model will ever ask of one operation; scratch is made from it at load.
@@ -120,6 +181,8 @@ pub trait Backend: Send + 'static {
     fn weight(&mut self, tensor: &Tensor) -> Result<Self::Weight>;
     /// Room for the choices of `rows` rows.
     fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Self::Routing>;
+    /// A choice made once for every row: all of `n_expert` experts, each with weight `1 / n_expert`.
+    fn average_routing(&mut self, rows: usize, n_expert: usize) -> Result<Self::Routing>;
     /// Everything a step will need, made once.
     fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Self::Plan>;
     /// Copies the first `out.len()` numbers from `buf`; for traces and tests.
@@ -153,7 +216,7 @@ pub trait Backend: Send + 'static {
     );
     /// 4. `y[row] = W x[row]`; `W [out, in]`, `x [rows, in]`, `y [rows, out]`.
     fn linear(&mut self, y: &mut Self::Buf, x: &Self::Buf, weight: &Self::Weight, rows: usize);
-    /// 5. One product per head with half of `kv_b_proj [H * (n + v), c]`, for the rows in `rows`.
+    /// 5. One product per head with one side of an expansion, for the rows in `rows`.
     ///
     /// `Key`: `x` are queries `[row, H, n + r]` (the first `n` of each head are read), `y [row, H, c]`.
     /// `Value`: `x [row, H, c]`, `y [row, H, v]`.
@@ -161,12 +224,13 @@ pub trait Backend: Send + 'static {
         &mut self,
         y: &mut Self::Buf,
         x: &Self::Buf,
-        kv_b: &Self::Weight,
+        expansion: Expansion<'_, Self::Weight>,
         side: HeadSide,
         shape: &MlaShape,
         rows: Range<usize>,
     );
-    /// 6. Rotates the last `r` of every head in place: `q [n_row, H, n + r]`, neighbouring pairs, by the row's position.
+    /// 6. Rotates the last `r` of every head in place: `q [n_row, H, n + r]`, the table's pairs, by the row's position.
+    ///    Channels keep their places.
     fn rope(
         &mut self,
         q: &mut Self::Buf,
@@ -190,9 +254,21 @@ pub trait Backend: Send + 'static {
         shape: &MlaShape,
         plan: &Self::Plan,
     );
+    /// 7b. The same where each head has a rotary key of its own and latents have no norm: from `latent [n_row, c]` and
+    ///     rotated keys `k [n_row, H, n + r]`, of which the last `r` of each head are read, to the cache row
+    ///     `[latent, k_pe of every head]`. `cache [n_page, PAGE_TOKENS, c + H * r]`.
+    fn cache_store_heads(
+        &mut self,
+        cache: &mut Self::Buf,
+        latent: &Self::Buf,
+        k: &Self::Buf,
+        shape: &MlaShape,
+        plan: &Self::Plan,
+    );
     /// 8. Absorbed attention of the step's first `n_decode_row` rows over the paged cache, causal:
     ///    `s[h, u] = scale * (q_latent[h] . c_kv[u] + q_pe[h] . k_pe[u])`, `o_latent[h] = sum_u softmax(s)[u] c_kv[u]`.
-    ///    `q_latent`, `o_latent` `[row, H, c]`; `q [row, H, n + r]` rotated.
+    ///    `q_latent`, `o_latent` `[row, H, c]`; `q [row, H, n + r]` rotated. With a rotary key for each head, `k_pe[u]`
+    ///    is the head's own.
     fn mla_decode(
         &mut self,
         o_latent: &mut Self::Buf,
@@ -203,18 +279,19 @@ pub trait Backend: Send + 'static {
         plan: &Self::Plan,
     );
     /// 9. Multi-head attention of all rows after the first `n_decode_row`: keys and values are expanded from the
-    ///    cached latents by `kv_b [H * (n + v), c]`, tile by tile, causal. Writes `o [row, H, v]` at those rows only.
+    ///    cached latents, tile by tile, causal. Writes `o [row, H, v]` at those rows only.
     fn mla_prefill(
         &mut self,
         o: &mut Self::Buf,
         q: &Self::Buf,
         cache: &Self::Buf,
-        kv_b: &Self::Weight,
+        expansion: Expansion<'_, Self::Weight>,
         shape: &MlaShape,
         plan: &Self::Plan,
     );
     /// 10. Router logits `gate [E, D] . x` in f32 (inputs never rounded), scores, choice; ties by lowest expert.
-    ///     Choices are stored in the order chosen: largest first.
+    ///     Choices are stored in the order chosen: largest first. `bias` is the rule's: with sigmoid scores it is added
+    ///     to what experts are chosen by and does not weigh, with softmax scores to the logits.
     fn route(
         &mut self,
         routing: &mut Self::Routing,

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use super::json::{Fields, parse_object};
 use super::scales;
 use crate::error::{Error, Result};
@@ -9,7 +11,9 @@ use crate::error::{Error, Result};
 /// A model's sizes and rules, in `config.json`'s words. Everything is checked: past this, nobody looks again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// `deepseek_v3` or `deepseek_v2`.
+    /// Which forward pass the sizes are for.
+    pub architecture: Architecture,
+    /// `deepseek_v3`, `deepseek_v2` or `mini_deepseek`.
     pub model_type: String,
     /// `V`.
     pub vocab_size: usize,
@@ -39,6 +43,8 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Rotary base.
     pub rope_theta: f64,
+    /// Which two channels of a rotary head turn together (`rope_interleave`).
+    pub rope_pairs: RopePairs,
     /// `None`: plain rotation.
     pub yarn: Option<Yarn>,
     /// The head is the embedding.
@@ -49,6 +55,24 @@ pub struct ModelConfig {
     pub num_nextn_predict_layers: usize,
     /// Rows and columns of a block of an 8-bit float matrix that share a factor.
     pub fp8_block: [usize; 2],
+}
+
+/// Which forward pass a model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// DeepSeek-V2 and V3.
+    DeepSeek,
+    /// mini-deepseek: rotary keys per head, no norm on latents, averaged shared experts.
+    Mini(MiniConfig),
+}
+
+/// What mini-deepseek has beside the common sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MiniConfig {
+    /// Router logits have a bias.
+    pub router_bias: bool,
+    /// Draft heads in the checkpoint. Checked, kept for speculation, not run.
+    pub n_draft_heads: usize,
 }
 
 /// Sizes and rules of the mixture layers.
@@ -92,6 +116,15 @@ pub enum Scoring {
     Softmax,
 }
 
+/// Which two of a rotary head's `r` channels turn together. Channels keep their places either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopePairs {
+    /// `2j` with `2j + 1` (`rope_interleave: true`): every released DeepSeek model.
+    Neighbours,
+    /// `j` with `j + r / 2` (`rope_interleave: false`): half-rotated heads.
+    Halves,
+}
+
 /// YaRN's constants (`rope_scaling`), defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
@@ -118,11 +151,16 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] names field, found and wanted; [`Error::Unsupported`] names what this build lacks.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let object = parse_object(path, bytes)?;
-        let fields = Fields { path, object: &object };
+        Self::of(path, &parse_object(path, bytes)?)
+    }
+
+    /// [`ModelConfig::parse`] of an object that was read already.
+    pub(super) fn of(path: &Path, object: &Map<String, Value>) -> Result<Self> {
+        let fields = Fields { path, object };
         let family = Family::of(&fields)?;
         refuse_unsupported(&fields)?;
         let config = Self {
+            architecture: Architecture::DeepSeek,
             model_type: family.name().to_owned(),
             vocab_size: fields.size("vocab_size")?,
             hidden_size: fields.size("hidden_size")?,
@@ -141,6 +179,10 @@ impl ModelConfig {
             moe: None,
             rms_norm_eps: fields.positive_or("rms_norm_eps", Some(1e-6))? as f32,
             rope_theta: rope_theta(&fields)?,
+            rope_pairs: match fields.flag_or("rope_interleave", true)? {
+                true => RopePairs::Neighbours,
+                false => RopePairs::Halves,
+            },
             yarn: yarn(&fields)?,
             tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
             max_position_embeddings: fields.size_or("max_position_embeddings", Some(2048))?,
@@ -155,7 +197,7 @@ impl ModelConfig {
     }
 
     /// What no single field shows.
-    fn check(&self, fields: &Fields<'_>) -> Result<()> {
+    pub(super) fn check(&self, fields: &Fields<'_>) -> Result<()> {
         if !self.qk_rope_head_dim.is_multiple_of(2) {
             return Err(fields.error("qk_rope_head_dim", "an even number: channels turn in pairs"));
         }
@@ -243,11 +285,6 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
     if fields.flag_or("attention_bias", false)? {
         return refuse("`attention_bias` is true: biased projections are not supported".into());
-    }
-    if !fields.flag_or("rope_interleave", true)? {
-        return refuse(
-            "`rope_interleave` is false: half-rotated heads are not supported yet".into(),
-        );
     }
     match fields.text("hidden_act")? {
         None | Some("silu") => Ok(()),

@@ -48,6 +48,7 @@ pub struct Summary {
 pub fn describe(source: &Source) -> std::result::Result<Summary, String> {
     let checkpoint = Checkpoint::open(source).map_err(|error| match source {
         Source::Directory(path) => shown(&error.to_string(), path),
+        Source::File(path) => shown(&error.to_string(), path.parent().unwrap_or(path)),
         Source::Embedded(_) => error.to_string(),
     })?;
     Ok(Summary {

@@ -1,7 +1,7 @@
 //! Every tensor a configuration asks for, by its released name, with its shape.
 
-use super::ModelConfig;
-use super::config::MoeConfig;
+use super::config::{Architecture, MoeConfig};
+use super::{ModelConfig, mini};
 
 /// A tensor that must be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,14 @@ struct List<'a> {
 
 /// Everything `config` asks for.
 pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
+    match &config.architecture {
+        Architecture::DeepSeek => deepseek(config),
+        Architecture::Mini(mini) => mini::expected(config, mini),
+    }
+}
+
+/// DeepSeek-V2 and V3.
+fn deepseek(config: &ModelConfig) -> Vec<Expected> {
     let mut list = List { config, is_used: true, tensors: Vec::new() };
     let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
     list.add("model.embed_tokens.weight", &[vocab, hidden]);

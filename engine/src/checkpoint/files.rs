@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 const TEXT_BYTES_MAX: u64 = 256 << 20;
 
 const INDEX: &str = "model.safetensors.index.json";
+const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
+const TORCH_WEIGHTS: &str = "pytorch_model.bin";
 
 /// A checkpoint's files.
 pub(super) struct Files<'a> {
@@ -24,6 +26,7 @@ impl<'a> Files<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
         let path = match source {
             Source::Directory(path) => path.clone(),
+            Source::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
             Source::Embedded(_) => PathBuf::from("builtin:"),
         };
         Self { source, path }
@@ -42,7 +45,7 @@ impl<'a> Files<'a> {
             Source::Embedded(files) => {
                 files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec())
             }
-            Source::Directory(_) => match std::fs::metadata(&path) {
+            Source::Directory(_) | Source::File(_) => match std::fs::metadata(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(io(error)),
                 Ok(metadata) if !metadata.is_file() => {
@@ -67,7 +70,8 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// All weight files, mapped: those the index names, else every `*.safetensors`.
+    /// All weight files, mapped: those the index names, else every `*.safetensors`, else the same of
+    /// `pytorch_model.bin`.
     pub(super) fn weights(&self) -> Result<Vec<(PathBuf, Bytes)>> {
         if let Source::Embedded(files) = self.source {
             let weights = files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
@@ -85,12 +89,15 @@ impl<'a> Files<'a> {
 
     /// Names of the weight files: those the index names, else every `*.safetensors`. At least one.
     pub(super) fn weight_names(&self) -> Result<Vec<String>> {
-        let names = match self.index()? {
-            Some(map) => map.into_values().collect::<BTreeSet<_>>().into_iter().collect(),
+        let mut names = match self.index()? {
+            Some(map) => files_of(map),
             None => self.listed()?,
         };
         if names.is_empty() {
-            let problem = "no `*.safetensors` file is in it".to_owned();
+            names = self.torch_weights()?;
+        }
+        if names.is_empty() {
+            let problem = "no `*.safetensors` file is in it, nor `pytorch_model.bin`".to_owned();
             return Err(Error::Format { path: self.path.clone(), problem });
         }
         Ok(names)
@@ -100,6 +107,16 @@ impl<'a> Files<'a> {
     pub(super) fn index(&self) -> Result<Option<BTreeMap<String, String>>> {
         let index = self.optional(INDEX)?;
         index.map(|(path, bytes)| indexed(&path, &bytes)).transpose()
+    }
+
+    /// The files of a checkpoint from before safetensors.
+    fn torch_weights(&self) -> Result<Vec<String>> {
+        if let Some((path, bytes)) = self.optional(TORCH_INDEX)? {
+            return Ok(files_of(indexed(&path, &bytes)?));
+        }
+        let is_there =
+            std::fs::metadata(self.path.join(TORCH_WEIGHTS)).is_ok_and(|file| file.is_file());
+        Ok(if is_there { vec![TORCH_WEIGHTS.to_owned()] } else { Vec::new() })
     }
 
     /// Weight files by their ending, sorted.
@@ -118,6 +135,11 @@ impl<'a> Files<'a> {
         names.sort();
         Ok(names)
     }
+}
+
+/// The files of an index, each once, sorted.
+fn files_of(map: BTreeMap<String, String>) -> Vec<String> {
+    map.into_values().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// What an index says, tensor to file; each must be a plain name beside it.

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use super::files::Files;
 use super::json::{Fields, parse_object};
-use super::safetensors;
-use super::{Contents, GenerationConfig, ModelConfig, Source, TextFiles};
+use super::safetensors::Entry;
+use super::{Bytes, Contents, GenerationConfig, ModelConfig, Source, TextFiles};
+use super::{gpt2, mini, pt, safetensors};
 use crate::error::{Error, Result};
 
 /// Reads everything but the weights themselves.
@@ -16,12 +19,14 @@ use crate::error::{Error, Result};
 pub(super) fn read(source: &Source) -> Result<Contents> {
     let files = Files::new(source);
     let (config_path, config_bytes) = files.required("config.json")?;
-    let config = ModelConfig::parse(&config_path, &config_bytes)?;
-    let generation = generation(&files, &config_path, &config_bytes)?;
+    let object = parse_object(&config_path, &config_bytes)?;
+    let is_mini = mini::is_settings(&object);
+    let config = if is_mini { None } else { Some(ModelConfig::of(&config_path, &object)?) };
+    let generation = generation(&files, &config_path, &object)?;
     let mut tensors = BTreeMap::new();
     let mut mapped = Vec::new();
     for (path, bytes) in files.weights()? {
-        for (name, entry) in safetensors::entries(&path, &bytes)? {
+        for (name, entry) in entries(&path, &bytes)? {
             if tensors.insert(name.clone(), entry).is_some() {
                 let problem = "it is in another file of this checkpoint too".to_owned();
                 return Err(Error::TensorRange { path, name, problem });
@@ -29,19 +34,36 @@ pub(super) fn read(source: &Source) -> Result<Contents> {
         }
         mapped.push(bytes);
     }
-    let (path, text) = (files.path().to_owned(), text_files(&files)?);
+    // mini-deepseek's sizes are partly in its tensors.
+    let config = match config {
+        Some(config) => config,
+        None => mini::config(&config_path, Some(&object), &tensors)?,
+    };
+    let (path, text) = (files.path().to_owned(), text_files(&files, is_mini)?);
     Ok(Contents { path, config, generation, text, tensors, files: mapped })
 }
 
+/// One weight file's tensors.
+fn entries(path: &Path, bytes: &Bytes) -> Result<BTreeMap<String, Entry>> {
+    if path.extension().is_some_and(|ending| ending == "safetensors") {
+        safetensors::entries(path, bytes)
+    } else {
+        Ok(pt::read(path, bytes)?.tensors)
+    }
+}
+
 /// `generation_config.json`; ids that it does not give come from `config.json`.
-fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<GenerationConfig> {
+pub(super) fn generation(
+    files: &Files,
+    config_path: &Path,
+    config: &Map<String, Value>,
+) -> Result<GenerationConfig> {
     let (path, object) = match files.optional("generation_config.json")? {
         Some((path, bytes)) => (path.clone(), parse_object(&path, &bytes)?),
         None => (config_path.to_owned(), serde_json::Map::new()),
     };
-    let config = parse_object(config_path, config)?;
     let (own, config) =
-        (Fields { path: &path, object: &object }, Fields { path: config_path, object: &config });
+        (Fields { path: &path, object: &object }, Fields { path: config_path, object: config });
     let ids = |field: &str| -> Result<Vec<u32>> {
         let ids = own.token_ids(field)?;
         if ids.is_empty() { config.token_ids(field) } else { Ok(ids) }
@@ -65,8 +87,9 @@ fn generation(files: &Files, config_path: &Path, config: &[u8]) -> Result<Genera
     })
 }
 
-/// Tokenizer and template as bytes; the text side says what it misses.
-pub(super) fn text_files(files: &Files) -> Result<TextFiles> {
+/// Tokenizer and template as bytes; the text side says what it misses. A GPT-2 vocabulary is as good as the
+/// `tokenizer.json` made of it.
+pub(super) fn text_files(files: &Files, is_mini: bool) -> Result<TextFiles> {
     let bytes = |name| Ok::<_, Error>(files.optional(name)?.map(|(_, bytes)| bytes));
     let chat_template = match files.optional("chat_template.jinja")? {
         None => None,
@@ -75,9 +98,15 @@ pub(super) fn text_files(files: &Files) -> Result<TextFiles> {
             problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
         })?),
     };
-    Ok(TextFiles {
-        tokenizer: bytes("tokenizer.json")?,
-        tokenizer_config: bytes("tokenizer_config.json")?,
-        chat_template,
-    })
+    let mut tokenizer = bytes("tokenizer.json")?;
+    let mut tokenizer_config = bytes("tokenizer_config.json")?;
+    let vocabulary = (files.optional("vocab.json")?, files.optional("merges.txt")?);
+    if let (None, (Some(vocab), Some(merges))) = (&tokenizer, &vocabulary) {
+        tokenizer = Some(gpt2::tokenizer((&vocab.0, &vocab.1), (&merges.0, &merges.1))?);
+    }
+    // Its trainers know GPT-2's vocabulary alone, and nothing else says what ends an answer.
+    if is_mini && tokenizer_config.is_none() {
+        tokenizer_config = Some(gpt2::tokenizer_config());
+    }
+    Ok(TextFiles { tokenizer, tokenizer_config, chat_template })
 }

@@ -5,14 +5,21 @@ mod discover;
 mod expected;
 mod files;
 mod folder;
+mod gpt2;
 mod json;
 pub mod map;
+mod mini;
 mod part;
+mod pickle;
+mod pt;
 mod safetensors;
 mod scales;
 mod scan;
+mod single;
 mod survey;
 mod text_size;
+mod yaml;
+mod zip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,6 +42,8 @@ use safetensors::Entry;
 pub enum Source {
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
+    /// A file that is a model by itself; settings and tokenizer are in its folder.
+    File(PathBuf),
     /// Files inside the binary: (file name, bytes), the weights 64-byte aligned.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -139,6 +148,14 @@ struct Contents {
     files: Vec<Bytes>,
 }
 
+/// What a container says.
+fn contents(source: &Source) -> Result<Contents> {
+    match source {
+        Source::File(path) => single::read(path),
+        Source::Directory(_) | Source::Embedded(_) => folder::read(source),
+    }
+}
+
 /// An open checkpoint: configuration read, every tensor's presence, dtype, shape and range checked, nothing computed.
 pub struct Checkpoint {
     /// The model's sizes and rules.
@@ -160,7 +177,7 @@ impl Checkpoint {
     /// # Errors
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
-        let Contents { path, config, generation, text, tensors, files } = folder::read(source)?;
+        let Contents { path, config, generation, text, tensors, files } = contents(source)?;
         let mut problems = Vec::new();
         let used = check(&path, &config, &tensors, &mut problems);
         if let Some(problem) = problems.into_iter().next() {

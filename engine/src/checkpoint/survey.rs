@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::discover::shown;
 use super::files::Files;
+use super::json::parse_object;
 use super::safetensors::{Entry, entries_and_problems};
-use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, part};
+use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, mini, part, pt};
 use crate::error::Error;
 
 /// Problems and notes that are kept: a file full of them must not fill the memory too.
@@ -114,6 +115,9 @@ impl Survey {
             survey.path.clone_from(path);
             survey.gather(&Files::new(source), &mut problems);
         }
+        if let Source::File(path) = source {
+            survey.path.clone_from(path);
+        }
         survey.problems = problems.iter().map(Error::to_string).collect();
         // Whatever else was found: what loading says stands there too.
         let error = error.to_string();
@@ -124,12 +128,18 @@ impl Survey {
     }
 
     fn gather(&mut self, files: &Files<'_>, problems: &mut Vec<Error>) {
-        let config = files.required("config.json");
-        match config.and_then(|(path, bytes)| ModelConfig::parse(&path, &bytes)) {
-            Ok(config) => self.config = Some(config),
+        let mut is_mini = false;
+        let config = files.required("config.json").and_then(|(path, bytes)| {
+            let object = parse_object(&path, &bytes)?;
+            // mini-deepseek's sizes are partly in its tensors: what opening says of it has to do.
+            is_mini = mini::is_settings(&object);
+            if is_mini { Ok(None) } else { ModelConfig::of(&path, &object).map(Some) }
+        });
+        match config {
+            Ok(config) => self.config = config,
             Err(problem) => problems.push(problem),
         }
-        match folder::text_files(files) {
+        match folder::text_files(files, is_mini) {
             Ok(text) => self.text = Some(text),
             Err(problem) => problems.push(problem),
         }
@@ -209,7 +219,7 @@ fn format_of(source: &Source, tensors: &[Listed]) -> &'static str {
     let path = match (from_file, source) {
         (Some(path), _) => path,
         (None, Source::Embedded(_)) => return "safetensors",
-        (None, Source::Directory(path)) => path,
+        (None, Source::Directory(path) | Source::File(path)) => path,
     };
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => "gguf",

@@ -1,8 +1,9 @@
-//! The latent cache's memory: one buffer a layer, `[n_page, 64, c + r]`.
+//! The latent cache's memory: one buffer a layer, `[n_page, 64, c + n_k_pe * r]`.
 //!
-//! MLA keeps one row a token and layer, `[c_kv, k_pe]`, shared by all heads. Which page belongs to whom is decided
+//! MLA keeps one row a token and layer, `[c_kv, k_pe]`, shared by all heads; mini-deepseek has a rotary key for each. Which page belongs to whom is decided
 //! in `cache`; here is only the memory.
 
+use super::scratch;
 use crate::backend::Backend;
 use crate::checkpoint::ModelConfig;
 use crate::error::Result;
@@ -10,7 +11,7 @@ use crate::step::PAGE_TOKENS;
 
 /// Numbers in one cache row.
 fn row_dim(config: &ModelConfig) -> usize {
-    config.kv_lora_rank + config.qk_rope_head_dim
+    scratch::mla_shape(config).latent_dim()
 }
 
 /// Bytes of one page over all layers; rows are f32.

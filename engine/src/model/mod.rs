@@ -1,26 +1,50 @@
 //! A loaded model: the architecture's weights, scratch and latent cache over a backend.
 //!
-//! There is one architecture so far, [`deepseek`], which covers the V2 and V3 families. A second one makes
-//! `Model` an enum over them; the worker sees `load` and `forward` alone.
+//! There are two architectures: [`deepseek`], which covers the V2 and V3 families, and [`mini`]. The checkpoint's
+//! configuration says which one; the worker sees `load` and `forward` alone.
 
 pub mod record;
 
 mod deepseek;
 mod latent;
+mod loader;
+mod mini;
 mod rope;
 mod scratch;
 
 use crate::backend::{Backend, ScratchShape};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::config::Architecture;
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
 use record::Recorder;
 
+/// The architectures there are.
+enum Network<B: Backend> {
+    DeepSeek(deepseek::DeepSeek<B>),
+    Mini(mini::Mini<B>),
+}
+
+impl<B: Backend> Network<B> {
+    fn forward(
+        &mut self,
+        backend: &mut B,
+        step: &Step,
+        sampled: &mut Vec<Sampled>,
+        recorder: Option<&mut Recorder>,
+    ) -> Result<()> {
+        match self {
+            Self::DeepSeek(network) => network.forward(backend, step, sampled, recorder),
+            Self::Mini(network) => network.forward(backend, step, sampled, recorder),
+        }
+    }
+}
+
 /// A loaded model over a backend: weights, scratch and latent cache.
 pub struct Model<B: Backend> {
     backend: B,
-    network: deepseek::DeepSeek<B>,
+    network: Network<B>,
 }
 
 impl<B: Backend> Model<B> {
@@ -36,8 +60,27 @@ impl<B: Backend> Model<B> {
         n_page: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
-        let network = deepseek::DeepSeek::load(&mut backend, checkpoint, limits, n_page, progress)?;
+        let on = &mut backend;
+        let network = match checkpoint.config.architecture {
+            Architecture::DeepSeek => Network::DeepSeek(deepseek::DeepSeek::load(
+                on, checkpoint, limits, n_page, progress,
+            )?),
+            Architecture::Mini(_) => {
+                Network::Mini(mini::Mini::load(on, checkpoint, limits, n_page, progress)?)
+            }
+        };
         Ok(Self { backend, network })
+    }
+
+    /// Loads what the ordinary pass does without, so that a recorded one can show it: mini-deepseek's draft heads.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_drafts(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        match &mut self.network {
+            Network::DeepSeek(_) => Ok(()),
+            Network::Mini(network) => network.load_drafts(&mut self.backend, checkpoint),
+        }
     }
 
     /// Bytes of one latent-cache page over all layers.
@@ -47,7 +90,8 @@ impl<B: Backend> Model<B> {
 
     /// Bytes of the buffers that `load` makes beside weights, cache and the backend's own scratch.
     pub fn scratch_bytes(checkpoint: &Checkpoint, limits: &Limits) -> u64 {
-        scratch::bytes(&checkpoint.config, limits) + rope::bytes(&checkpoint.config, limits)
+        let config = &checkpoint.config;
+        scratch::bytes(config, limits) + rope::bytes(config, limits)
     }
 
     /// The largest sizes the model will ask of the backend.

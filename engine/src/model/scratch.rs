@@ -3,6 +3,7 @@
 use super::rope;
 use crate::backend::{Backend, MlaShape, ScratchShape};
 use crate::checkpoint::ModelConfig;
+use crate::checkpoint::config::{Architecture, MoeConfig};
 use crate::error::Result;
 use crate::limits::Limits;
 
@@ -20,8 +21,10 @@ pub(super) struct Scratch<B: Backend> {
     pub(super) q_a_norm: B::Buf,
     /// Queries, `[R, H, n + r]`.
     pub(super) q: B::Buf,
-    /// Latent and rotary key before norm and rotation, `[R, c + r]`.
+    /// Latent and rotary key before norm and rotation, `[R, c + r]`; the latent alone where heads have keys of their own.
     pub(super) kv: B::Buf,
+    /// Keys of heads that have rotary keys of their own, `[R, H, n + r]`.
+    pub(super) k: B::Buf,
     /// Queries with the key half folded in, `[R, H, c]`.
     pub(super) q_latent: B::Buf,
     /// Absorbed attention's output, `[R, H, c]`.
@@ -42,6 +45,11 @@ pub(super) struct Scratch<B: Backend> {
     pub(super) logits: B::Buf,
 }
 
+/// Whether each head has a rotary key, expanded from the latent.
+fn has_own_keys(config: &ModelConfig) -> bool {
+    matches!(config.architecture, Architecture::Mini(_))
+}
+
 /// Attention's sizes.
 pub(super) fn mla_shape(config: &ModelConfig) -> MlaShape {
     MlaShape {
@@ -50,6 +58,7 @@ pub(super) fn mla_shape(config: &ModelConfig) -> MlaShape {
         qk_rope_head_dim: config.qk_rope_head_dim,
         v_head_dim: config.v_head_dim,
         kv_lora_rank: config.kv_lora_rank,
+        n_k_pe: if has_own_keys(config) { config.num_attention_heads } else { 1 },
         softmax_scale: rope::softmax_scale(config),
     }
 }
@@ -58,25 +67,46 @@ pub(super) fn mla_shape(config: &ModelConfig) -> MlaShape {
 fn mlp_width(config: &ModelConfig) -> usize {
     let dense =
         if config.is_moe_layer.iter().all(|moe| *moe) { 0 } else { config.intermediate_size };
-    dense.max(config.moe.as_ref().map_or(0, |moe| moe.n_shared_experts * moe.moe_intermediate_size))
+    dense.max(config.moe.as_ref().map_or(0, |moe| match config.architecture {
+        Architecture::DeepSeek => moe.n_shared_experts * moe.moe_intermediate_size,
+        // Averaged ones run as routed experts do.
+        Architecture::Mini(_) => 0,
+    }))
+}
+
+/// Most experts of one kind a layer has, and most that a row goes to: mini-deepseek's shared experts count, all of them.
+fn expert_counts(config: &ModelConfig, moe: &MoeConfig) -> (usize, usize) {
+    let (experts, chosen) = (moe.route.n_routed_experts, moe.route.num_experts_per_tok);
+    match config.architecture {
+        Architecture::DeepSeek => (experts, chosen),
+        Architecture::Mini(_) => {
+            (experts.max(moe.n_shared_experts), chosen.max(moe.n_shared_experts))
+        }
+    }
 }
 
 /// Lengths of all buffers, in the order of [`Scratch`]'s fields.
-fn lengths(config: &ModelConfig, limits: &Limits) -> [usize; 16] {
+fn lengths(config: &ModelConfig, limits: &Limits) -> [usize; 17] {
     let (rows, samples) = (limits.step_rows_max, limits.sequences_max);
     let mla = mla_shape(config);
     let hidden = rows * config.hidden_size;
     let q_a = rows * config.q_lora_rank.unwrap_or(0);
     let latent = rows * mla.n_head * mla.kv_lora_rank;
     let mlp = rows * mlp_width(config);
+    let keys = rows * mla.n_head * mla.qk_head_dim();
+    let (kv, own_keys, q_a_norm) = match config.architecture {
+        Architecture::DeepSeek => (rows * mla.latent_dim(), 0, q_a),
+        Architecture::Mini(_) => (rows * mla.kv_lora_rank, keys, 0),
+    };
     [
         hidden,
         hidden,
         hidden,
         q_a,
-        q_a,
-        rows * mla.n_head * mla.qk_head_dim(),
-        rows * mla.latent_dim(),
+        q_a_norm,
+        keys,
+        kv,
+        own_keys,
         latent,
         latent,
         rows * mla.n_head * mla.v_head_dim,
@@ -105,6 +135,7 @@ impl<B: Backend> Scratch<B> {
             q_a_norm,
             q,
             kv,
+            k,
             q_latent,
             o_latent,
             heads,
@@ -123,6 +154,7 @@ impl<B: Backend> Scratch<B> {
             q_a_norm: backend.alloc(q_a_norm)?,
             q: backend.alloc(q)?,
             kv: backend.alloc(kv)?,
+            k: backend.alloc(k)?,
             q_latent: backend.alloc(q_latent)?,
             o_latent: backend.alloc(o_latent)?,
             heads: backend.alloc(heads)?,
@@ -140,6 +172,7 @@ impl<B: Backend> Scratch<B> {
 pub(super) fn shape(config: &ModelConfig, limits: &Limits, n_page: usize) -> ScratchShape {
     let mla = mla_shape(config);
     let moe_width = config.moe.as_ref().map_or(0, |moe| moe.moe_intermediate_size);
+    let (n_expert, n_chosen) = config.moe.as_ref().map_or((0, 0), |moe| expert_counts(config, moe));
     let inputs = [
         config.hidden_size,
         config.q_lora_rank.unwrap_or(0),
@@ -156,8 +189,8 @@ pub(super) fn shape(config: &ModelConfig, limits: &Limits, n_page: usize) -> Scr
         input_dim_max: inputs.into_iter().max().unwrap_or(0),
         hidden_size: config.hidden_size,
         moe_intermediate_size: moe_width,
-        num_experts_per_tok: config.moe.as_ref().map_or(0, |moe| moe.route.num_experts_per_tok),
-        n_routed_experts: config.moe.as_ref().map_or(0, |moe| moe.route.n_routed_experts),
+        num_experts_per_tok: n_chosen,
+        n_routed_experts: n_expert,
         vocab_size: config.vocab_size,
         mla,
     }

@@ -5,7 +5,7 @@
 //! keys pass.
 
 use super::simd::attention::{Running, Tile, accumulate, score};
-use super::{Cpu, Plan};
+use super::{Cpu, Isa, Plan};
 use crate::backend::{MlaShape, ScratchShape};
 use crate::step::PAGE_TOKENS;
 
@@ -19,18 +19,26 @@ pub(super) struct Scratch {
     queries: Vec<f32>,
     /// `[GROUP, 64]`.
     scores: Vec<f32>,
+    /// `[64]`: one head's scores against rotary keys of its own.
+    own: Vec<f32>,
+}
+
+/// Numbers of one query as `queries` has it.
+fn query_dim(shape: &MlaShape) -> usize {
+    shape.kv_lora_rank + shape.qk_rope_head_dim
 }
 
 impl Scratch {
     pub(super) fn new(shape: &ScratchShape) -> Self {
         Self {
-            queries: vec![0.0; GROUP * shape.mla.latent_dim()],
+            queries: vec![0.0; GROUP * query_dim(&shape.mla)],
             scores: vec![0.0; GROUP * PAGE_TOKENS],
+            own: vec![0.0; PAGE_TOKENS],
         }
     }
 
     pub(super) fn bytes(shape: &ScratchShape) -> u64 {
-        (GROUP * (shape.mla.latent_dim() + PAGE_TOKENS) * size_of::<f32>()) as u64
+        ((GROUP * (query_dim(&shape.mla) + PAGE_TOKENS) + PAGE_TOKENS) * size_of::<f32>()) as u64
     }
 }
 
@@ -61,10 +69,11 @@ pub(super) fn mla_decode(
         plan.n_decode_row * groups,
         part,
         |task, out, scratch| {
-            let Scratch { queries, scores } = &mut scratch.mla;
+            let Scratch { queries, scores, own } = &mut scratch.mla;
             let row = task / groups;
             let n_query = heads_of(task).len();
             gather_queries(queries, heads_of(task), q_latent, q, shape);
+            let key_dim = if shape.n_k_pe == 1 { query_dim(shape) } else { latent };
             out.fill(0.0);
             let mut running = [Running::START; GROUP];
             let n_key = plan.positions[row] as usize + 1;
@@ -75,13 +84,17 @@ pub(super) fn mla_decode(
                 let keys = &cache[page.0 as usize * PAGE_TOKENS * shape.latent_dim()..];
                 let tile = Tile {
                     keys: &keys[..PAGE_TOKENS * shape.latent_dim()],
-                    key_dim: shape.latent_dim(),
+                    key_dim,
+                    key_stride: shape.latent_dim(),
                     values: keys,
                     value_stride: shape.latent_dim(),
                     value_dim: latent,
                     n_key: (n_key - i * PAGE_TOKENS).min(PAGE_TOKENS),
                 };
                 score(isa, &tile, queries, n_query, scores);
+                if shape.n_k_pe > 1 {
+                    add_own_scores(isa, &tile, heads_of(task), q, shape, (own, scores));
+                }
                 let each =
                     out.chunks_mut(latent).zip(scores.chunks_mut(PAGE_TOKENS)).zip(&mut running);
                 for ((out, scores), running) in each {
@@ -93,7 +106,26 @@ pub(super) fn mla_decode(
     );
 }
 
-/// Puts each head's `[q_latent, q_pe]` side by side.
+/// Adds to the scores of the latents what each head's own rotary keys give.
+fn add_own_scores(
+    isa: Isa,
+    tile: &Tile<'_>,
+    heads: std::ops::Range<usize>,
+    q: &[f32],
+    shape: &MlaShape,
+    (own, scores): (&mut [f32], &mut [f32]),
+) {
+    for (at, scores) in heads.zip(scores.chunks_mut(PAGE_TOKENS)) {
+        let keys = &tile.keys[shape.k_pe_start(at % shape.n_head)..];
+        let tile = Tile { keys, key_dim: shape.qk_rope_head_dim, ..*tile };
+        let q_pe = &q[at * shape.qk_head_dim() + shape.qk_nope_head_dim..][..tile.key_dim];
+        score(isa, &tile, q_pe, 1, own);
+        scores.iter_mut().zip(&*own).take(tile.n_key).for_each(|(score, own)| *score += own);
+    }
+}
+
+/// Puts each head's `[q_latent, q_pe]` side by side, as a cache row has its key; `q_latent` alone where heads have
+/// rotary keys of their own.
 fn gather_queries(
     queries: &mut [f32],
     heads: std::ops::Range<usize>,
@@ -102,7 +134,11 @@ fn gather_queries(
     shape: &MlaShape,
 ) {
     let latent = shape.kv_lora_rank;
-    for (head, query) in heads.zip(queries.chunks_mut(shape.latent_dim())) {
+    if shape.n_k_pe > 1 {
+        let q_latent = &q_latent[heads.start * latent..heads.end * latent];
+        return queries[..q_latent.len()].copy_from_slice(q_latent);
+    }
+    for (head, query) in heads.zip(queries.chunks_mut(query_dim(shape))) {
         let q_pe =
             &q[head * shape.qk_head_dim() + shape.qk_nope_head_dim..][..shape.qk_rope_head_dim];
         query[..latent].copy_from_slice(&q_latent[head * latent..][..latent]);

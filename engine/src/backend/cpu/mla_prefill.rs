@@ -8,7 +8,7 @@ use super::pool::Block;
 use super::simd::attention::{Running, Tile, accumulate, score};
 use super::simd::multiply::strided_dot_rows;
 use super::{Cpu, Plan, Weight};
-use crate::backend::{MlaShape, ScratchShape};
+use crate::backend::{Expansion, HeadRows, MlaShape, ScratchShape};
 use crate::step::PAGE_TOKENS;
 
 /// One thread's tile.
@@ -51,7 +51,7 @@ struct Work<'a> {
     isa: super::Isa,
     q: &'a [f32],
     cache: &'a [f32],
-    kv_b: &'a Weight,
+    expansion: Expansion<'a, Weight>,
     shape: &'a MlaShape,
     plan: &'a Plan,
 }
@@ -62,12 +62,12 @@ pub(super) fn mla_prefill(
     o: &mut [f32],
     q: &[f32],
     cache: &[f32],
-    kv_b: &Weight,
+    expansion: Expansion<'_, Weight>,
     shape: &MlaShape,
     plan: &Plan,
 ) {
     let (heads, width) = (shape.n_head, shape.v_head_dim);
-    let work = Work { isa: cpu.isa, q, cache, kv_b, shape, plan };
+    let work = Work { isa: cpu.isa, q, cache, expansion, shape, plan };
     let n_task = (plan.n_seq() - plan.n_decode) * heads;
     let sequence_of = |task: usize| plan.n_decode + task / heads;
     let block = |task: usize| {
@@ -109,6 +109,7 @@ impl Work<'_> {
                 let tile = Tile {
                     keys,
                     key_dim: qk,
+                    key_stride: qk,
                     values,
                     value_stride: width,
                     value_dim: width,
@@ -128,24 +129,35 @@ impl Work<'_> {
 
     /// One page's keys and values of one head.
     fn expand(&self, scratch: &mut Scratch, page: usize, head: usize, n_key: usize) {
-        let Self { isa, kv_b, shape, .. } = *self;
+        let Self { isa, expansion: Expansion { key: w_uk, value: w_uv }, shape, .. } = *self;
         let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.latent_dim());
         let rows = &self.cache[page * PAGE_TOKENS * latent..][..n_key * latent];
-        let first = head * (n + v);
+        let (qk, k_pe) = (shape.qk_head_dim(), shape.k_pe_start(head));
+        let first = |w: HeadRows<'_, Weight>| head * w.stride + w.first;
         strided_dot_rows(
             isa,
             &mut scratch.keys,
-            shape.qk_head_dim(),
+            qk,
             n,
             rows,
             latent,
             n_key,
-            kv_b,
-            first,
+            w_uk.weight,
+            first(w_uk),
         );
-        strided_dot_rows(isa, &mut scratch.values, v, v, rows, latent, n_key, kv_b, first + n);
-        for (key, row) in scratch.keys.chunks_mut(shape.qk_head_dim()).zip(rows.chunks(latent)) {
-            key[n..].copy_from_slice(&row[shape.kv_lora_rank..]);
+        strided_dot_rows(
+            isa,
+            &mut scratch.values,
+            v,
+            v,
+            rows,
+            latent,
+            n_key,
+            w_uv.weight,
+            first(w_uv),
+        );
+        for (key, row) in scratch.keys.chunks_mut(qk).zip(rows.chunks(latent)) {
+            key[n..].copy_from_slice(&row[k_pe..k_pe + shape.qk_rope_head_dim]);
         }
     }
 }

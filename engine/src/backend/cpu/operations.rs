@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::{Cpu, Plan, Routing, Weight};
 use crate::backend::{
-    Backend, ExpertWeights, HeadSide, MlaShape, RopeTable, RouteRule, RoutingTrace, ScratchShape,
+    Backend, Expansion, ExpertWeights, HeadSide, MlaShape, RopeTable, RouteRule, RoutingTrace,
+    ScratchShape,
 };
 use crate::checkpoint::Tensor;
 use crate::error::Result;
@@ -34,6 +35,10 @@ impl Backend for Cpu {
 
     fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Routing> {
         Ok(Routing::with_room(rows, rule))
+    }
+
+    fn average_routing(&mut self, rows: usize, n_expert: usize) -> Result<Routing> {
+        Ok(Routing::average(rows, n_expert))
     }
 
     fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Plan> {
@@ -91,14 +96,14 @@ impl Backend for Cpu {
         &mut self,
         y: &mut Vec<f32>,
         x: &Vec<f32>,
-        kv_b: &Weight,
+        expansion: Expansion<'_, Weight>,
         side: HeadSide,
         shape: &MlaShape,
         rows: Range<usize>,
     ) {
         match side {
-            HeadSide::Key => super::head_linear::key(self, y, x, kv_b, shape, rows),
-            HeadSide::Value => super::head_linear::value(self, y, x, kv_b, shape, rows),
+            HeadSide::Key => super::head_linear::key(self, y, x, expansion.key, shape, rows),
+            HeadSide::Value => super::head_linear::value(self, y, x, expansion.value, shape, rows),
         }
     }
 
@@ -125,6 +130,17 @@ impl Backend for Cpu {
         super::rope::cache_store(cache, kv, norm, eps, table, shape, plan);
     }
 
+    fn cache_store_heads(
+        &mut self,
+        cache: &mut Vec<f32>,
+        latent: &Vec<f32>,
+        k: &Vec<f32>,
+        shape: &MlaShape,
+        plan: &Plan,
+    ) {
+        super::rope::cache_store_heads(cache, latent, k, shape, plan);
+    }
+
     fn mla_decode(
         &mut self,
         o_latent: &mut Vec<f32>,
@@ -142,11 +158,11 @@ impl Backend for Cpu {
         o: &mut Vec<f32>,
         q: &Vec<f32>,
         cache: &Vec<f32>,
-        kv_b: &Weight,
+        expansion: Expansion<'_, Weight>,
         shape: &MlaShape,
         plan: &Plan,
     ) {
-        super::mla_prefill::mla_prefill(self, o, q, cache, kv_b, shape, plan);
+        super::mla_prefill::mla_prefill(self, o, q, cache, expansion, shape, plan);
     }
 
     fn route(

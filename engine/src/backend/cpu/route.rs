@@ -43,6 +43,16 @@ impl Routing {
         }
     }
 
+    /// Every row to all experts, each with the same weight.
+    pub(super) fn average(rows: usize, n_expert: usize) -> Self {
+        Self {
+            indices: (0..rows).flat_map(|_| 0..n_expert as u32).collect(),
+            weights: vec![1.0 / n_expert as f32; rows * n_expert],
+            per_row: n_expert,
+            ..Self::default()
+        }
+    }
+
     /// A copy of the first rows' choices.
     pub(super) fn trace(&self, rows: usize) -> RoutingTrace {
         RoutingTrace {
@@ -66,14 +76,18 @@ pub(super) fn route(
     linear::linear_f32(cpu, &mut routing.logits, x, gate, rows);
     let Routing { indices, weights, logits, scores, choice, groups, per_row, n_expert } = routing;
     let each = logits
-        .chunks(*n_expert)
+        .chunks_mut(*n_expert)
         .zip(indices.chunks_mut(*per_row))
         .zip(weights.chunks_mut(*per_row));
+    let add = |to: &mut [f32], bias: &[f32]| to.iter_mut().zip(bias).for_each(|(to, b)| *to += b);
     for ((logits, indices), weights) in each.take(rows) {
+        if let (Some(bias), Scoring::Softmax) = (bias, rule.scoring) {
+            add(logits, bias);
+        }
         score(scores, logits, rule.scoring);
         choice.copy_from_slice(scores);
-        if let Some(bias) = bias {
-            choice.iter_mut().zip(bias).for_each(|(choice, bias)| *choice += bias);
+        if let (Some(bias), Scoring::Sigmoid) = (bias, rule.scoring) {
+            add(choice, bias);
         }
         drop_groups(choice, groups, rule);
         choose(indices, choice);

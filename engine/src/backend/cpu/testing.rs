@@ -204,6 +204,7 @@ pub(super) const ODD: MlaShape = MlaShape {
     qk_rope_head_dim: 6,
     v_head_dim: 33,
     kv_lora_rank: 65,
+    n_k_pe: 1,
     softmax_scale: 0.4,
 };
 
@@ -214,11 +215,14 @@ pub(super) const EVEN: MlaShape = MlaShape {
     qk_rope_head_dim: 16,
     v_head_dim: 16,
     kv_lora_rank: 64,
+    n_k_pe: 1,
     softmax_scale: 0.3,
 };
 
 /// Latents that are whole blocks of every format.
 pub(super) const BLOCKS: MlaShape = MlaShape { kv_lora_rank: 256, ..ODD };
+/// Odd widths, more heads than a group, and a rotary key for each head.
+pub(super) const OWN_KEYS: MlaShape = MlaShape { n_head: 11, n_k_pe: 11, ..ODD };
 
 /// The largest sizes the tests ask for.
 pub(super) fn scratch_shape(mla: MlaShape) -> ScratchShape {

@@ -12,6 +12,7 @@ mod attention;
 mod ffn;
 mod weights;
 
+use super::loader::Loader;
 use super::record::Recorder;
 use super::scratch::{self, Scratch};
 use super::{latent, rope};
@@ -20,7 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
-use weights::{Loader, Weights};
+use weights::Weights;
 
 /// A loaded network and the buffers of its steps.
 pub(super) struct DeepSeek<B: Backend> {

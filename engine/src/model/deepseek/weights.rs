@@ -1,9 +1,10 @@
 //! A model's weights, taken from the checkpoint by their released names.
 
 use crate::backend::{Backend, ExpertWeights};
+use crate::checkpoint::ModelConfig;
 use crate::checkpoint::config::MoeConfig;
-use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::error::Result;
+use crate::model::loader::Loader;
 
 /// All weights. The MTP layer stays in the checkpoint: nothing here runs it.
 pub(super) struct Weights<B: Backend> {
@@ -70,42 +71,7 @@ pub(super) struct Moe<B: Backend> {
     pub(super) experts: ExpertWeights<B::Weight>,
 }
 
-/// Takes tensors out of a checkpoint and counts their bytes.
-pub(super) struct Loader<'a, B: Backend> {
-    pub(super) backend: &'a mut B,
-    pub(super) checkpoint: &'a Checkpoint,
-    pub(super) progress: &'a mut dyn FnMut(u64, u64),
-    done_bytes: u64,
-}
-
-impl<'a, B: Backend> Loader<'a, B> {
-    pub(super) fn new(
-        backend: &'a mut B,
-        checkpoint: &'a Checkpoint,
-        progress: &'a mut dyn FnMut(u64, u64),
-    ) -> Self {
-        Self { backend, checkpoint, progress, done_bytes: 0 }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.done_bytes += bytes as u64;
-        (self.progress)(self.done_bytes, self.checkpoint.weight_bytes());
-    }
-
-    fn matrix(&mut self, name: &str) -> Result<B::Weight> {
-        let tensor = self.checkpoint.tensor(name)?;
-        let weight = self.backend.weight(&tensor)?;
-        self.count(tensor.stored_bytes());
-        Ok(weight)
-    }
-
-    fn vector(&mut self, name: &str) -> Result<B::Buf> {
-        let tensor = self.checkpoint.tensor(name)?;
-        let values = self.backend.vector(&tensor.to_f32())?;
-        self.count(tensor.stored_bytes());
-        Ok(values)
-    }
-
+impl<B: Backend> Loader<'_, B> {
     /// Everything the configuration asks for.
     pub(super) fn weights(&mut self) -> Result<Weights<B>> {
         let config = &self.checkpoint.config;

@@ -49,8 +49,9 @@ impl Running {
 #[derive(Clone, Copy)]
 pub(in super::super) struct Tile<'a> {
     pub(in super::super) keys: &'a [f32],
-    /// Width of a key; keys are back to back.
+    /// Width of a key.
     pub(in super::super) key_dim: usize,
+    pub(in super::super) key_stride: usize,
     pub(in super::super) values: &'a [f32],
     pub(in super::super) value_stride: usize,
     pub(in super::super) value_dim: usize,
@@ -66,12 +67,11 @@ pub(in super::super) fn score(
     n_query: usize,
     scores: &mut [f32],
 ) {
-    assert!(
-        tile.keys.len() >= tile.n_key * tile.key_dim && queries.len() >= n_query * tile.key_dim
-    );
+    assert!(tile.keys.len() >= (tile.n_key - 1) * tile.key_stride + tile.key_dim);
+    assert!(tile.key_stride >= tile.key_dim && queries.len() >= n_query * tile.key_dim);
     assert!(scores.len() >= n_query * PAGE_TOKENS);
     let p = Product {
-        w: Matrix::f32(tile.keys.as_ptr(), tile.key_dim * size_of::<f32>()),
+        w: Matrix::f32(tile.keys.as_ptr(), tile.key_stride * size_of::<f32>()),
         dim: tile.key_dim,
         x: queries.as_ptr(),
         x_stride: tile.key_dim,

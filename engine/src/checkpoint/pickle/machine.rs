@@ -1,0 +1,467 @@
+//! The machine: one instruction after the other, each checked, none executed.
+
+use std::collections::HashMap;
+
+use super::{Global, ITEMS_MAX, PICKLE_BYTES_MAX, Pickle, Span, Storage, Tensor, Value};
+
+/// Reads the pickle that `bytes` begins with.
+///
+/// # Errors
+/// What was found, where, and what was wanted; a name outside the allow-list is in it.
+pub(in super::super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
+    let bytes = bytes.get(..PICKLE_BYTES_MAX).unwrap_or(bytes);
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        items_left: ITEMS_MAX,
+        containers: Vec::new(),
+        storages: Vec::new(),
+        tensors: Vec::new(),
+    };
+    loop {
+        let at = machine.at;
+        match machine.step() {
+            Ok(None) => {}
+            Ok(Some(value)) => {
+                let Machine { at: len, containers, storages, tensors, .. } = machine;
+                return Ok(Pickle { bytes, value, len, containers, storages, tensors });
+            }
+            Err(problem) => return Err(format!("pickle, byte {at}: {problem}")),
+        }
+    }
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    stack: Vec<Value>,
+    /// Lengths the stack had at each mark.
+    marks: Vec<usize>,
+    /// By number: a pickle may choose any, so they do not size a table.
+    memo: HashMap<u32, Value>,
+    items_left: usize,
+    containers: Vec<Vec<Value>>,
+    storages: Vec<Storage>,
+    tensors: Vec<Tensor>,
+}
+
+/// Either goes on, or the value that `STOP` leaves.
+type Stepped = Result<Option<Value>, String>;
+
+impl<'a> Machine<'a> {
+    fn step(&mut self) -> Stepped {
+        let [opcode] = self.fixed::<1>()?;
+        match opcode {
+            b'.' => return self.stop().map(Some),
+            0x80 => self.protocol()?,
+            0x95 => {
+                self.fixed::<8>()?;
+            }
+            b'(' => self.mark()?,
+            b'0' => self.discard()?,
+            b'N' => self.push(Value::None)?,
+            0x88 => self.push(Value::Bool(true))?,
+            0x89 => self.push(Value::Bool(false))?,
+            b'K' => self.whole::<1>()?,
+            b'M' => self.whole::<2>()?,
+            b'J' => {
+                let value = i32::from_le_bytes(self.fixed::<4>()?);
+                self.push(Value::Int(value.into()))?;
+            }
+            0x8a => self.long()?,
+            b'G' => {
+                let value = f64::from_be_bytes(self.fixed::<8>()?);
+                self.push(Value::Float(value))?;
+            }
+            b'X' => {
+                let len = u32::from_le_bytes(self.fixed::<4>()?);
+                self.text(len as usize)?;
+            }
+            0x8c => {
+                let [len] = self.fixed::<1>()?;
+                self.text(len.into())?;
+            }
+            b'q' | b'r' | 0x94 | b'h' | b'j' => self.memo_step(opcode)?,
+            b'c' | 0x93 => self.global(opcode == b'c')?,
+            b'R' => self.reduce()?,
+            b'b' => self.build()?,
+            0x81 => self.new_object()?,
+            b'Q' => self.persistent()?,
+            _ => self.container_step(opcode)?,
+        }
+        Ok(None)
+    }
+
+    /// Instructions that make or fill tuples, lists and dicts.
+    fn container_step(&mut self, opcode: u8) -> Result<(), String> {
+        match opcode {
+            b')' => self.make(Value::Tuple, Vec::new()),
+            b']' => self.make(Value::List, Vec::new()),
+            b'}' => self.make(Value::Dict, Vec::new()),
+            b't' => {
+                let items = self.since_mark()?;
+                self.make(Value::Tuple, items)
+            }
+            b'l' => {
+                let items = self.since_mark()?;
+                self.make(Value::List, items)
+            }
+            b'd' => {
+                let items = self.pairs()?;
+                self.make(Value::Dict, items)
+            }
+            0x85..=0x87 => {
+                let items = self.last(usize::from(opcode - 0x84))?;
+                self.make(Value::Tuple, items)
+            }
+            b'a' => {
+                let items = self.last(1)?;
+                self.extend_list(items)
+            }
+            b'e' => {
+                let items = self.since_mark()?;
+                self.extend_list(items)
+            }
+            b's' => {
+                let items = self.last(2)?;
+                self.extend_dict(items)
+            }
+            b'u' => {
+                let items = self.pairs()?;
+                self.extend_dict(items)
+            }
+            other => Err(format!("instruction 0x{other:02x} is none that a checkpoint needs")),
+        }
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let chunk = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let chunk = chunk.ok_or("the pickle ends in the middle: the file is truncated")?;
+        self.at += N;
+        Ok(*chunk)
+    }
+
+    fn span(&mut self, len: usize) -> Result<Span, String> {
+        let end = self.at.checked_add(len).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or_else(|| {
+            let left = self.bytes.len() - self.at;
+            format!("{len} bytes are announced, {left} follow")
+        })?;
+        let span = Span { start: self.at as u32, len: len as u32 };
+        self.at = end;
+        Ok(span)
+    }
+
+    fn count(&mut self, items: usize) -> Result<(), String> {
+        let left = self.items_left.checked_sub(items);
+        self.items_left = left.ok_or_else(|| format!("more than {ITEMS_MAX} items"))?;
+        Ok(())
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), String> {
+        self.count(1)?;
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<Value, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let value = if self.stack.len() > floor { self.stack.pop() } else { None };
+        value.ok_or_else(|| "a value is wanted where there is none".to_owned())
+    }
+
+    fn protocol(&mut self) -> Result<(), String> {
+        let [version] = self.fixed::<1>()?;
+        if version <= 5 { Ok(()) } else { Err(format!("protocol {version} is not known")) }
+    }
+
+    fn mark(&mut self) -> Result<(), String> {
+        self.count(1)?;
+        self.marks.push(self.stack.len());
+        Ok(())
+    }
+
+    /// `POP` takes a mark when that is what was put last.
+    fn discard(&mut self) -> Result<(), String> {
+        if self.marks.last() == Some(&self.stack.len()) {
+            self.marks.pop();
+            return Ok(());
+        }
+        self.pop().map(|_| ())
+    }
+
+    fn stop(&mut self) -> Result<Value, String> {
+        let value = self.pop()?;
+        if self.stack.is_empty() && self.marks.is_empty() {
+            return Ok(value);
+        }
+        Err(format!("{} values are left at the end", self.stack.len()))
+    }
+
+    fn whole<const N: usize>(&mut self) -> Result<(), String> {
+        let bytes = self.fixed::<N>()?;
+        let value = bytes.iter().rev().fold(0, |value, byte| value << 8 | i64::from(*byte));
+        self.push(Value::Int(value))
+    }
+
+    fn long(&mut self) -> Result<(), String> {
+        let [len] = self.fixed::<1>()?;
+        let span = self.span(len.into())?;
+        let bytes = self.bytes.get(span.start as usize..self.at).unwrap_or_default();
+        if bytes.len() > 8 {
+            return self.push(Value::Long(span));
+        }
+        let sign = if bytes.last().is_some_and(|byte| *byte >= 0x80) { -1 } else { 0 };
+        let value = bytes.iter().rev().fold(sign, |value: i64, byte| value << 8 | i64::from(*byte));
+        self.push(Value::Int(value))
+    }
+
+    fn text(&mut self, len: usize) -> Result<(), String> {
+        let span = self.span(len)?;
+        let bytes = self.bytes.get(span.start as usize..self.at).unwrap_or_default();
+        if std::str::from_utf8(bytes).is_err() {
+            return Err("a text is not UTF-8".into());
+        }
+        self.push(Value::Text(span))
+    }
+
+    fn memo_step(&mut self, opcode: u8) -> Result<(), String> {
+        let number = match opcode {
+            b'q' | b'h' => self.fixed::<1>()?[0].into(),
+            b'r' | b'j' => u32::from_le_bytes(self.fixed::<4>()?),
+            _ => self.memo.len() as u32,
+        };
+        if matches!(opcode, b'h' | b'j') {
+            let value = self.memo.get(&number).copied();
+            let value = value.ok_or_else(|| format!("value {number} is remembered nowhere"))?;
+            return self.push(value);
+        }
+        self.count(1)?;
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let value = self.stack.get(floor..).and_then(<[Value]>::last);
+        let value = *value.ok_or("there is nothing to remember")?;
+        self.memo.insert(number, value);
+        Ok(())
+    }
+
+    fn make(&mut self, kind: fn(u32) -> Value, items: Vec<Value>) -> Result<(), String> {
+        let number = self.containers.len() as u32;
+        self.containers.push(items);
+        self.push(kind(number))
+    }
+
+    /// Takes what was pushed since the last mark, and the mark.
+    fn since_mark(&mut self) -> Result<Vec<Value>, String> {
+        let from = self.marks.pop().ok_or("there is no mark")?;
+        if from > self.stack.len() {
+            return Err("the values under a mark are gone".into());
+        }
+        Ok(self.stack.split_off(from))
+    }
+
+    fn pairs(&mut self) -> Result<Vec<Value>, String> {
+        let items = self.since_mark()?;
+        if items.len().is_multiple_of(2) { Ok(items) } else { Err("a key has no value".into()) }
+    }
+
+    fn last(&mut self, n: usize) -> Result<Vec<Value>, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let from = self.stack.len().checked_sub(n).filter(|from| *from >= floor);
+        let from = from.ok_or_else(|| format!("{n} values are wanted where there are fewer"))?;
+        Ok(self.stack.split_off(from))
+    }
+
+    fn top(&self) -> Result<Value, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let top = self.stack.get(floor..).and_then(<[Value]>::last);
+        top.copied().ok_or_else(|| "a value is wanted where there is none".to_owned())
+    }
+
+    fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
+        let Value::List(list) = self.top()? else {
+            return Err("items are added to no list".into());
+        };
+        self.extend(list, items)
+    }
+
+    fn extend_dict(&mut self, items: Vec<Value>) -> Result<(), String> {
+        let Value::Dict(dict) = self.top()? else {
+            return Err("members are set in no dict".into());
+        };
+        self.extend(dict, items)
+    }
+
+    fn extend(&mut self, container: u32, items: Vec<Value>) -> Result<(), String> {
+        match self.containers.get_mut(container as usize) {
+            Some(container) => container.extend(items),
+            None => return Err("a container is gone".into()),
+        }
+        Ok(())
+    }
+
+    /// A name, from two lines of the pickle or two texts on the stack. It is looked up in a list and nowhere else.
+    fn global(&mut self, is_inline: bool) -> Result<(), String> {
+        let (module, name) = if is_inline {
+            (self.line()?, self.line()?)
+        } else {
+            let (name, module) = (self.pop()?, self.pop()?);
+            let (Value::Text(module), Value::Text(name)) = (module, name) else {
+                return Err("a name is made of two texts".into());
+            };
+            (self.slice(module), self.slice(name))
+        };
+        let Some(global) = Global::of(module, name) else {
+            let shown = |text: &str| text.chars().take(60).collect::<String>();
+            return Err(format!(
+                "`{}.{}` is not among the names a checkpoint may use; it was not looked up",
+                shown(module),
+                shown(name)
+            ));
+        };
+        self.push(Value::Global(global))
+    }
+
+    fn slice(&self, span: Span) -> &'a str {
+        let bytes = self.bytes.get(span.start as usize..span.start as usize + span.len as usize);
+        std::str::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn line(&mut self) -> Result<&'a str, String> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let len = rest.iter().take(1024).position(|byte| *byte == b'\n');
+        let len = len.ok_or("a name has no end")?;
+        let span = self.span(len)?;
+        self.at += 1;
+        let bytes = self.bytes.get(span.start as usize..span.start as usize + len);
+        std::str::from_utf8(bytes.unwrap_or_default()).map_err(|_| "a name is not UTF-8".to_owned())
+    }
+
+    fn tuple(&self, value: Value, what: &str) -> Result<&[Value], String> {
+        match value {
+            Value::Tuple(tuple) => {
+                Ok(self.containers.get(tuple as usize).map_or(&[], Vec::as_slice))
+            }
+            _ => Err(format!("{what} is no tuple")),
+        }
+    }
+
+    /// A call: of the few that are allowed, what it would make is made here.
+    fn reduce(&mut self) -> Result<(), String> {
+        let (arguments, called) = (self.pop()?, self.pop()?);
+        let arguments = self.tuple(arguments, "what a name is called with")?;
+        let value = match (called, arguments) {
+            (Value::Global(Global::OrderedDict), []) => return self.make(Value::Dict, Vec::new()),
+            (Value::Global(Global::RebuildTensor), arguments) => {
+                let tensor = self.tensor(arguments)?;
+                self.count(tensor.shape.len() + tensor.stride.len())?;
+                self.tensors.push(tensor);
+                Value::Tensor(self.tensors.len() as u32 - 1)
+            }
+            (
+                Value::Global(Global::RebuildParameter),
+                [tensor @ Value::Tensor(_), Value::Bool(_), Value::Dict(_)],
+            ) => *tensor,
+            (Value::Global(global), arguments) => {
+                return Err(format!("{global:?} is called with {} arguments", arguments.len()));
+            }
+            _ => return Err("something is called that is no name".into()),
+        };
+        self.push(value)
+    }
+
+    /// `(storage, offset, shape, stride, requires_grad, hooks[, metadata])`.
+    fn tensor(&self, arguments: &[Value]) -> Result<Tensor, String> {
+        /// Far more than any matrix has. A tuple may be used again and again, so its copies must be small.
+        const DIMENSIONS_MAX: usize = 16;
+        let [
+            Value::Storage(storage),
+            Value::Int(offset),
+            shape,
+            stride,
+            Value::Bool(_),
+            Value::Dict(_),
+            rest @ ..,
+        ] = arguments
+        else {
+            return Err("a tensor is not made of a storage, an offset, a shape and strides".into());
+        };
+        if rest.len() > 1 {
+            return Err(format!("a tensor has {} more arguments than it can", rest.len()));
+        }
+        let whole = |value: &Value| match value {
+            Value::Int(number) => u64::try_from(*number).ok(),
+            _ => None,
+        };
+        let sizes = |value: Value, what: &str| -> Result<Vec<u64>, String> {
+            let sizes = self.tuple(value, what)?;
+            if sizes.len() > DIMENSIONS_MAX {
+                return Err(format!(
+                    "{what} has {} numbers, at most {DIMENSIONS_MAX} are read",
+                    sizes.len()
+                ));
+            }
+            let sizes = sizes.iter().map(whole).collect::<Option<_>>();
+            sizes.ok_or_else(|| format!("{what} has something else than whole numbers from 0"))
+        };
+        let offset =
+            u64::try_from(*offset).map_err(|_| "a tensor's offset is below 0".to_owned())?;
+        let (shape, stride) =
+            (sizes(*shape, "a tensor's shape")?, sizes(*stride, "a tensor's stride")?);
+        if shape.len() != stride.len() {
+            return Err(format!(
+                "a tensor of {} dimensions has {} strides",
+                shape.len(),
+                stride.len()
+            ));
+        }
+        Ok(Tensor { storage: *storage, offset, shape, stride })
+    }
+
+    /// State given to an object: a settings class takes its dict, an ordered dict has `_metadata` that says nothing.
+    fn build(&mut self) -> Result<(), String> {
+        let (state, object) = (self.pop()?, self.pop()?);
+        match (object, state) {
+            (Value::Dict(_), Value::Dict(_)) => self.push(object),
+            (Value::Object(_), Value::Dict(dict)) => self.push(Value::Object(dict)),
+            _ => Err("state is given to something that takes none".into()),
+        }
+    }
+
+    /// `NEWOBJ`: an instance of a settings class, empty so far.
+    fn new_object(&mut self) -> Result<(), String> {
+        let (arguments, class) = (self.pop()?, self.pop()?);
+        let arguments = self.tuple(arguments, "what an object is made with")?;
+        match (class, arguments) {
+            (Value::Global(Global::Settings), []) => self.make(Value::Object, Vec::new()),
+            _ => Err("an object is made of something that is no settings class".into()),
+        }
+    }
+
+    /// `("storage", type, key, location, count[, None])`.
+    fn persistent(&mut self) -> Result<(), String> {
+        let id = self.pop()?;
+        let storage = match self.tuple(id, "a persistent id")? {
+            [
+                Value::Text(tag),
+                Value::Global(Global::Storage(kind)),
+                Value::Text(key),
+                Value::Text(_),
+                Value::Int(count),
+                rest @ ..,
+            ] if self.slice(*tag) == "storage" => {
+                if !matches!(rest, [] | [Value::None]) {
+                    return Err("a storage is a view of another one; that is not supported".into());
+                }
+                let count =
+                    u64::try_from(*count).map_err(|_| format!("a storage has {count} elements"))?;
+                Storage { kind: *kind, key: *key, count }
+            }
+            _ => return Err("a persistent id does not describe a storage".into()),
+        };
+        self.storages.push(storage);
+        self.push(Value::Storage(self.storages.len() as u32 - 1))
+    }
+}

@@ -1,0 +1,83 @@
+//! A file that is a model by itself, with its settings and tokenizer beside it.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::files::Files;
+use super::json::parse_object;
+use super::{Bytes, Contents, ModelConfig, Source, folder, mini, pt, yaml};
+use crate::error::{Error, Result};
+
+/// Endings of files of `torch.save`.
+const TORCH: [&str; 3] = ["pt", "pth", "bin"];
+
+/// Reads a file by its ending.
+///
+/// # Errors
+/// Names the file, what was found and what was wanted.
+pub(super) fn read(path: &Path) -> Result<Contents> {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    match ending {
+        _ if TORCH.contains(&ending) => torch(path),
+        _ => Err(Error::Unsupported {
+            path: path.to_owned(),
+            what: format!(
+                "`.{ending}` files are not supported; `.pt`, `.pth` and `.bin` of `torch.save` are"
+            ),
+        }),
+    }
+}
+
+/// A `.pt` file. Hyper-parameters come from the file when they are in it, else from a configuration beside it, else from
+/// the tensors' shapes.
+fn torch(path: &Path) -> Result<Contents> {
+    let source = Source::File(path.to_owned());
+    let files = Files::new(&source);
+    let bytes = Bytes::open(path)?;
+    let saved = pt::read(path, &bytes)?;
+    let inside = saved.settings.into_iter().find(|object| names_sizes(object));
+    let beside = if inside.is_none() { beside(&files)? } else { None };
+    let is_mini = mini::is_mini(&saved.tensors);
+    let config = match (&inside, &beside) {
+        (Some(object), _) if is_mini => mini::config(path, Some(object), &saved.tensors)?,
+        (None, Some((at, object))) if is_mini => mini::config(at, Some(object), &saved.tensors)?,
+        _ if is_mini => mini::config(path, None, &saved.tensors)?,
+        (Some(object), _) => ModelConfig::of(path, object)?,
+        (None, Some((at, object))) => ModelConfig::of(at, object)?,
+        (None, None) => {
+            let problem = "its tensors are not mini-deepseek's, and there is no `config.json` beside it that says whose they are";
+            return Err(Error::Format { path: path.to_owned(), problem: problem.into() });
+        }
+    };
+    let none = Map::new();
+    let (at, object) = beside.as_ref().map_or((path, &none), |(at, object)| (at.as_path(), object));
+    let generation = folder::generation(&files, at, if is_mini { &none } else { object })?;
+    let text = folder::text_files(&files, is_mini)?;
+    Ok(Contents {
+        path: path.to_owned(),
+        config,
+        generation,
+        text,
+        tensors: saved.tensors,
+        files: vec![bytes],
+    })
+}
+
+/// Whether settings found in a file are the model's, and not a trainer's own.
+fn names_sizes(object: &Map<String, Value>) -> bool {
+    ["hidden_size", "kv_lora_rank"].iter().all(|name| mini::section(object).contains_key(*name))
+}
+
+/// The configuration in the file's folder.
+fn beside(files: &Files<'_>) -> Result<Option<(std::path::PathBuf, Map<String, Value>)>> {
+    for name in ["config.yaml", "config.yml"] {
+        if let Some((path, bytes)) = files.optional(name)? {
+            let object = yaml::parse_object(&path, &bytes)?;
+            return Ok(Some((path, object)));
+        }
+    }
+    let Some((path, bytes)) = files.optional("config.json")? else { return Ok(None) };
+    let object = parse_object(&path, &bytes)?;
+    Ok(Some((path, object)))
+}

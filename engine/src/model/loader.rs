@@ -1,0 +1,44 @@
+//! Takes tensors out of a checkpoint and counts their bytes.
+
+use crate::backend::Backend;
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+
+/// A checkpoint on its way into a backend.
+pub(super) struct Loader<'a, B: Backend> {
+    pub(super) backend: &'a mut B,
+    pub(super) checkpoint: &'a Checkpoint,
+    progress: &'a mut dyn FnMut(u64, u64),
+    done_bytes: u64,
+}
+
+impl<'a, B: Backend> Loader<'a, B> {
+    pub(super) fn new(
+        backend: &'a mut B,
+        checkpoint: &'a Checkpoint,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Self {
+        Self { backend, checkpoint, progress, done_bytes: 0 }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.done_bytes += bytes as u64;
+        (self.progress)(self.done_bytes, self.checkpoint.weight_bytes());
+    }
+
+    /// A matrix as it is stored.
+    pub(super) fn matrix(&mut self, name: &str) -> Result<B::Weight> {
+        let tensor = self.checkpoint.tensor(name)?;
+        let weight = self.backend.weight(&tensor)?;
+        self.count(tensor.stored_bytes());
+        Ok(weight)
+    }
+
+    /// A small tensor widened.
+    pub(super) fn vector(&mut self, name: &str) -> Result<B::Buf> {
+        let tensor = self.checkpoint.tensor(name)?;
+        let values = self.backend.vector(&tensor.to_f32())?;
+        self.count(tensor.stored_bytes());
+        Ok(values)
+    }
+}
