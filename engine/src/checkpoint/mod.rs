@@ -207,7 +207,7 @@ fn check(
     tensors: &BTreeMap<String, Entry>,
 ) -> Result<Vec<String>> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config) {
+    for Expected { name, shape, is_used } in expected(config, tensors.len() + 1) {
         let Some(entry) = tensors.get(&name) else {
             return Err(Error::TensorMissing { path: path.to_owned(), name, want: shape });
         };
