@@ -13,7 +13,7 @@ pub mod cpu;
 use std::ops::Range;
 
 use crate::checkpoint::Tensor;
-pub use crate::checkpoint::config::{RouteRule, Scoring};
+pub use crate::checkpoint::config::{RopePairs, RouteRule, Scoring};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
@@ -72,6 +72,8 @@ pub struct RopeTable<B> {
     pub cos: B,
     /// Sines.
     pub sin: B,
+    /// Which two channels turn together.
+    pub pairs: RopePairs,
 }
 
 /// The largest sizes a model will ever ask of one operation; scratch is made from it at load.
@@ -166,7 +168,8 @@ pub trait Backend: Send + 'static {
         shape: &MlaShape,
         rows: Range<usize>,
     );
-    /// 6. Rotates the last `r` of every head in place: `q [n_row, H, n + r]`, neighbouring pairs, by the row's position.
+    /// 6. Rotates the last `r` of every head in place: `q [n_row, H, n + r]`, the table's pairs, by the row's position.
+    ///    Channels keep their places.
     fn rope(
         &mut self,
         q: &mut Self::Buf,

@@ -39,6 +39,8 @@ pub struct ModelConfig {
     pub rms_norm_eps: f32,
     /// Rotary base.
     pub rope_theta: f64,
+    /// Which two channels of a rotary head turn together (`rope_interleave`).
+    pub rope_pairs: RopePairs,
     /// `None`: plain rotation.
     pub yarn: Option<Yarn>,
     /// The head is the embedding.
@@ -92,6 +94,15 @@ pub enum Scoring {
     Softmax,
 }
 
+/// Which two of a rotary head's `r` channels turn together. Channels keep their places either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopePairs {
+    /// `2j` with `2j + 1` (`rope_interleave: true`): every released DeepSeek model.
+    Neighbours,
+    /// `j` with `j + r / 2` (`rope_interleave: false`): half-rotated heads.
+    Halves,
+}
+
 /// YaRN's constants (`rope_scaling`), defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
@@ -141,6 +152,10 @@ impl ModelConfig {
             moe: None,
             rms_norm_eps: fields.positive_or("rms_norm_eps", Some(1e-6))? as f32,
             rope_theta: rope_theta(&fields)?,
+            rope_pairs: match fields.flag_or("rope_interleave", true)? {
+                true => RopePairs::Neighbours,
+                false => RopePairs::Halves,
+            },
             yarn: yarn(&fields)?,
             tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,
             max_position_embeddings: fields.size_or("max_position_embeddings", Some(2048))?,
@@ -243,11 +258,6 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
     if fields.flag_or("attention_bias", false)? {
         return refuse("`attention_bias` is true: biased projections are not supported".into());
-    }
-    if !fields.flag_or("rope_interleave", true)? {
-        return refuse(
-            "`rope_interleave` is false: half-rotated heads are not supported yet".into(),
-        );
     }
     match fields.text("hidden_act")? {
         None | Some("silu") => Ok(()),

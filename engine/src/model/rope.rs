@@ -1,6 +1,6 @@
 //! Rotation tables, with YaRN (`ARCHITECTURES` section 5; paper: Peng et al. 2023).
 //!
-//! Channels are paired as neighbours; pair `j` of `r / 2` turns by `position * f_j`. Tables are computed in f64 and
+//! Pair `j` of `r / 2` turns by `position * f_j`, whichever two channels it is made of. Tables are computed in f64 and
 //! stored as f32, `[context, r / 2]` for cosine and sine, YaRN's factor on both included.
 
 use std::f64::consts::TAU;
@@ -36,7 +36,7 @@ pub(super) fn table<B: Backend>(
     };
     let cos = backend.vector(&each(f64::cos))?;
     let sin = backend.vector(&each(f64::sin))?;
-    Ok(RopeTable { cos, sin })
+    Ok(RopeTable { cos, sin, pairs: config.rope_pairs })
 }
 
 /// `(n + r)^-1/2`, times YaRN's factor on the softmax.

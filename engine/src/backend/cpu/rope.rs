@@ -1,14 +1,23 @@
 //! Rotation of queries, and of the shared key on its way into the latent cache.
 
 use super::{Cpu, Plan, rms_norm};
-use crate::backend::{MlaShape, RopeTable};
+use crate::backend::{MlaShape, RopePairs, RopeTable};
 
-/// Rotates neighbouring pairs: `(a, b) -> (a cos - b sin, b cos + a sin)`.
-fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    for ((pair, cos), sin) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
-        let (a, b) = (pair[0], pair[1]);
-        pair[0] = a * cos - b * sin;
-        pair[1] = b * cos + a * sin;
+/// Rotates the pairs of one head: `(a, b) -> (a cos - b sin, b cos + a sin)`.
+fn rotate(x: &mut [f32], pairs: RopePairs, cos: &[f32], sin: &[f32]) {
+    let turn = |a: f32, b: f32, cos: f32, sin: f32| (a * cos - b * sin, b * cos + a * sin);
+    match pairs {
+        RopePairs::Neighbours => {
+            for ((pair, cos), sin) in x.chunks_exact_mut(2).zip(cos).zip(sin) {
+                (pair[0], pair[1]) = turn(pair[0], pair[1], *cos, *sin);
+            }
+        }
+        RopePairs::Halves => {
+            let (first, second) = x.split_at_mut(x.len() / 2);
+            for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                (*a, *b) = turn(*a, *b, *cos, *sin);
+            }
+        }
     }
 }
 
@@ -38,7 +47,7 @@ pub(super) fn rope(
         |task, q, _| {
             let (cos, sin) = at(table, plan.positions[task], half);
             for head in q.chunks_mut(width) {
-                rotate(&mut head[shape.qk_nope_head_dim..], cos, sin);
+                rotate(&mut head[shape.qk_nope_head_dim..], table.pairs, cos, sin);
             }
         },
     );
@@ -62,17 +71,17 @@ pub(super) fn cache_store(
         rms_norm::row(to_c, c_kv, norm, eps);
         to_k.copy_from_slice(k_pe);
         let (cos, sin) = at(table, plan.positions[row], shape.qk_rope_head_dim / 2);
-        rotate(to_k, cos, sin);
+        rotate(to_k, table.pairs, cos, sin);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::Backend;
-    use crate::backend::RopeTable;
+    use crate::backend::cpu::Cpu;
     use crate::backend::cpu::testing::{
-        EVEN, ODD, Sequence, assert_close, assert_same_bits, backend_for, numbers, step, ways,
+        EVEN, ODD, Sequence, Way, assert_close, assert_same_bits, backend_for, numbers, step, ways,
     };
+    use crate::backend::{Backend, MlaShape, RopePairs, RopeTable};
 
     const SEQUENCES: [Sequence; 3] = [
         Sequence { id: 1, before: 66, rows: 1 },
@@ -82,70 +91,93 @@ mod tests {
     const ROWS: usize = 20;
     const EPS: f32 = 1e-6;
 
-    /// Turns the plane of each neighbouring pair: a complex product in f64.
-    fn rotated(x: &[f32], cos: &[f32], sin: &[f32]) -> Vec<f64> {
-        let pairs = x.chunks(2).zip(cos.iter().zip(sin));
-        pairs
-            .flat_map(|(pair, (cos, sin))| {
-                let [a, b, cos, sin] = [pair[0], pair[1], *cos, *sin].map(f64::from);
-                [a * cos - b * sin, a * sin + b * cos]
-            })
-            .collect()
+    const PAIRS: [RopePairs; 2] = [RopePairs::Neighbours, RopePairs::Halves];
+
+    /// Each channel by its own formula, in f64: cosine times itself, plus or minus sine times its partner.
+    fn rotated(x: &[f32], pairs: RopePairs, cos: &[f32], sin: &[f32]) -> Vec<f64> {
+        let half = x.len() / 2;
+        let channel = |i: usize| {
+            let (partner, pair, is_first) = match pairs {
+                RopePairs::Neighbours => (i ^ 1, i / 2, i % 2 == 0),
+                RopePairs::Halves => ((i + half) % x.len(), i % half, i < half),
+            };
+            let [own, other, cos, sin] = [x[i], x[partner], cos[pair], sin[pair]].map(f64::from);
+            own * cos + other * if is_first { -sin } else { sin }
+        };
+        (0..x.len()).map(channel).collect()
+    }
+
+    /// Every way to run, both kinds of pairs, widths that fill no vector and widths that do.
+    fn for_each(check: impl Fn(Way, RopePairs, MlaShape)) {
+        for way in ways() {
+            for pairs in PAIRS {
+                check(way, pairs, ODD);
+                check(way, pairs, EVEN);
+            }
+        }
     }
 
     #[test]
     fn every_head_turns_by_its_rows_position() {
-        for shape in [ODD, EVEN] {
+        for_each(|way, pairs, shape| {
             let half = shape.qk_rope_head_dim / 2;
             let (width, nope) = (shape.qk_head_dim(), shape.qk_nope_head_dim);
             let (cos, sin) = (numbers(1, 200 * half), numbers(2, 200 * half));
             let q = numbers(3, ROWS * shape.n_head * width);
             let step = step(&SEQUENCES, 1);
             for threads in 1..=3 {
-                let (mut cpu, mut plan) = backend_for(ways()[0], threads, shape);
+                let (mut cpu, mut plan) = backend_for(way, threads, shape);
                 cpu.begin(&mut plan, &step).unwrap();
-                let table =
-                    RopeTable { cos: cpu.vector(&cos).unwrap(), sin: cpu.vector(&sin).unwrap() };
+                let table = table(&mut cpu, &cos, &sin, pairs);
                 let mut got = cpu.vector(&q).unwrap();
                 cpu.rope(&mut got, &table, &shape, &plan);
                 for (i, (got, q)) in got.chunks(width).zip(q.chunks(width)).enumerate() {
                     let at = step.positions[i / shape.n_head] as usize * half;
-                    let want = rotated(&q[nope..], &cos[at..at + half], &sin[at..at + half]);
+                    let want = rotated(&q[nope..], pairs, &cos[at..at + half], &sin[at..at + half]);
                     assert_same_bits(&got[..nope], &q[..nope]);
                     assert_close(&got[nope..], &want, |_| 2f64.powi(-22));
                 }
             }
-        }
+        });
     }
 
     #[test]
     fn a_cache_row_is_the_normed_latent_and_the_turned_key_at_its_slot() {
-        let shape = ODD;
-        let (latent, width, half) =
-            (shape.kv_lora_rank, shape.latent_dim(), shape.qk_rope_head_dim / 2);
-        let (cos, sin) = (numbers(1, 200 * half), numbers(2, 200 * half));
-        let (kv, norm) = (numbers(3, ROWS * width), numbers(4, latent));
-        let step = step(&SEQUENCES, 1);
-        let (mut cpu, mut plan) = backend_for(ways()[0], 2, shape);
-        cpu.begin(&mut plan, &step).unwrap();
-        let table = RopeTable { cos: cpu.vector(&cos).unwrap(), sin: cpu.vector(&sin).unwrap() };
-        let (kv_buf, norm_buf) = (cpu.vector(&kv).unwrap(), cpu.vector(&norm).unwrap());
-        let mut cache = cpu.vector(&vec![9.0; (step.pages.len() + 1) * 64 * width]).unwrap();
-        cpu.cache_store(&mut cache, &kv_buf, &norm_buf, EPS, &table, &shape, &plan);
-        for (slot, row) in cache.chunks(width).enumerate() {
-            let Some(i) = step.slots.iter().position(|s| s.index() == slot) else {
-                assert!(row.iter().all(|x| *x == 9.0), "slot {slot} belongs to no row");
-                continue;
-            };
-            let kv = &kv[i * width..(i + 1) * width];
-            let mean: f64 =
-                kv[..latent].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / latent as f64;
-            let scale = (mean + f64::from(EPS)).sqrt();
-            let normed = (0..latent).map(|j| f64::from(kv[j]) / scale * f64::from(norm[j]));
-            let at = step.positions[i] as usize * half;
-            let turned = rotated(&kv[latent..], &cos[at..at + half], &sin[at..at + half]);
-            let want: Vec<f64> = normed.chain(turned).collect();
-            assert_close(row, &want, |_| 2f64.powi(-20));
-        }
+        for_each(|way, pairs, shape| {
+            let (latent, width, half) =
+                (shape.kv_lora_rank, shape.latent_dim(), shape.qk_rope_head_dim / 2);
+            let (cos, sin) = (numbers(1, 200 * half), numbers(2, 200 * half));
+            let (kv, norm) = (numbers(3, ROWS * width), numbers(4, latent));
+            let step = step(&SEQUENCES, 1);
+            let (mut cpu, mut plan) = backend_for(way, 2, shape);
+            cpu.begin(&mut plan, &step).unwrap();
+            let table = table(&mut cpu, &cos, &sin, pairs);
+            let (kv_buf, norm_buf) = (cpu.vector(&kv).unwrap(), cpu.vector(&norm).unwrap());
+            let mut cache = cpu.vector(&vec![9.0; (step.pages.len() + 1) * 64 * width]).unwrap();
+            cpu.cache_store(&mut cache, &kv_buf, &norm_buf, EPS, &table, &shape, &plan);
+            for (slot, row) in cache.chunks(width).enumerate() {
+                let Some(i) = step.slots.iter().position(|s| s.index() == slot) else {
+                    assert!(row.iter().all(|x| *x == 9.0), "slot {slot} belongs to no row");
+                    continue;
+                };
+                let at = step.positions[i] as usize * half;
+                let kv = &kv[i * width..(i + 1) * width];
+                let turned =
+                    rotated(&kv[latent..], pairs, &cos[at..at + half], &sin[at..at + half]);
+                let want = [normed(&kv[..latent], &norm), turned].concat();
+                assert_close(row, &want, |_| 2f64.powi(-20));
+            }
+        });
+    }
+
+    fn table(cpu: &mut Cpu, cos: &[f32], sin: &[f32], pairs: RopePairs) -> RopeTable<Vec<f32>> {
+        RopeTable { cos: cpu.vector(cos).unwrap(), sin: cpu.vector(sin).unwrap(), pairs }
+    }
+
+    /// `x / sqrt(mean(x^2) + eps) * norm` in f64.
+    fn normed(x: &[f32], norm: &[f32]) -> Vec<f64> {
+        let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / x.len() as f64;
+        let scale = (mean + f64::from(EPS)).sqrt();
+        x.iter().zip(norm).map(|(x, w)| f64::from(*x) / scale * f64::from(*w)).collect()
     }
 }
