@@ -2,7 +2,6 @@
 
 use super::ModelConfig;
 use super::config::MoeConfig;
-use crate::quant::DType;
 
 /// A tensor that must be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +11,6 @@ pub(super) struct Expected {
     /// Whether the ordinary pass uses it; the MTP layer's are checked and kept.
     pub(super) is_used: bool,
 }
-
-/// Storage types a tensor may have.
-pub(super) const DTYPES: [DType; 4] = [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3];
 
 /// Collects names and shapes.
 struct List<'a> {

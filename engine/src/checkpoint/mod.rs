@@ -20,7 +20,7 @@ pub use scales::Scales;
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
-use expected::{DTYPES, Expected, expected};
+use expected::{Expected, expected};
 use safetensors::Entry;
 
 /// Where a checkpoint comes from.
@@ -181,7 +181,7 @@ impl Checkpoint {
         let bytes = |dtype| {
             self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>()
         };
-        DTYPES.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
+        DType::ALL.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
     }
 
     /// A handle that says whether mapped files are still whole; cheap, asked after every step.
@@ -191,7 +191,7 @@ impl Checkpoint {
 }
 
 fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
-    let want = DTYPES.map(super::quant::DType::name).join(" or ");
+    let want = DType::ALL.map(DType::name).join(" or ");
     Error::TensorDType {
         path: path.to_owned(),
         name: name.to_owned(),

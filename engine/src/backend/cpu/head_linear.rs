@@ -60,8 +60,8 @@ mod tests {
     use crate::backend::Backend;
     use crate::backend::HeadSide::{Key, Value};
     use crate::backend::cpu::testing::{
-        EVEN, Matrix, ODD, Sum, Way, assert_close, assert_same_bits, backend, matrix, numbers,
-        product_error, ways,
+        BLOCKS, EVEN, Matrix, ODD, Sum, Way, assert_close, assert_same_bits, backend, matrix,
+        numbers, product_error, ways,
     };
     use crate::backend::{HeadSide, MlaShape};
     use crate::quant::DType;
@@ -122,6 +122,13 @@ mod tests {
             (EVEN, DType::Bf16),
             (ODD, DType::F16),
             (ODD, DType::Fp8E4m3),
+            (EVEN, DType::Q8_0),
+            (EVEN, DType::Q4_0),
+            (EVEN, DType::Q5_0),
+            (EVEN, DType::Q5_1),
+            (BLOCKS, DType::Q4K),
+            (BLOCKS, DType::Q5K),
+            (BLOCKS, DType::Q6K),
         ] {
             let n_out = shape.n_head * (shape.qk_nope_head_dim + shape.v_head_dim);
             let kv_b = matrix(3, dtype, n_out, shape.kv_lora_rank);

@@ -155,8 +155,8 @@ mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
     use crate::backend::cpu::testing::{
-        EVEN, Matrix, ODD, Sequence, Way, assert_close, assert_same_bits, attend, backend_for,
-        cache, matrix, step, ways,
+        BLOCKS, EVEN, Matrix, ODD, Sequence, Way, assert_close, assert_same_bits, attend,
+        backend_for, cache, matrix, step, ways,
     };
     use crate::quant::DType;
 
@@ -230,6 +230,13 @@ mod tests {
             (EVEN, DType::Bf16),
             (ODD, DType::F16),
             (ODD, DType::Fp8E4m3),
+            (EVEN, DType::Q8_0),
+            (EVEN, DType::Q4_0),
+            (EVEN, DType::Q5_0),
+            (EVEN, DType::Q5_1),
+            (BLOCKS, DType::Q4K),
+            (BLOCKS, DType::Q5K),
+            (BLOCKS, DType::Q6K),
         ] {
             let kv_b = weights(dtype, &shape);
             let sequences = [
