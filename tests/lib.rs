@@ -10,5 +10,6 @@
 )]
 
 pub mod client;
+pub mod counting;
 pub mod scripted;
 pub mod server;

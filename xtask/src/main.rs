@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what these commands are for")]
 
 mod ci;
+mod fuzz;
 mod golden;
 mod tidy;
 mod tiny;
@@ -24,6 +25,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   golden [CASE ...]         run `hadal logits` over tests/golden and compare with the references
        [--bin PATH]         the binary to run, default target/release/hadal
        [--python PATH]      a python3 that has numpy, default .tools/python/bin/python, else python3
+  fuzz [TARGET ...]         run the fuzz targets over real files as seeds (needs cargo-fuzz)
+       [--seconds N]        for each target, default 600
+       [--jobs N]           processes at once, default 1
 ";
 
 fn main() -> ExitCode {
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(&root()),
         "tiny" => tiny::run(rest),
         "golden" => golden::run(&root(), rest),
+        "fuzz" => fuzz::run(&root(), rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

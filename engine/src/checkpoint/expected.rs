@@ -17,22 +17,27 @@ struct List<'a> {
     config: &'a ModelConfig,
     is_used: bool,
     tensors: Vec<Expected>,
+    at_most: usize,
 }
 
-/// Everything `config` asks for.
-pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
+/// Everything `config` asks for, up to `at_most` tensors: a few bytes of configuration can ask for a hundred thousand.
+/// Who holds `n` tensors needs to see `n + 1`: names differ, so one of those is missing.
+pub(super) fn expected(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
     match &config.architecture {
-        Architecture::DeepSeek => deepseek(config),
+        Architecture::DeepSeek => deepseek(config, at_most),
         Architecture::Mini(mini) => mini::expected(config, mini),
     }
 }
 
 /// DeepSeek-V2 and V3.
-fn deepseek(config: &ModelConfig) -> Vec<Expected> {
-    let mut list = List { config, is_used: true, tensors: Vec::new() };
+fn deepseek(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
+    let mut list = List { config, is_used: true, tensors: Vec::new(), at_most };
     let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
     list.add("model.embed_tokens.weight", &[vocab, hidden]);
     for layer in 0..layers {
+        if list.is_full() {
+            break;
+        }
         let moe = config.moe.as_ref().filter(|_| config.is_moe_layer.get(layer) == Some(&true));
         list.layer(layer, moe);
     }
@@ -55,7 +60,14 @@ fn deepseek(config: &ModelConfig) -> Vec<Expected> {
 }
 
 impl List<'_> {
+    fn is_full(&self) -> bool {
+        self.tensors.len() >= self.at_most
+    }
+
     fn add(&mut self, name: &str, shape: &[usize]) {
+        if self.is_full() {
+            return;
+        }
         self.tensors.push(Expected {
             name: name.to_owned(),
             shape: shape.to_vec(),
@@ -119,6 +131,9 @@ impl List<'_> {
             );
         }
         for e in 0..experts {
+            if self.is_full() {
+                break;
+            }
             self.mlp(&format!("{at}.experts.{e}"), moe.moe_intermediate_size);
         }
     }

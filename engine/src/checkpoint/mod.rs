@@ -179,7 +179,7 @@ impl Checkpoint {
     pub fn open(source: &Source) -> Result<Self> {
         let Contents { path, config, generation, text, tensors, files } = contents(source)?;
         let mut problems = Vec::new();
-        let used = check(&path, &config, &tensors, &mut problems);
+        let used = check(&path, &config, &tensors, 0, &mut problems);
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem);
         }
@@ -283,16 +283,17 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     }
 }
 
-/// Holds what is there to what must be there; gives the names the ordinary pass uses, and in `problems` all that is
-/// wrong.
+/// Holds what is there to what must be there; gives the names the ordinary pass uses, and in `problems` what is wrong:
+/// all of it, up to `problems_max`.
 fn check(
     path: &Path,
     config: &ModelConfig,
     tensors: &BTreeMap<String, Entry>,
+    problems_max: usize,
     problems: &mut Vec<Error>,
 ) -> Vec<String> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config) {
+    for Expected { name, shape, is_used } in expected(config, tensors.len() + 1 + problems_max) {
         match check_one(path, config, tensors, &name, shape) {
             Ok(()) if is_used => used.push(name),
             Ok(()) => {}

@@ -160,7 +160,7 @@ impl Survey {
         }
         let mut used = BTreeSet::new();
         if let Some(config) = self.config.as_ref().filter(|_| n_file > 0) {
-            used.extend(check(files.path(), config, &tensors, problems));
+            used.extend(check(files.path(), config, &tensors, PROBLEMS_MAX, problems));
         }
         let listed = |(name, entry): (&String, &Entry)| {
             Listed::of(name, entry, used.contains(part::owner(name)))
