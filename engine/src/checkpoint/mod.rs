@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
-pub use discover::{Found, Summary, describe, describe_folder, discover};
+pub use discover::{Found, Summary, describe, describe_path, discover};
 pub use map::{Bytes, Watch};
 pub use scales::Scales;
 
