@@ -84,7 +84,7 @@ impl Models {
         if let Some((name, path)) = &self.beside
             && !found.iter().any(|model| model.name == *name)
         {
-            found.push(checkpoint::describe_folder(name, path));
+            found.push(checkpoint::describe_path(name, path));
         }
         if let Some(files) = self.embedded
             && !found.iter().any(|model| model.name == EMBEDDED_NAME)
@@ -112,7 +112,7 @@ impl Models {
     fn source(&self, found: &Found) -> Source {
         match self.embedded {
             Some(files) if found.path.as_os_str() == BUILTIN_PATH => Source::Embedded(files),
-            _ => Source::Directory(found.path.clone()),
+            _ => found.source(),
         }
     }
 

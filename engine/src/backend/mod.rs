@@ -1,6 +1,6 @@
-//! The operations a model is made of: 14 fused, DeepSeek-shaped ones, their math and shapes, nothing else.
+//! The operations a model is made of: 15 fused, DeepSeek-shaped ones, their math and shapes, nothing else.
 //!
-//! Not a tensor library and not a forward pass: the model is written once over this trait. Shapes read outermost
+//! Not a tensor library and not a forward pass: each model is written once over this trait. Shapes read outermost
 //! first, in `config.json`'s words: `D` `hidden_size`, `H` `num_attention_heads`, `n` `qk_nope_head_dim`, `r`
 //! `qk_rope_head_dim`, `v` `v_head_dim`, `c` `kv_lora_rank`. All sums are f32. The order of every sum is a function of the
 //! row's own shape and position: a row's result has the same bits whatever else is in the step.
@@ -254,7 +254,7 @@ pub trait Backend: Send + 'static {
         shape: &MlaShape,
         plan: &Self::Plan,
     );
-    /// 7b. The same where each head has a rotary key of its own and latents have no norm: from `latent [n_row, c]` and
+    /// 15. `cache_store` where each head has a rotary key of its own and latents have no norm: from `latent [n_row, c]` and
     ///     rotated keys `k [n_row, H, n + r]`, of which the last `r` of each head are read, to the cache row
     ///     `[latent, k_pe of every head]`. `cache [n_page, PAGE_TOKENS, c + H * r]`.
     fn cache_store_heads(

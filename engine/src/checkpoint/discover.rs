@@ -28,6 +28,17 @@ pub struct Found {
     pub summary: std::result::Result<Summary, String>,
 }
 
+impl Found {
+    /// What to open.
+    pub fn source(&self) -> Source {
+        if self.path.is_file() {
+            Source::File(self.path.clone())
+        } else {
+            Source::Directory(self.path.clone())
+        }
+    }
+}
+
 /// What a listing shows of a checkpoint, read from `config.json` and the tensor headers alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
@@ -105,7 +116,9 @@ impl Walk {
             .collect();
         self.entries_left = self.entries_left.saturating_sub(names.len());
         names.sort();
-        let is_model = |file: &String| file == "config.json" || file.ends_with(".safetensors");
+        // A configuration beside `.pt` files is a trainer's, and each of them is a model.
+        let has_files = names.iter().any(|file| torch_format(Path::new(file)).is_some());
+        let is_model = |file: &String| is_weights(file) || file == "config.json" && !has_files;
         // The root itself is never a model: it would have no name.
         if !name.is_empty() && names.iter().any(is_model) {
             self.found.push(layout(path, name, &names));
@@ -116,36 +129,62 @@ impl Walk {
             let at = path.join(&file);
             match std::fs::metadata(&at) {
                 Ok(metadata) if metadata.is_dir() => self.folder(&at, &below, depth + 1),
-                Ok(metadata) if metadata.is_file() => self.single(&at, below, &metadata),
+                Ok(metadata) if metadata.is_file() => self.single(&at, &below),
                 _ => {}
             }
         }
     }
 
-    /// A file that is a model by itself in a format this build does not read yet.
-    fn single(&mut self, path: &Path, name: String, metadata: &std::fs::Metadata) {
-        let format = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("pt" | "pth") => "pt",
-            Some("gguf") => "gguf",
-            _ => return,
-        };
+    /// A file that is a model by itself.
+    fn single(&mut self, path: &Path, name: &str) {
+        let Some(format) = single_format(path) else { return };
         if path.canonicalize().is_ok_and(|real| real.starts_with(&self.root)) {
-            self.found.push(Found {
-                name,
-                path: path.to_owned(),
-                size_bytes: metadata.len(),
-                modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-                format,
-                summary: Err(format!(
-                    "`.{format}` files are not supported yet; folders in Hugging Face layout are"
-                )),
-            });
+            self.found.push(single(path, name, format));
         }
     }
 }
 
-/// One folder as a model of the given name, whole or not.
-pub fn describe_folder(name: &str, path: &Path) -> Found {
+/// The format of a file that is a model by itself, by its ending.
+fn single_format(path: &Path) -> Option<&'static str> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    torch_format(path).or((ending == Some("gguf")).then_some("gguf"))
+}
+
+/// Files of `torch.save`.
+fn torch_format(path: &Path) -> Option<&'static str> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    matches!(ending, Some("pt" | "pth")).then_some("pt")
+}
+
+/// Weights that make a folder one model.
+fn is_weights(file: &str) -> bool {
+    file.ends_with(".safetensors") || is_torch_weights(file)
+}
+
+/// `pytorch_model.bin`, or a shard of it.
+fn is_torch_weights(file: &str) -> bool {
+    file.starts_with("pytorch_model") && file.ends_with(".bin")
+}
+
+/// A file as a model, whole or not.
+fn single(path: &Path, name: &str, format: &'static str) -> Found {
+    let metadata = std::fs::metadata(path).ok();
+    let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+    Found {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        size_bytes: metadata.map_or(0, |metadata| metadata.len()),
+        modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
+        format,
+        summary: describe(&Source::File(path.to_owned())),
+    }
+}
+
+/// One path as a model of the given name, whole or not: a file, else a folder.
+pub fn describe_path(name: &str, path: &Path) -> Found {
+    if path.is_file() {
+        return single(path, name, single_format(path).unwrap_or("pt"));
+    }
     let entries = std::fs::read_dir(path).into_iter().flatten();
     let files: Vec<String> =
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
@@ -154,7 +193,13 @@ pub fn describe_folder(name: &str, path: &Path) -> Found {
 
 /// A folder in Hugging Face layout, whole or not.
 fn layout(path: &Path, name: &str, files: &[String]) -> Found {
-    let weights = files.iter().filter(|file| file.ends_with(".safetensors"));
+    let is_safetensors = |file: &String| file.ends_with(".safetensors");
+    // As loading chooses: the newer format, where a folder has both.
+    let has_safetensors =
+        files.iter().any(is_safetensors) || !files.iter().any(|f| is_torch_weights(f));
+    let weights = files
+        .iter()
+        .filter(|file| if has_safetensors { is_safetensors(file) } else { is_torch_weights(file) });
     let metadata: Vec<_> =
         weights.filter_map(|file| std::fs::metadata(path.join(file)).ok()).collect();
     let newest = metadata.iter().filter_map(|metadata| metadata.modified().ok()).max();
@@ -163,7 +208,7 @@ fn layout(path: &Path, name: &str, files: &[String]) -> Found {
         path: path.to_owned(),
         size_bytes: metadata.iter().map(std::fs::Metadata::len).sum(),
         modified: newest.unwrap_or(SystemTime::UNIX_EPOCH),
-        format: "safetensors",
+        format: if has_safetensors { "safetensors" } else { "pt" },
         summary: describe(&Source::Directory(path.to_owned())),
     }
 }

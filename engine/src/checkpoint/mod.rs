@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
-pub use discover::{Found, Summary, describe, describe_folder, discover};
+pub use discover::{Found, Summary, describe, describe_path, discover};
 pub use map::{Bytes, Watch};
 pub use part::Part;
 pub use scales::Scales;

@@ -78,8 +78,10 @@ impl Text {
     pub fn open(files: &TextFiles) -> Result<Self> {
         let problem = |problem: String| Error::Tokenizer { problem };
         let json = files.tokenizer.as_deref();
-        let json =
-            json.ok_or_else(|| problem("there is no `tokenizer.json` beside the weights".into()))?;
+        let json = json.ok_or_else(|| {
+            let missing = "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`";
+            problem(missing.into())
+        })?;
         let tokenizer = Arc::new(Tokenizer::open(json)?);
         let config: Value = match &files.tokenizer_config {
             None => Value::Null,

@@ -61,7 +61,8 @@ mod tests {
         BLOCKS, EVEN, Matrix, ODD, Sum, Way, assert_close, assert_same_bits, backend, matrix,
         numbers, product_error, ways,
     };
-    use crate::backend::{HeadSide, MlaShape};
+    use crate::backend::{Expansion, HeadSide, MlaShape};
+    use crate::checkpoint::{Bytes, Tensor};
     use crate::quant::DType;
 
     /// Numbers a row takes in and gives out.
@@ -108,8 +109,46 @@ mod tests {
         let mut cpu = backend(way, threads);
         let x = cpu.vector(&numbers(11, 6 * x_width)).unwrap();
         let mut y = cpu.vector(&vec![9.0; 6 * y_width]).unwrap();
-        cpu.head_linear(&mut y, &x, &kv_b.weight, side, shape, 1..1 + rows);
+        let expansion = Expansion::joint(&kv_b.weight, shape);
+        cpu.head_linear(&mut y, &x, expansion, side, shape, 1..1 + rows);
         y.clone()
+    }
+
+    #[test]
+    fn two_matrices_give_what_one_of_both_gives() {
+        let (n, v, c, r) =
+            (ODD.qk_nope_head_dim, ODD.v_head_dim, ODD.kv_lora_rank, ODD.qk_rope_head_dim);
+        let (k_up, v_up) = (
+            matrix(3, DType::F32, ODD.n_head * (n + r), c),
+            matrix(4, DType::F32, ODD.n_head * v, c),
+        );
+        // The same rows in one matrix; the rotary rows of `k_up` are in neither sum.
+        let rows = |head: usize| {
+            let key = &k_up.values[head * (n + r) * c..][..n * c];
+            [key, &v_up.values[head * v * c..][..v * c]].concat()
+        };
+        let joint: Vec<f64> = (0..ODD.n_head).flat_map(rows).collect();
+        let bytes = joint.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect();
+        let shape = vec![ODD.n_head * (n + v), c];
+        let tensor = Tensor {
+            name: "joint".into(),
+            dtype: DType::F32,
+            shape,
+            bytes: Bytes::owned(bytes),
+            scales: None,
+        };
+        for (way, side) in ways().into_iter().flat_map(|way| [(way, Key), (way, Value)]) {
+            let (x_width, y_width) = widths(side, &ODD);
+            let mut cpu = backend(way, 2);
+            let joint = cpu.weight(&tensor).unwrap();
+            let x = cpu.vector(&numbers(11, 4 * x_width)).unwrap();
+            let (mut one, mut two) =
+                (cpu.alloc(4 * y_width).unwrap(), cpu.alloc(4 * y_width).unwrap());
+            cpu.head_linear(&mut one, &x, Expansion::joint(&joint, &ODD), side, &ODD, 0..4);
+            let split = Expansion::split(&k_up.weight, &v_up.weight, &ODD);
+            cpu.head_linear(&mut two, &x, split, side, &ODD, 0..4);
+            assert_same_bits(&two, &one);
+        }
     }
 
     #[test]

@@ -165,11 +165,11 @@ impl Work<'_> {
 #[cfg(test)]
 mod tests {
     use crate::backend::Backend;
-    use crate::backend::MlaShape;
     use crate::backend::cpu::testing::{
-        BLOCKS, EVEN, Matrix, ODD, Sequence, Way, assert_close, assert_same_bits, attend,
+        BLOCKS, EVEN, Matrix, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, attend,
         backend_for, cache, matrix, step, ways,
     };
+    use crate::backend::{Expansion, MlaShape};
     use crate::quant::DType;
 
     fn queries(sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
@@ -197,7 +197,8 @@ mod tests {
         let cache = cpu.vector(&cache(sequences, &step, shape)).unwrap();
         let len = step.n_row() * shape.n_head * shape.v_head_dim;
         let mut o = cpu.vector(&vec![9.0; len]).unwrap();
-        cpu.mla_prefill(&mut o, &q, &cache, &kv_b.weight, shape, &plan);
+        let expansion = Expansion::joint(&kv_b.weight, shape);
+        cpu.mla_prefill(&mut o, &q, &cache, expansion, shape, &plan);
         o.clone()
     }
 
@@ -217,7 +218,9 @@ mod tests {
                 let at = row * shape.n_head + head;
                 let query = &q[at * shape.qk_head_dim()..(at + 1) * shape.qk_head_dim()];
                 let score = |u: usize| -> f64 {
-                    let k_pe = &latents[u * shape.latent_dim() + c..(u + 1) * shape.latent_dim()];
+                    let r = shape.qk_rope_head_dim;
+                    let own = if shape.n_k_pe == 1 { 0 } else { head * r };
+                    let k_pe = &latents[u * shape.latent_dim() + c + own..][..r];
                     let key = keys[u].iter().chain(k_pe);
                     let dot: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum();
                     dot * f64::from(shape.softmax_scale)
@@ -249,6 +252,7 @@ mod tests {
             (BLOCKS, DType::Q4K),
             (BLOCKS, DType::Q5K),
             (BLOCKS, DType::Q6K),
+            (OWN_KEYS, DType::F32),
         ] {
             let kv_b = weights(dtype, &shape);
             let sequences = [
@@ -273,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_however_the_prompt_is_cut_and_whatever_is_beside_it() {
-        for shape in [ODD, EVEN] {
+        for shape in [ODD, EVEN, OWN_KEYS] {
             let kv_b = weights(DType::Bf16, &shape);
             let width = shape.n_head * shape.v_head_dim;
             for way in ways() {

@@ -1,4 +1,5 @@
-//! DeepSeek-V2 and V3: multi-head latent attention and mixtures of experts, written once over the 14 operations.
+//! DeepSeek-V2 and V3: multi-head latent attention and mixtures of experts, written once over the operations of
+//! a backend.
 //!
 //! ```text
 //! x = embed[token]
