@@ -23,8 +23,8 @@ struct List<'a> {
     tensors: Vec<Expected>,
 }
 
-/// Everything `config` asks for.
-pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
+/// Everything `config` asks for, with the first MTP layer or without.
+pub(super) fn expected(config: &ModelConfig, has_mtp: bool) -> Vec<Expected> {
     let mut list = List { config, is_used: true, tensors: Vec::new() };
     let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
     list.add("model.embed_tokens.weight", &[vocab, hidden]);
@@ -36,7 +36,7 @@ pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
     if !config.tie_word_embeddings {
         list.add("lm_head.weight", &[vocab, hidden]);
     }
-    if config.num_nextn_predict_layers > 0 {
+    if has_mtp {
         list.is_used = false;
         let at = format!("model.layers.{layers}");
         list.add(&format!("{at}.enorm.weight"), &[hidden]);

@@ -75,8 +75,11 @@ fn text_files(files: &Files) -> Result<TextFiles> {
             problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
         })?),
     };
+    let tokenizer = bytes("tokenizer.json")?;
+    let tiktoken = if tokenizer.is_none() { bytes("tiktoken.model")? } else { None };
     Ok(TextFiles {
-        tokenizer: bytes("tokenizer.json")?,
+        tokenizer,
+        tiktoken,
         tokenizer_config: bytes("tokenizer_config.json")?,
         chat_template,
     })

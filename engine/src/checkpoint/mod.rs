@@ -3,6 +3,7 @@
 pub mod config;
 mod discover;
 mod expected;
+mod family;
 mod files;
 mod folder;
 mod json;
@@ -71,6 +72,8 @@ impl Tensor {
 pub struct TextFiles {
     /// `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
+    /// `tiktoken.model`, where there is no `tokenizer.json`.
+    pub tiktoken: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json` is used.
@@ -119,6 +122,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// Names the ordinary pass uses.
     used: Vec<String>,
+    has_mtp: bool,
     watch: Watch,
 }
 
@@ -129,8 +133,10 @@ impl Checkpoint {
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
         let Contents { path, config, generation, text, tensors, files } = folder::read(source)?;
-        let used = check(&path, &config, &tensors)?;
-        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
+        let has_mtp = has_mtp(&config, &tensors);
+        let used = check(&path, &config, has_mtp, &tensors)?;
+        let watch = Watch::over(files.iter());
+        Ok(Self { config, generation, text, path, tensors, used, has_mtp, watch })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
@@ -151,6 +157,11 @@ impl Checkpoint {
             bytes: entry.bytes.clone(),
             scales: factors(&self.path, self.config.fp8_block, name, entry, &self.tensors)?,
         })
+    }
+
+    /// Whether the first MTP layer is there, whole: many converted copies leave it out.
+    pub fn has_mtp(&self) -> bool {
+        self.has_mtp
     }
 
     /// The tensors the ordinary pass uses.
@@ -200,14 +211,22 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     }
 }
 
+/// Whether anything of the first MTP layer is there; then all of it must be.
+fn has_mtp(config: &ModelConfig, tensors: &BTreeMap<String, Entry>) -> bool {
+    let prefix = format!("model.layers.{}.", config.num_hidden_layers);
+    config.num_nextn_predict_layers > 0
+        && tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+}
+
 /// Holds what is there to what must be there; gives the names the ordinary pass uses.
 fn check(
     path: &Path,
     config: &ModelConfig,
+    has_mtp: bool,
     tensors: &BTreeMap<String, Entry>,
 ) -> Result<Vec<String>> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config) {
+    for Expected { name, shape, is_used } in expected(config, has_mtp) {
         let Some(entry) = tensors.get(&name) else {
             return Err(Error::TensorMissing { path: path.to_owned(), name, want: shape });
         };
@@ -256,14 +275,14 @@ fn factors(
         let name = format!("{name}_scale_inv");
         return Err(Error::TensorMissing { path: path.to_owned(), name, want });
     };
-    if factors.dtype != Some(DType::F32) {
+    let Some(bytes) = factor_bytes(factors) else {
         return Err(Error::TensorDType {
             path: path.to_owned(),
             name: scale,
             got: factors.dtype_name.clone(),
-            want: DType::F32.name().into(),
+            want: "float32, bfloat16 or float16".into(),
         });
-    }
+    };
     let block = match *factors.shape.as_slice() {
         _ if factors.shape == want => block,
         [] | [1] | [1, 1] => [scales::WHOLE, scales::WHOLE],
@@ -273,5 +292,18 @@ fn factors(
             return Err(Error::TensorShape { path, name: scale, got, want });
         }
     };
-    Ok(Some(Scales { bytes: factors.bytes.clone(), block }))
+    Ok(Some(Scales { bytes, block }))
+}
+
+/// Factors as f32: in place, or widened where a writer kept them in the type of the other tensors.
+fn factor_bytes(factors: &Entry) -> Option<Bytes> {
+    match factors.dtype? {
+        DType::F32 => Some(factors.bytes.clone()),
+        dtype @ (DType::Bf16 | DType::F16) => {
+            let mut values = vec![0.0; factors.shape.iter().product()];
+            dtype.decode(&factors.bytes, &mut values);
+            Some(Bytes::owned(values.iter().flat_map(|value: &f32| value.to_le_bytes()).collect()))
+        }
+        DType::Fp8E4m3 => None,
+    }
 }
