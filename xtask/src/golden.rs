@@ -72,7 +72,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 continue;
             }
             let row = match one(&setup, case, mode) {
-                Ok(report) => row(&report),
+                Ok(report) => row(&report, has_mtp(&setup.golden.join(case))?),
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
             failed += usize::from(row.verdict.is_err());
@@ -118,6 +118,11 @@ fn modes(case: &Path) -> Result<Vec<Mode>> {
     let golden = read_json(&case.join("golden.json"))?;
     let is_bf16 = golden["weights_dtype"] == "bf16";
     Ok(if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] })
+}
+
+/// Whether the case has golden drafts: the binary must then have made its own.
+fn has_mtp(case: &Path) -> Result<bool> {
+    Ok(!read_json(&case.join("golden.json"))?["mtp"].is_null())
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -184,7 +189,7 @@ struct Row {
     verdict: Result<()>,
 }
 
-fn row(report: &Value) -> Row {
+fn row(report: &Value, has_mtp: bool) -> Row {
     let keys = &report["keys"];
     let number = |key: &str, field: &str| keys[key][field].as_f64().unwrap_or(f64::NAN);
     let greedy =
@@ -197,8 +202,10 @@ fn row(report: &Value) -> Row {
         }
     }
     // A run that produced neither logits nor tokens has shown nothing, whatever else agrees.
-    for key in ["logits", "decode_logits", "decode_tokens"] {
-        if keys[key].is_null() {
+    let drafts: &[&str] =
+        if has_mtp { &["mtp.logits", "mtp.hidden", "mtp.draft_tokens"] } else { &[] };
+    for key in ["logits", "decode_logits", "decode_tokens"].iter().chain(drafts) {
+        if keys[*key].is_null() {
             wrong.push(format!("{key} was not produced"));
         }
     }
@@ -224,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_passing_report_is_one_row_of_numbers() {
-        let row = row(&report());
+        let row = row(&report(), false);
         assert!(row.verdict.is_ok());
         assert_eq!(row.numbers, "   1.5e-5   2.0e-10   32/32");
     }
@@ -233,13 +240,14 @@ mod tests {
     fn failures_and_missing_tensors_fail_the_row() {
         let mut wrong = report();
         wrong["keys"]["hidden.1"] = json!({ "failures": ["rms > 5e-05"] });
-        assert_eq!(row(&wrong).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
+        assert_eq!(row(&wrong, false).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
         let mut missing = report();
         missing["keys"].as_object_mut().unwrap().remove("decode_logits");
-        assert_eq!(row(&missing).verdict.unwrap_err(), "decode_logits was not produced");
+        assert_eq!(row(&missing, false).verdict.unwrap_err(), "decode_logits was not produced");
+        assert!(row(&report(), true).verdict.unwrap_err().contains("mtp.logits was not produced"));
         let mut silent = report();
         silent["pass"] = json!(false);
-        assert!(row(&silent).verdict.is_err());
+        assert!(row(&silent, false).verdict.is_err());
     }
 
     #[test]

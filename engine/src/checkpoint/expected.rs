@@ -20,17 +20,18 @@ struct List<'a> {
     at_most: usize,
 }
 
-/// Everything `config` asks for, up to `at_most` tensors: a few bytes of configuration can ask for a hundred thousand.
-/// Who holds `n` tensors needs to see `n + 1`: names differ, so one of those is missing.
-pub(super) fn expected(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
+/// Everything `config` asks for, with the first MTP layer or without, up to `at_most` tensors: a few bytes of
+/// configuration can ask for a hundred thousand. Who holds `n` tensors needs to see `n + 1`: names differ, so one of
+/// those is missing.
+pub(super) fn expected(config: &ModelConfig, has_mtp: bool, at_most: usize) -> Vec<Expected> {
     match &config.architecture {
-        Architecture::DeepSeek => deepseek(config, at_most),
+        Architecture::DeepSeek => deepseek(config, has_mtp, at_most),
         Architecture::Mini(mini) => mini::expected(config, mini),
     }
 }
 
 /// DeepSeek-V2 and V3.
-fn deepseek(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
+fn deepseek(config: &ModelConfig, has_mtp: bool, at_most: usize) -> Vec<Expected> {
     let mut list = List { config, is_used: true, tensors: Vec::new(), at_most };
     let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
     list.add("model.embed_tokens.weight", &[vocab, hidden]);
@@ -45,7 +46,7 @@ fn deepseek(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
     if !config.tie_word_embeddings {
         list.add("lm_head.weight", &[vocab, hidden]);
     }
-    if config.num_nextn_predict_layers > 0 {
+    if has_mtp {
         list.is_used = false;
         let at = format!("model.layers.{layers}");
         list.add(&format!("{at}.enorm.weight"), &[hidden]);

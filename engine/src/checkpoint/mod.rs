@@ -3,6 +3,7 @@
 pub mod config;
 mod discover;
 mod expected;
+mod family;
 mod files;
 mod folder;
 mod gpt2;
@@ -112,6 +113,8 @@ impl Tensor {
 pub struct TextFiles {
     /// `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
+    /// `tiktoken.model`, where there is no `tokenizer.json`.
+    pub tiktoken: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json` is used.
@@ -168,6 +171,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// Names the ordinary pass uses.
     used: Vec<String>,
+    has_mtp: bool,
     watch: Watch,
 }
 
@@ -178,12 +182,14 @@ impl Checkpoint {
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
         let Contents { path, config, generation, text, tensors, files } = contents(source)?;
+        let has_mtp = has_mtp(&config, &tensors);
         let mut problems = Vec::new();
         let used = check(&path, &config, &tensors, 0, &mut problems);
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem);
         }
-        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
+        let watch = Watch::over(files.iter());
+        Ok(Self { config, generation, text, path, tensors, used, has_mtp, watch })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
@@ -218,6 +224,11 @@ impl Checkpoint {
     /// The folder or file, as errors name it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the first MTP layer is there, whole: many converted copies leave it out.
+    pub fn has_mtp(&self) -> bool {
+        self.has_mtp
     }
 
     /// The tensors the ordinary pass uses.
@@ -283,6 +294,13 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     }
 }
 
+/// Whether anything of the first MTP layer is there; then all of it must be.
+fn has_mtp(config: &ModelConfig, tensors: &BTreeMap<String, Entry>) -> bool {
+    let prefix = format!("model.layers.{}.", config.num_hidden_layers);
+    config.num_nextn_predict_layers > 0
+        && tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+}
+
 /// Holds what is there to what must be there; gives the names the ordinary pass uses, and in `problems` what is wrong:
 /// all of it, up to `problems_max`.
 fn check(
@@ -293,7 +311,8 @@ fn check(
     problems: &mut Vec<Error>,
 ) -> Vec<String> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config, tensors.len() + 1 + problems_max) {
+    let at_most = tensors.len() + 1 + problems_max;
+    for Expected { name, shape, is_used } in expected(config, has_mtp(config, tensors), at_most) {
         match check_one(path, config, tensors, &name, shape) {
             Ok(()) if is_used => used.push(name),
             Ok(()) => {}
@@ -354,14 +373,14 @@ fn factors(
         let name = format!("{name}_scale_inv");
         return Err(Error::TensorMissing { path: path.to_owned(), name, want });
     };
-    if factors.dtype != Some(DType::F32) {
+    let Some(bytes) = factor_bytes(factors) else {
         return Err(Error::TensorDType {
             path: path.to_owned(),
             name: scale,
             got: factors.dtype_name.clone(),
-            want: DType::F32.name().into(),
+            want: "float32, bfloat16 or float16".into(),
         });
-    }
+    };
     let block = match *factors.shape.as_slice() {
         _ if factors.shape == want => block,
         [] | [1] | [1, 1] => [scales::WHOLE, scales::WHOLE],
@@ -371,5 +390,18 @@ fn factors(
             return Err(Error::TensorShape { path, name: scale, got, want });
         }
     };
-    Ok(Some(Scales { bytes: factors.bytes.clone(), block }))
+    Ok(Some(Scales { bytes, block }))
+}
+
+/// Factors as f32: in place, or widened where a writer kept them in the type of the other tensors.
+fn factor_bytes(factors: &Entry) -> Option<Bytes> {
+    match factors.dtype? {
+        DType::F32 => Some(factors.bytes.clone()),
+        dtype @ (DType::Bf16 | DType::F16) => {
+            let mut values = vec![0.0; factors.shape.iter().product()];
+            dtype.decode(&factors.bytes, &mut values);
+            Some(Bytes::owned(values.iter().flat_map(|value: &f32| value.to_le_bytes()).collect()))
+        }
+        _ => None,
+    }
 }

@@ -8,7 +8,7 @@ use super::discover::shown;
 use super::files::Files;
 use super::json::parse_object;
 use super::safetensors::{Entry, entries_and_problems};
-use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, mini, part, pt};
+use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, mini, part};
 use crate::error::Error;
 
 /// Problems and notes that are kept: a file full of them must not fill the memory too.
