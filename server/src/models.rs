@@ -84,7 +84,12 @@ impl Models {
         if let Some((name, path)) = &self.beside
             && !found.iter().any(|model| model.name == *name)
         {
-            found.push(checkpoint::describe_folder(name, path));
+            let describe = if path.is_file() {
+                checkpoint::describe_file
+            } else {
+                checkpoint::describe_folder
+            };
+            found.push(describe(name, path));
         }
         if let Some(files) = self.embedded
             && !found.iter().any(|model| model.name == EMBEDDED_NAME)
@@ -112,7 +117,7 @@ impl Models {
     fn source(&self, found: &Found) -> Source {
         match self.embedded {
             Some(files) if found.path.as_os_str() == BUILTIN_PATH => Source::Embedded(files),
-            _ => Source::Directory(found.path.clone()),
+            _ => found.source(),
         }
     }
 

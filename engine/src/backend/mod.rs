@@ -56,6 +56,30 @@ pub enum HeadSide {
     Value,
 }
 
+/// `kv_b_proj`, `[H, n + v, c]`, as checkpoints have it: stored, or borrowed as [`KvB::as_ref`] gives it.
+#[derive(Debug, Clone, Copy)]
+pub enum KvB<W> {
+    /// One matrix, `[H * (n + v), c]`.
+    Whole(W),
+    /// Its halves, each head's key part turned round: `w_uk[h, n, c]` is in row `c` of the head's `c` rows.
+    Halves {
+        /// `[H * c, n]`.
+        key: W,
+        /// `[H * v, c]`.
+        value: W,
+    },
+}
+
+impl<W> KvB<W> {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> KvB<&W> {
+        match self {
+            Self::Whole(whole) => KvB::Whole(whole),
+            Self::Halves { key, value } => KvB::Halves { key, value },
+        }
+    }
+}
+
 /// One layer's routed experts; `E` of each.
 pub struct ExpertWeights<W> {
     /// `[M, D]` each.
@@ -161,7 +185,7 @@ pub trait Backend: Send + 'static {
         &mut self,
         y: &mut Self::Buf,
         x: &Self::Buf,
-        kv_b: &Self::Weight,
+        kv_b: KvB<&Self::Weight>,
         side: HeadSide,
         shape: &MlaShape,
         rows: Range<usize>,
@@ -209,7 +233,7 @@ pub trait Backend: Send + 'static {
         o: &mut Self::Buf,
         q: &Self::Buf,
         cache: &Self::Buf,
-        kv_b: &Self::Weight,
+        kv_b: KvB<&Self::Weight>,
         shape: &MlaShape,
         plan: &Self::Plan,
     );

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Checkpoint, Source};
+use super::{Checkpoint, Source, gguf};
 
 /// Folders below the root that are looked into.
 const DEPTH_MAX: usize = 8;
@@ -28,6 +28,16 @@ pub struct Found {
     pub summary: std::result::Result<Summary, String>,
 }
 
+impl Found {
+    /// What opens it.
+    pub fn source(&self) -> Source {
+        match self.format {
+            "safetensors" => Source::Directory(self.path.clone()),
+            _ => Source::File(self.path.clone()),
+        }
+    }
+}
+
 /// What a listing shows of a checkpoint, read from `config.json` and the tensor headers alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
@@ -48,6 +58,10 @@ pub struct Summary {
 pub fn describe(source: &Source) -> std::result::Result<Summary, String> {
     let checkpoint = Checkpoint::open(source).map_err(|error| match source {
         Source::Directory(path) => shown(&error.to_string(), path),
+        // A model in several files has its others beside it.
+        Source::File(path) => {
+            shown(&shown(&error.to_string(), path), path.parent().unwrap_or(path))
+        }
         Source::Embedded(_) => error.to_string(),
     })?;
     Ok(Summary {
@@ -121,25 +135,49 @@ impl Walk {
         }
     }
 
-    /// A file that is a model by itself in a format this build does not read yet.
+    /// A file that is a model by itself.
     fn single(&mut self, path: &Path, name: String, metadata: &std::fs::Metadata) {
         let format = match path.extension().and_then(|extension| extension.to_str()) {
             Some("pt" | "pth") => "pt",
             Some("gguf") => "gguf",
             _ => return,
         };
-        if path.canonicalize().is_ok_and(|real| real.starts_with(&self.root)) {
-            self.found.push(Found {
-                name,
-                path: path.to_owned(),
-                size_bytes: metadata.len(),
-                modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-                format,
-                summary: Err(format!(
-                    "`.{format}` files are not supported yet; folders in Hugging Face layout are"
-                )),
-            });
+        if !path.canonicalize().is_ok_and(|real| real.starts_with(&self.root)) {
+            return;
         }
+        if format == "gguf" {
+            // A model in several files goes by its first; without that one the others are listed with their reason.
+            let first = gguf::Part::of(path).filter(|part| part.number > 1);
+            if !first.is_some_and(|part| part.path(1).is_file()) {
+                self.found.push(describe_file(&name, path));
+            }
+            return;
+        }
+        self.found.push(Found {
+            name,
+            path: path.to_owned(),
+            size_bytes: metadata.len(),
+            modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            format,
+            summary: Err(format!(
+                "`.{format}` files are not supported yet; folders in Hugging Face layout are"
+            )),
+        });
+    }
+}
+
+/// One file that is a model of the given name, whole or not: `.gguf`.
+pub fn describe_file(name: &str, path: &Path) -> Found {
+    let metadata: Vec<_> =
+        gguf::files(path).map_while(|file| std::fs::metadata(file).ok()).collect();
+    let newest = metadata.iter().filter_map(|metadata| metadata.modified().ok()).max();
+    Found {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        size_bytes: metadata.iter().map(std::fs::Metadata::len).sum(),
+        modified: newest.unwrap_or(SystemTime::UNIX_EPOCH),
+        format: "gguf",
+        summary: describe(&Source::File(path.to_owned())),
     }
 }
 

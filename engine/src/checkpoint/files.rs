@@ -23,7 +23,7 @@ pub(super) struct Files<'a> {
 impl<'a> Files<'a> {
     pub(super) fn new(source: &'a Source) -> Self {
         let path = match source {
-            Source::Directory(path) => path.clone(),
+            Source::Directory(path) | Source::File(path) => path.clone(),
             Source::Embedded(_) => PathBuf::from("builtin:"),
         };
         Self { source, path }
@@ -42,7 +42,7 @@ impl<'a> Files<'a> {
             Source::Embedded(files) => {
                 files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| bytes.to_vec())
             }
-            Source::Directory(_) => match std::fs::metadata(&path) {
+            Source::Directory(_) | Source::File(_) => match std::fs::metadata(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
                 Err(error) => return Err(io(error)),
                 Ok(metadata) if !metadata.is_file() => {

@@ -5,6 +5,7 @@ mod discover;
 mod expected;
 mod files;
 mod folder;
+mod gguf;
 mod json;
 pub mod map;
 mod safetensors;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
-pub use discover::{Found, Summary, describe, describe_folder, discover};
+pub use discover::{Found, Summary, describe, describe_file, describe_folder, discover};
 pub use map::{Bytes, Watch};
 pub use scales::Scales;
 
@@ -28,6 +29,8 @@ use safetensors::Entry;
 pub enum Source {
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
+    /// A file that is a model by itself: `.gguf`, the first one of a model in several.
+    File(PathBuf),
     /// Files inside the binary: (file name, bytes), the weights 64-byte aligned.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
@@ -128,7 +131,7 @@ impl Checkpoint {
     /// # Errors
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
-        let Contents { path, config, generation, text, tensors, files } = folder::read(source)?;
+        let Contents { path, config, generation, text, tensors, files } = read(source)?;
         let used = check(&path, &config, &tensors)?;
         Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
     }
@@ -151,6 +154,11 @@ impl Checkpoint {
             bytes: entry.bytes.clone(),
             scales: factors(&self.path, self.config.fp8_block, name, entry, &self.tensors)?,
         })
+    }
+
+    /// Whether a tensor is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// The tensors the ordinary pass uses.
@@ -190,6 +198,25 @@ impl Checkpoint {
     }
 }
 
+/// What a source holds.
+fn read(source: &Source) -> Result<Contents> {
+    match source {
+        Source::File(path) => read_file(path),
+        Source::Directory(_) | Source::Embedded(_) => folder::read(source),
+    }
+}
+
+/// What a file that is a model by itself holds, by its name's ending.
+fn read_file(path: &Path) -> Result<Contents> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gguf") => gguf::read(path),
+        _ => Err(Error::Unsupported {
+            path: path.to_owned(),
+            what: "is no model: folders in Hugging Face layout and `.gguf` files are".into(),
+        }),
+    }
+}
+
 fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     let want = DType::ALL.map(DType::name).join(" or ");
     Error::TensorDType {
@@ -207,7 +234,7 @@ fn check(
     tensors: &BTreeMap<String, Entry>,
 ) -> Result<Vec<String>> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config) {
+    for Expected { name, shape, is_used } in expected(config, |name| tensors.contains_key(name)) {
         let Some(entry) = tensors.get(&name) else {
             return Err(Error::TensorMissing { path: path.to_owned(), name, want: shape });
         };

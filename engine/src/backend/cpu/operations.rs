@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::{Cpu, Plan, Routing, Weight};
 use crate::backend::{
-    Backend, ExpertWeights, HeadSide, MlaShape, RopeTable, RouteRule, RoutingTrace, ScratchShape,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopeTable, RouteRule, RoutingTrace,
+    ScratchShape,
 };
 use crate::checkpoint::Tensor;
 use crate::error::Result;
@@ -91,7 +92,7 @@ impl Backend for Cpu {
         &mut self,
         y: &mut Vec<f32>,
         x: &Vec<f32>,
-        kv_b: &Weight,
+        kv_b: KvB<&Weight>,
         side: HeadSide,
         shape: &MlaShape,
         rows: Range<usize>,
@@ -142,7 +143,7 @@ impl Backend for Cpu {
         o: &mut Vec<f32>,
         q: &Vec<f32>,
         cache: &Vec<f32>,
-        kv_b: &Weight,
+        kv_b: KvB<&Weight>,
         shape: &MlaShape,
         plan: &Plan,
     ) {

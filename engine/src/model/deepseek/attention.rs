@@ -36,7 +36,7 @@ pub(super) fn attention<B: Backend>(
         backend.head_linear(
             &mut s.q_latent,
             &s.q,
-            &weights.kv_b,
+            weights.kv_b.as_ref(),
             HeadSide::Key,
             shape,
             0..n_decode,
@@ -45,14 +45,14 @@ pub(super) fn attention<B: Backend>(
         backend.head_linear(
             &mut s.heads,
             &s.o_latent,
-            &weights.kv_b,
+            weights.kv_b.as_ref(),
             HeadSide::Value,
             shape,
             0..n_decode,
         );
     }
     if n_decode < rows {
-        backend.mla_prefill(&mut s.heads, &s.q, cache, &weights.kv_b, shape, plan);
+        backend.mla_prefill(&mut s.heads, &s.q, cache, weights.kv_b.as_ref(), shape, plan);
     }
     backend.linear(&mut s.delta, &s.heads, &weights.o, rows);
     match recorder {
