@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions, Plan, Weight};
 use hadal_engine::backend::{
-    Backend, Expansion, ExpertWeights, HeadSide, MlaShape, RouteRule, Scoring, ScratchShape,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RouteRule, Scoring, ScratchShape,
 };
 use hadal_engine::checkpoint::{Bytes, Scales, Tensor};
 use hadal_engine::quant::{DType, fp8};
@@ -144,7 +144,7 @@ fn head_linear(c: &mut Criterion) {
                 cpu.head_linear(
                     &mut y,
                     black_box(&q),
-                    Expansion::joint(&kv_b, &V3),
+                    KvB::Whole(&kv_b),
                     HeadSide::Key,
                     &V3,
                     0..rows,
@@ -158,7 +158,7 @@ fn head_linear(c: &mut Criterion) {
                 cpu.head_linear(
                     &mut y,
                     black_box(&x),
-                    Expansion::joint(&kv_b, &V3),
+                    KvB::Whole(&kv_b),
                     HeadSide::Value,
                     &V3,
                     0..rows,
@@ -218,14 +218,7 @@ fn mla_prefill(c: &mut Criterion) {
         group.throughput(Throughput::Bytes((context * LITE.latent_dim() * 4) as u64));
         group.bench_function(BenchmarkId::from_parameter(context), |b| {
             b.iter(|| {
-                cpu.mla_prefill(
-                    &mut o,
-                    black_box(&q),
-                    &cache,
-                    Expansion::joint(&kv_b, &LITE),
-                    &LITE,
-                    &plan,
-                )
+                cpu.mla_prefill(&mut o, black_box(&q), &cache, KvB::Whole(&kv_b), &LITE, &plan)
             });
         });
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Checkpoint, Source};
+use super::{Checkpoint, Source, gguf};
 
 /// Folders below the root that are looked into: any depth that people make, and no end of the stack.
 const DEPTH_MAX: usize = 200;
@@ -69,7 +69,10 @@ pub struct Summary {
 pub fn describe(source: &Source) -> std::result::Result<Summary, String> {
     let checkpoint = Checkpoint::open(source).map_err(|error| match source {
         Source::Directory(path) => shown(&error.to_string(), path),
-        Source::File(path) => shown(&error.to_string(), path.parent().unwrap_or(path)),
+        // A model in several files has its others beside it.
+        Source::File(path) => {
+            shown(&shown(&error.to_string(), path), path.parent().unwrap_or(path))
+        }
         Source::Embedded(_) => error.to_string(),
     })?;
     Ok(Summary {
@@ -173,7 +176,12 @@ impl Walk {
     /// A file that is a model by itself.
     fn single(&mut self, path: &Path, name: &str) {
         let Some(format) = single_format(path) else { return self.foreign(path, name) };
-        if path.canonicalize().is_ok_and(|real| real.starts_with(&self.root)) {
+        if !path.canonicalize().is_ok_and(|real| real.starts_with(&self.root)) {
+            return;
+        }
+        // A model in several files goes by its first; without that one the others are listed with their reason.
+        let first = gguf::Part::of(path).filter(|part| part.number > 1);
+        if !first.is_some_and(|part| part.path(1).is_file()) {
             self.found.push(single(path, name, format));
         }
     }
@@ -201,15 +209,16 @@ fn is_torch_weights(file: &str) -> bool {
     file.starts_with("pytorch_model") && file.ends_with(".bin")
 }
 
-/// A file as a model, whole or not.
+/// A file as a model, whole or not, with its others where it is the first of several.
 fn single(path: &Path, name: &str, format: &'static str) -> Found {
-    let metadata = std::fs::metadata(path).ok();
-    let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+    let metadata: Vec<_> =
+        gguf::files(path).map_while(|file| std::fs::metadata(file).ok()).collect();
+    let newest = metadata.iter().filter_map(|metadata| metadata.modified().ok()).max();
     Found {
         name: name.to_owned(),
         path: path.to_owned(),
-        size_bytes: metadata.map_or(0, |metadata| metadata.len()),
-        modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
+        size_bytes: metadata.iter().map(std::fs::Metadata::len).sum(),
+        modified: newest.unwrap_or(SystemTime::UNIX_EPOCH),
         format,
         summary: describe(&Source::File(path.to_owned())),
     }

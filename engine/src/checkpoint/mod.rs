@@ -6,6 +6,7 @@ mod expected;
 mod family;
 mod files;
 mod folder;
+mod gguf;
 mod gpt2;
 mod json;
 pub mod map;
@@ -43,7 +44,8 @@ use safetensors::Entry;
 pub enum Source {
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
-    /// A file that is a model by itself; settings and tokenizer are in its folder.
+    /// A file that is a model by itself: `.gguf` (the first one of a model in several), or `.pt` with its settings and
+    /// tokenizer in its folder.
     File(PathBuf),
     /// Files inside the binary: (file name, bytes), the weights 64-byte aligned.
     Embedded(&'static [(&'static str, &'static [u8])]),
@@ -231,6 +233,11 @@ impl Checkpoint {
         self.has_mtp
     }
 
+    /// Whether a tensor is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// The tensors the ordinary pass uses.
     fn used(&self) -> impl Iterator<Item = &Entry> {
         self.used.iter().filter_map(|name| self.tensors.get(name))
@@ -312,7 +319,9 @@ fn check(
 ) -> Vec<String> {
     let mut used = Vec::new();
     let at_most = tensors.len() + 1 + problems_max;
-    for Expected { name, shape, is_used } in expected(config, has_mtp(config, tensors), at_most) {
+    let has = |name: &str| tensors.contains_key(name);
+    let wanted = expected(config, has_mtp(config, tensors), &has, at_most);
+    for Expected { name, shape, is_used } in wanted {
         match check_one(path, config, tensors, &name, shape) {
             Ok(()) if is_used => used.push(name),
             Ok(()) => {}

@@ -366,14 +366,15 @@ mod tests {
         for all in [&mut layer.gate, &mut layer.up, &mut layer.down] {
             all.truncate(3);
         }
-        let x = numbers(1, 33 * D);
+        let d = sizes(DType::F32).0;
+        let x = numbers(1, 33 * d);
         let choices = [0, 1, 2].map(|expert| (expert, 1.0 / 3.0));
-        let want: Vec<f64> = x.chunks(D).flat_map(|x| layer.oracle(x, &choices)).collect();
+        let want: Vec<f64> = x.chunks(d).flat_map(|x| layer.oracle(x, &choices)).collect();
         let weights = layer.weights();
         for way in ways() {
             let mut cpu = backend(way, 2);
             let all = cpu.average_routing(33, 3).unwrap();
-            let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * D).unwrap());
+            let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * d).unwrap());
             cpu.experts(&mut y, None, &x, &all, &weights, 33);
             assert_close(&y, &want, |_| 2e-2);
         }

@@ -1,6 +1,6 @@
 //! A model's weights, taken from the checkpoint by their released names.
 
-use crate::backend::{Backend, ExpertWeights};
+use crate::backend::{Backend, ExpertWeights, KvB};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::config::MoeConfig;
 use crate::error::Result;
@@ -54,8 +54,8 @@ pub(super) struct Attention<B: Backend> {
     pub(super) kv_a: B::Weight,
     /// `[c]`.
     pub(super) kv_norm: B::Buf,
-    /// `[H * (n + v), c]`.
-    pub(super) kv_b: B::Weight,
+    /// `[H * (n + v), c]`, whole or in halves.
+    pub(super) kv_b: KvB<B::Weight>,
     /// `[D, H * v]`.
     pub(super) o: B::Weight,
 }
@@ -145,9 +145,20 @@ impl<B: Backend> Loader<'_, B> {
             query,
             kv_a: self.matrix(&format!("{at}.kv_a_proj_with_mqa.weight"))?,
             kv_norm: self.vector(&format!("{at}.kv_a_layernorm.weight"))?,
-            kv_b: self.matrix(&format!("{at}.kv_b_proj.weight"))?,
+            kv_b: self.kv_b(at)?,
             o: self.matrix(&format!("{at}.o_proj.weight"))?,
         })
+    }
+
+    /// The one matrix where it is there, else its halves.
+    fn kv_b(&mut self, at: &str) -> Result<KvB<B::Weight>> {
+        let whole = format!("{at}.kv_b_proj.weight");
+        let key = format!("{at}.k_b_proj.weight");
+        if self.checkpoint.has(&whole) || !self.checkpoint.has(&key) {
+            return Ok(KvB::Whole(self.matrix(&whole)?));
+        }
+        let value = format!("{at}.v_b_proj.weight");
+        Ok(KvB::Halves { key: self.matrix(&key)?, value: self.matrix(&value)? })
     }
 
     fn mlp(&mut self, at: &str, dim: usize) -> Result<Mlp<B>> {
