@@ -2,5 +2,6 @@
 
 mod compare;
 mod factors;
+mod gguf;
 mod golden;
 mod same_tokens;
