@@ -102,10 +102,6 @@ pub(super) fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case)
 }
 
-fn run(case: &str, tokens: &[i64], n_greedy: usize, step_rows: usize, cpu: &CpuOptions) -> Arrays {
-    run_on(&Source::Directory(folder(case)), tokens, n_greedy, step_rows, cpu)
-}
-
 /// What the engine computes, by the golden files' names.
 pub(super) fn run_on(
     source: &Source,
@@ -135,10 +131,23 @@ pub(super) fn run_on(
 /// One case in one setting: every key of the golden file that an ordinary pass has.
 #[track_caller]
 fn check(case: &str, required: &[&str], cpu: &CpuOptions, step_rows: usize, limits: &Limits) {
+    check_source(&Source::Directory(folder(case)), case, required, cpu, step_rows, limits);
+}
+
+/// A case's checkpoint from another place.
+#[track_caller]
+pub(super) fn check_source(
+    source: &Source,
+    case: &str,
+    required: &[&str],
+    cpu: &CpuOptions,
+    step_rows: usize,
+    limits: &Limits,
+) {
     let golden = compare::read(&folder(case).join("golden.safetensors"));
     let ids: Vec<i64> = golden["input_ids"].floats.iter().map(|id| *id as i64).collect();
     let n_greedy = golden["decode_tokens"].floats.len();
-    let made = run(case, &ids, n_greedy, step_rows, cpu);
+    let made = run_on(source, &ids, n_greedy, step_rows, cpu);
     let keys: Vec<&String> = golden.keys().filter(|key| !is_other(key)).collect();
     for required in ["logits", "decode_logits", "decode_tokens"].iter().chain(required) {
         assert!(
@@ -215,7 +224,8 @@ fn extra_prompts_give_the_first_logits_and_the_tokens_of_the_reference() {
             let (ids, want) = (list("input_ids"), list("decode_tokens"));
             let cpu =
                 CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
-            let made = run(case, &ids, want.len(), 64, &cpu);
+            let source = Source::Directory(folder(case));
+            let made = run_on(&source, &ids, want.len(), 64, &cpu);
             let logits = &made["logits"];
             let last = logits.floats[logits.floats.len() - logits.shape[1]..].to_vec();
             let last = Array { shape: vec![logits.shape[1]], floats: last, is_integer: false };

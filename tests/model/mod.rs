@@ -4,6 +4,7 @@ mod compare;
 mod discovery;
 mod factors;
 mod family;
+mod gguf;
 mod golden;
 mod mini;
 mod same_tokens;

@@ -192,7 +192,7 @@ def metadata(writer, config, older):
     writer.add_expert_weights_scale(c["routed_scaling_factor"])
     if c.get("norm_topk_prob"):
         writer.add_expert_weights_norm(True)
-    if not older:
+    if not older or c.get("n_group", 1) > 1:
         writer.add_expert_group_count(c.get("n_group") or 1)
         writer.add_expert_group_used_count(c.get("topk_group") or 1)
     if is_v3 or not older:
@@ -228,8 +228,10 @@ def tokenizer(writer, folder, vocab_size):
         token = settings.get(field)
         add(ids[token["content"] if isinstance(token, dict) else token])
     writer.add_add_bos_token(bool(settings.get("add_bos_token")))
-    if settings.get("chat_template"):
-        writer.add_chat_template(settings["chat_template"])
+    template = folder / "chat_template.jinja"
+    template = template.read_text() if template.exists() else settings.get("chat_template")
+    if template:
+        writer.add_chat_template(template)
 
 
 def layers(config, tensors, kv_b):

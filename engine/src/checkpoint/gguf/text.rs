@@ -148,6 +148,8 @@ pub(super) fn generation(file: &Container) -> Result<GenerationConfig> {
 /// The tokens.
 struct Vocabulary {
     ids: Map<String, Json>,
+    /// Some word is longer than a byte.
+    has_words: bool,
     added: Vec<Json>,
     /// Text of the tokens that begin, end or structure a text, and of those that the keys may name.
     controls: std::collections::BTreeMap<u32, String>,
@@ -168,7 +170,12 @@ impl Vocabulary {
             .map(|name| file.count(&format!("tokenizer.ggml.{name}_token_id")));
         let named: Vec<u64> =
             named.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let mut all = Self { ids: Map::new(), added: Vec::new(), controls: Default::default() };
+        let mut all = Self {
+            has_words: false,
+            ids: Map::new(),
+            added: Vec::new(),
+            controls: Default::default(),
+        };
         let found = file.texts(TOKENS, |id, text| {
             let kind = types.get(id).copied().unwrap_or(1);
             let is_named = named.contains(&(id as u64));
@@ -177,6 +184,7 @@ impl Vocabulary {
                 return Ok(());
             }
             all.ids.insert(text.to_owned(), json!(id));
+            all.has_words |= kind == 1 && text.chars().nth(1).is_some();
             if matches!(kind, UNKNOWN | CONTROL | USER_DEFINED) || is_named {
                 let special = kind != USER_DEFINED || is_named;
                 all.added.push(json!({
@@ -205,11 +213,13 @@ impl Vocabulary {
         let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
         steps.push(byte_level(gpt2));
         let mut merges = Vec::new();
-        if !file.texts(MERGES, |_, merge| {
+        let found = file.texts(MERGES, |_, merge| {
             merges.push(json!(merge));
             Ok(())
-        })? {
-            return Err(file.wrong(MERGES, "a list of texts"));
+        })?;
+        // Writers leave an empty list out.
+        if !found && self.has_words {
+            return Err(file.wrong(MERGES, "a list of texts: some tokens are longer than a byte"));
         }
         Ok(json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": self.added,
