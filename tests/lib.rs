@@ -12,3 +12,4 @@
 pub mod client;
 pub mod scripted;
 pub mod server;
+pub mod torch;

@@ -5,3 +5,4 @@ mod factors;
 mod golden;
 mod mini;
 mod same_tokens;
+mod torch_files;

@@ -2,7 +2,8 @@
 //!
 //! `tests/golden/<case>/` holds a small checkpoint and what a reference computed from it; `tests/golden/compare.py`
 //! knows the tolerances and shares no code with us. Each case runs with the portable kernels and with the best this
-//! processor has, in f32, and once more with bf16 activations where the weights are bf16.
+//! processor has, in f32, and once more with bf16 activations where the weights are bf16. A case of `.pt` files runs once for
+//! each of them that can be served.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +23,8 @@ struct Mode {
 
 const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
 const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
+/// Weights rounded from the ones the reference ran on: as far off as bf16 arithmetic is.
+const ROUNDED: Mode = Mode { isa: None, activations: "f32", profile: "bf16" };
 const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
 
 /// Where everything is.
@@ -58,20 +61,25 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     std::fs::create_dir_all(&setup.scratch)
         .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
     let cases = cases(&setup.golden, &words.plain)?;
+    let mut runs = Vec::new();
+    for case in &cases {
+        runs.extend(files(&setup.golden, case)?);
+    }
     let has_bf16 =
         std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_bf16"));
     println!(
-        "{:18} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
+        "{:27} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
         "case", "kernels", "acts", "max abs", "max KL", "greedy"
     );
     let (mut failed, mut skipped) = (0, 0);
-    for case in &cases {
-        for mode in modes(&setup.golden.join(case))? {
-            if mode == BF16 && !has_bf16 {
+    for run in &runs {
+        let case = &run.model;
+        for mode in &run.modes {
+            if *mode == BF16 && !has_bf16 {
                 skipped += 1;
                 continue;
             }
-            let row = match one(&setup, case, mode) {
+            let row = match one(&setup, run, *mode) {
                 Ok(report) => row(&report),
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
@@ -81,7 +89,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 .as_ref()
                 .map_or_else(|problem| format!("FAIL {problem}"), |()| "ok".into());
             let isa = mode.isa.unwrap_or("best");
-            println!("{case:18} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
+            println!("{case:27} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
         }
     }
     if skipped > 0 {
@@ -114,10 +122,29 @@ fn cases(golden: &Path, wanted: &[&str]) -> Result<Vec<String>> {
     Ok(wanted.iter().map(|&name| name.to_owned()).collect())
 }
 
-fn modes(case: &Path) -> Result<Vec<Mode>> {
-    let golden = read_json(&case.join("golden.json"))?;
-    let is_bf16 = golden["weights_dtype"] == "bf16";
-    Ok(if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] })
+/// A model of a case and the ways to run it.
+#[derive(Debug, PartialEq)]
+struct Run {
+    case: String,
+    /// The case's folder, or a file in it, below the golden folder.
+    model: String,
+    modes: Vec<Mode>,
+}
+
+/// A case's folder, or each of its `.pt` files; the one that must be refused is another test's.
+fn files(golden: &Path, case: &str) -> Result<Vec<Run>> {
+    let notes = read_json(&golden.join(case).join("golden.json"))?;
+    let Some(files) = notes["files"].as_object() else {
+        let is_bf16 = notes["weights_dtype"] == "bf16";
+        let modes = if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] };
+        return Ok(vec![Run { case: case.to_owned(), model: case.to_owned(), modes }]);
+    };
+    let run = |name: &String| Run {
+        case: case.to_owned(),
+        model: format!("{case}/{name}"),
+        modes: if name.contains("bf16") { vec![ROUNDED, BF16] } else { vec![PORTABLE, BEST] },
+    };
+    Ok(files.keys().filter(|name| !name.starts_with("reject")).map(run).collect())
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -127,8 +154,8 @@ fn read_json(path: &Path) -> Result<Value> {
 }
 
 /// Runs the binary over a case and has the result compared.
-fn one(setup: &Setup, case: &str, mode: Mode) -> Result<Value> {
-    let folder = setup.golden.join(case);
+fn one(setup: &Setup, run: &Run, mode: Mode) -> Result<Value> {
+    let (folder, case) = (setup.golden.join(&run.case), run.model.replace('/', "."));
     let golden = read_json(&folder.join("golden.json"))?;
     let tokens = setup.scratch.join(format!("{case}.tokens.json"));
     let produced = setup.scratch.join(format!(
@@ -143,7 +170,7 @@ fn one(setup: &Setup, case: &str, mode: Mode) -> Result<Value> {
     command
         .arg("logits")
         .arg("--model")
-        .arg(&folder)
+        .arg(setup.golden.join(&run.model))
         .arg("--tokens")
         .arg(&tokens)
         .arg("--out")
@@ -256,6 +283,12 @@ mod tests {
         assert_eq!(cases(folder.path(), &[]).unwrap(), ["a", "b"]);
         assert_eq!(cases(folder.path(), &["b"]).unwrap(), ["b"]);
         assert!(cases(folder.path(), &["c"]).unwrap_err().contains("no case `c`"));
-        assert_eq!(modes(&folder.path().join("a")).unwrap().len(), 3);
+        let runs = files(folder.path(), "a").unwrap();
+        assert_eq!((runs.len(), runs[0].model.as_str(), runs[0].modes.len()), (1, "a", 3));
+        let notes = r#"{"files": {"legacy.pt": {}, "reject_x.pt": {}, "state_bf16.pt": {}}}"#;
+        std::fs::write(folder.path().join("a/golden.json"), notes).unwrap();
+        let runs = files(folder.path(), "a").unwrap();
+        let models: Vec<_> = runs.iter().map(|run| (run.model.as_str(), run.modes[0])).collect();
+        assert_eq!(models, [("a/legacy.pt", PORTABLE), ("a/state_bf16.pt", ROUNDED)]);
     }
 }

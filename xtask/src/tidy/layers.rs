@@ -64,6 +64,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "xtask/",
         ],
     ),
+    ("serde_saphyr", &["engine/src/checkpoint/yaml.rs"]),
     ("tokenizers", &["engine/src/text/"]),
     ("minijinja", &["engine/src/text/"]),
     ("minijinja_contrib", &["engine/src/text/"]),
