@@ -24,9 +24,9 @@ impl View {
     pub fn whole(name: &str, class: &'static str, key: &str, shape: &[usize]) -> Self {
         let mut stride = vec![1; shape.len()];
         for i in (1..shape.len()).rev() {
-            stride[i - 1] = stride[i] * shape[i];
+            stride[i - 1] = usize::saturating_mul(stride[i], shape[i]);
         }
-        let count = shape.iter().product();
+        let count = shape.iter().fold(1, |count: usize, size| count.saturating_mul(*size));
         let (name, key, shape) = (name.to_owned(), key.to_owned(), shape.to_vec());
         Self { name, class, key, count, offset: 0, shape, stride }
     }

@@ -42,7 +42,7 @@ async fn a_file_answers_under_its_own_name_as_the_reference_does() {
         assert_eq!(field("type").as_deref(), Some("Pretrained"), "{model}");
         assert_eq!(
             (field("format").as_deref(), field("dtype").as_deref()),
-            (Some("pt"), Some("F32"))
+            (Some("pt"), Some("float32"))
         );
         assert_eq!(field("architecture").as_deref(), Some("mini_deepseek"));
         let (path, notes) = (field("path").unwrap(), notes());

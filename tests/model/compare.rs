@@ -33,13 +33,6 @@ pub(super) const F32: Limits =
 pub(super) const BF16: Limits =
     Limits { max_abs: 0.6, rms: 0.09, kl_mean: 4e-3, kl_max: 4e-2, tie: 0.25, route_tie: 3e-2 };
 
-impl Limits {
-    /// Whether they allow for nothing but the order of sums.
-    pub(super) fn is_exact(&self) -> bool {
-        self.max_abs <= F32.max_abs
-    }
-}
-
 /// Spread the limits are written for.
 const REFERENCE_STD: f64 = 2.0;
 /// Share of logit rows that may differ because of a near-tie between experts.

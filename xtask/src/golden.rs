@@ -23,8 +23,6 @@ struct Mode {
 
 const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
 const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
-/// Weights rounded from the ones the reference ran on: as far off as bf16 arithmetic is.
-const ROUNDED: Mode = Mode { isa: None, activations: "f32", profile: "bf16" };
 const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
 
 /// Where everything is.
@@ -80,7 +78,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 continue;
             }
             let row = match one(&setup, run, *mode) {
-                Ok(report) => row(&report),
+                Ok(report) => row(&report, run.only),
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
             failed += usize::from(row.verdict.is_err());
@@ -129,6 +127,9 @@ struct Run {
     /// The case's folder, or a file in it, below the golden folder.
     model: String,
     modes: Vec<Mode>,
+    /// The golden tensor its `logits` are compared with, when it is the only one: a file whose weights were rounded from
+    /// the ones the reference ran on.
+    only: Option<&'static str>,
 }
 
 /// A case's folder, or each of its `.pt` files; the one that must be refused is another test's.
@@ -137,12 +138,16 @@ fn files(golden: &Path, case: &str) -> Result<Vec<Run>> {
     let Some(files) = notes["files"].as_object() else {
         let is_bf16 = notes["weights_dtype"] == "bf16";
         let modes = if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] };
-        return Ok(vec![Run { case: case.to_owned(), model: case.to_owned(), modes }]);
+        return Ok(vec![Run { case: case.to_owned(), model: case.to_owned(), modes, only: None }]);
     };
-    let run = |name: &String| Run {
-        case: case.to_owned(),
-        model: format!("{case}/{name}"),
-        modes: if name.contains("bf16") { vec![ROUNDED, BF16] } else { vec![PORTABLE, BEST] },
+    let run = |name: &String| {
+        let is_rounded = name.contains("bf16");
+        Run {
+            case: case.to_owned(),
+            model: format!("{case}/{name}"),
+            modes: if is_rounded { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] },
+            only: is_rounded.then_some("logits_bf16_weights"),
+        }
     };
     Ok(files.keys().filter(|name| !name.starts_with("reject")).map(run).collect())
 }
@@ -190,6 +195,9 @@ fn one(setup: &Setup, run: &Run, mode: Mode) -> Result<Value> {
         .arg(&folder)
         .arg(&produced)
         .args(["--profile", mode.profile, "--json"])
+        .args(run.only.into_iter().flat_map(|key| {
+            ["--map".to_owned(), format!("logits={key}"), "--only".to_owned(), key.to_owned()]
+        }))
         .output()
         .map_err(|problem| format!("cannot run {}: {problem}", setup.python.display()))?;
     serde_json::from_slice(&compared.stdout)
@@ -211,12 +219,16 @@ struct Row {
     verdict: Result<()>,
 }
 
-fn row(report: &Value) -> Row {
+fn row(report: &Value, only: Option<&str>) -> Row {
     let keys = &report["keys"];
     let number = |key: &str, field: &str| keys[key][field].as_f64().unwrap_or(f64::NAN);
-    let greedy =
-        format!("{}/{}", keys["decode_tokens"]["matching_prefix"], keys["decode_tokens"]["of"]);
-    let (max_abs, kl_max) = (number("logits", "max_abs"), number("logits", "kl_max"));
+    let tokens = &keys["decode_tokens"];
+    let greedy = match only {
+        Some(_) => "-".to_owned(),
+        None => format!("{}/{}", tokens["matching_prefix"], tokens["of"]),
+    };
+    let logits = only.unwrap_or("logits");
+    let (max_abs, kl_max) = (number(logits, "max_abs"), number(logits, "kl_max"));
     let mut wrong = Vec::new();
     for (key, result) in keys.as_object().into_iter().flatten() {
         for failure in result["failures"].as_array().into_iter().flatten() {
@@ -224,7 +236,8 @@ fn row(report: &Value) -> Row {
         }
     }
     // A run that produced neither logits nor tokens has shown nothing, whatever else agrees.
-    for key in ["logits", "decode_logits", "decode_tokens"] {
+    let required = only.map_or(vec!["logits", "decode_logits", "decode_tokens"], |key| vec![key]);
+    for key in required {
         if keys[key].is_null() {
             wrong.push(format!("{key} was not produced"));
         }
@@ -251,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_passing_report_is_one_row_of_numbers() {
-        let row = row(&report());
+        let row = row(&report(), None);
         assert!(row.verdict.is_ok());
         assert_eq!(row.numbers, "   1.5e-5   2.0e-10   32/32");
     }
@@ -260,13 +273,15 @@ mod tests {
     fn failures_and_missing_tensors_fail_the_row() {
         let mut wrong = report();
         wrong["keys"]["hidden.1"] = json!({ "failures": ["rms > 5e-05"] });
-        assert_eq!(row(&wrong).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
+        assert_eq!(row(&wrong, None).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
         let mut missing = report();
         missing["keys"].as_object_mut().unwrap().remove("decode_logits");
-        assert_eq!(row(&missing).verdict.unwrap_err(), "decode_logits was not produced");
+        assert_eq!(row(&missing, None).verdict.unwrap_err(), "decode_logits was not produced");
         let mut silent = report();
         silent["pass"] = json!(false);
-        assert!(row(&silent).verdict.is_err());
+        assert!(row(&silent, None).verdict.is_err());
+        let only = row(&report(), Some("logits_bf16_weights"));
+        assert_eq!(only.verdict.unwrap_err(), "logits_bf16_weights was not produced");
     }
 
     #[test]
@@ -288,7 +303,10 @@ mod tests {
         let notes = r#"{"files": {"legacy.pt": {}, "reject_x.pt": {}, "state_bf16.pt": {}}}"#;
         std::fs::write(folder.path().join("a/golden.json"), notes).unwrap();
         let runs = files(folder.path(), "a").unwrap();
-        let models: Vec<_> = runs.iter().map(|run| (run.model.as_str(), run.modes[0])).collect();
-        assert_eq!(models, [("a/legacy.pt", PORTABLE), ("a/state_bf16.pt", ROUNDED)]);
+        let models: Vec<_> = runs.iter().map(|run| (run.model.as_str(), run.only)).collect();
+        assert_eq!(
+            models,
+            [("a/legacy.pt", None), ("a/state_bf16.pt", Some("logits_bf16_weights"))]
+        );
     }
 }
