@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions, Plan, Weight};
 use hadal_engine::backend::{
-    Backend, Expansion, ExpertWeights, HeadSide, MlaShape, RouteRule, Scoring, ScratchShape,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RouteRule, Scoring, ScratchShape,
 };
 use hadal_engine::checkpoint::{Bytes, Scales, Tensor};
 use hadal_engine::quant::{DType, fp8};
@@ -57,6 +57,11 @@ fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
             row.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect()
         }
         DType::Fp8E4m3 => row.iter().map(|x| ((x.to_bits() >> 20) as u8 & 0x9f) | 0x20).collect(),
+        // Wherever a block has its halves, they are between 2^-7 and 2^-3.
+        _ => {
+            let n_byte = dtype.row_bytes(dim).unwrap();
+            numbers(n_byte).iter().map(|x| ((x.to_bits() >> 12) as u8 & 0x0f) | 0x20).collect()
+        }
     };
     let bytes = Bytes::owned(row.repeat(n_out));
     let factors = n_out.div_ceil(fp8::BLOCK[0]) * dim.div_ceil(fp8::BLOCK[1]);
@@ -103,13 +108,21 @@ fn linear(c: &mut Criterion) {
         ("bf16, pairs", DType::Bf16, Activations::Bf16),
         ("f16", DType::F16, Activations::F32),
         ("fp8", DType::Fp8E4m3, Activations::F32),
+        ("q8_0", DType::Q8_0, Activations::F32),
+        ("q4_0", DType::Q4_0, Activations::F32),
+        ("q5_0", DType::Q5_0, Activations::F32),
+        ("q5_1", DType::Q5_1, Activations::F32),
+        ("q4_k", DType::Q4K, Activations::F32),
+        ("q5_k", DType::Q5K, Activations::F32),
+        ("q6_k", DType::Q6K, Activations::F32),
     ] {
         let (mut cpu, _) = backend(activations, LITE, 256, 64);
         let weight = matrix(&mut cpu, dtype, DIM, DIM);
         for rows in [1, 8, 64, 256] {
             let x = buffer(&mut cpu, rows * DIM);
             let mut y = cpu.alloc(rows * DIM).unwrap();
-            group.throughput(Throughput::Bytes((DIM * DIM * dtype.block_bytes()) as u64));
+            let n_byte = DIM * dtype.row_bytes(DIM).unwrap();
+            group.throughput(Throughput::Bytes(n_byte as u64));
             group.bench_function(BenchmarkId::new(name, rows), |b| {
                 b.iter(|| cpu.linear(&mut y, black_box(&x), &weight, rows));
             });
@@ -131,7 +144,7 @@ fn head_linear(c: &mut Criterion) {
                 cpu.head_linear(
                     &mut y,
                     black_box(&q),
-                    Expansion::joint(&kv_b, &V3),
+                    KvB::Whole(&kv_b),
                     HeadSide::Key,
                     &V3,
                     0..rows,
@@ -145,7 +158,7 @@ fn head_linear(c: &mut Criterion) {
                 cpu.head_linear(
                     &mut y,
                     black_box(&x),
-                    Expansion::joint(&kv_b, &V3),
+                    KvB::Whole(&kv_b),
                     HeadSide::Value,
                     &V3,
                     0..rows,
@@ -205,14 +218,7 @@ fn mla_prefill(c: &mut Criterion) {
         group.throughput(Throughput::Bytes((context * LITE.latent_dim() * 4) as u64));
         group.bench_function(BenchmarkId::from_parameter(context), |b| {
             b.iter(|| {
-                cpu.mla_prefill(
-                    &mut o,
-                    black_box(&q),
-                    &cache,
-                    Expansion::joint(&kv_b, &LITE),
-                    &LITE,
-                    &plan,
-                )
+                cpu.mla_prefill(&mut o, black_box(&q), &cache, KvB::Whole(&kv_b), &LITE, &plan)
             });
         });
     }

@@ -11,3 +11,4 @@
 mod http;
 mod model;
 mod text;
+mod tools;

@@ -9,10 +9,8 @@
     reason = "this crate is tests: a panic is how they fail"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions};
 use hadal_engine::cache::pages::PagePool;
@@ -21,38 +19,7 @@ use hadal_engine::model::Model;
 use hadal_engine::sched::Scheduler;
 use hadal_engine::step::Sampled;
 use hadal_engine::{Event, Limits, Request, Sampling, Sink, TokenId};
-
-/// Allocations and reallocations while counting is on, on any thread.
-static COUNTED: AtomicUsize = AtomicUsize::new(0);
-static IS_COUNTING: AtomicBool = AtomicBool::new(false);
-
-struct Counting;
-
-// SAFETY: hands everything to the system's allocator; counting touches atomics alone.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-fn count() {
-    if IS_COUNTING.load(Ordering::Relaxed) {
-        COUNTED.fetch_add(1, Ordering::Relaxed);
-    }
-}
+use hadal_tests::counting::{self, Counting};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -112,11 +79,7 @@ fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
     let mut pages = PagePool::new(n_page);
     let mut sampled: Vec<Sampled> = Vec::with_capacity(SEQUENCES);
     (0..SEQUENCES).for_each(|i| scheduler.enqueue(request(i), 0));
-    for turn in 0..WARM_STEPS + COUNTED_STEPS {
-        if turn == WARM_STEPS {
-            COUNTED.store(0, Ordering::SeqCst);
-            IS_COUNTING.store(true, Ordering::SeqCst);
-        }
+    let mut turn = |turn: usize| {
         let step = scheduler.plan(&mut pages, turn as u64).unwrap();
         if turn >= WARM_STEPS {
             assert_eq!(
@@ -128,9 +91,9 @@ fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
         model.forward(&step, &mut sampled).unwrap();
         scheduler.commit(step, &sampled, &mut pages, turn as u64);
         std::hint::black_box(Vec::<u8>::with_capacity(waste));
-    }
-    IS_COUNTING.store(false, Ordering::SeqCst);
-    COUNTED.load(Ordering::SeqCst)
+    };
+    (0..WARM_STEPS).for_each(&mut turn);
+    counting::allocations(|| (WARM_STEPS..WARM_STEPS + COUNTED_STEPS).for_each(&mut turn)).1
 }
 
 #[test]

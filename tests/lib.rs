@@ -10,6 +10,7 @@
 )]
 
 pub mod client;
+pub mod counting;
 pub mod scripted;
 pub mod server;
 pub mod torch;

@@ -7,6 +7,7 @@
 
 mod handle;
 mod memory;
+mod plan;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -23,12 +24,15 @@ use crate::model::Model;
 use crate::request::Request;
 use crate::sched::Scheduler;
 use crate::stats::Stats;
-use crate::step::{PAGE_TOKENS, Sampled, Step};
+use crate::step::{Sampled, Step};
 use handle::Door;
-use memory::Footprint;
 use run::Worker;
 
 pub use handle::{EngineHandle, HandleLimits, Refused};
+pub use plan::MemoryPlan;
+
+/// Places of a model's channel for commands that are no requests.
+const CHANNEL_SPARE: usize = 16;
 
 /// How to load a model.
 pub struct LoadOptions {
@@ -120,9 +124,7 @@ impl Engine {
     /// # Errors
     /// What `load` would refuse, memory included.
     pub fn check(source: &Source, limits: &Limits, cpu: &CpuOptions) -> Result<()> {
-        limits.check()?;
-        let cpu = Cpu::new(cpu)?;
-        Plan::of(&cpu, &Checkpoint::open(source)?, limits).map(|_| ())
+        MemoryPlan::of(source, limits, cpu)?.check()
     }
 
     /// Drops the handle kept here and waits until the model's memory is given back. Other handles must be gone.
@@ -130,37 +132,6 @@ impl Engine {
         drop(self.handle);
         // The thread catches its own panics; what it had to say, it said to each sink.
         let _ = self.thread.join();
-    }
-}
-
-/// What a model will take, decided before anything is made.
-struct Plan {
-    limits: Limits,
-    n_page: usize,
-    page_bytes: u64,
-    weight_bytes: u64,
-    scratch_bytes: u64,
-}
-
-impl Plan {
-    /// # Errors
-    /// [`Error::Memory`] when it does not fit.
-    fn of(cpu: &Cpu, checkpoint: &Checkpoint, limits: &Limits) -> Result<Self> {
-        let mut limits = limits.clone();
-        limits.context_tokens_max =
-            limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
-        let weight_bytes = checkpoint.weight_bytes();
-        // Scratch does not depend on the number of pages.
-        let shape = Model::<Cpu>::scratch_shape(checkpoint, &limits, 0);
-        let scratch_bytes =
-            Model::<Cpu>::scratch_bytes(checkpoint, &limits) + cpu.scratch_bytes(&shape);
-        let page_bytes = Model::<Cpu>::page_bytes(checkpoint);
-        let footprint =
-            Footprint { beside_bytes: weight_bytes.saturating_add(scratch_bytes), page_bytes };
-        let n_page = memory::choose_pages(&limits, footprint, memory::free_bytes())?;
-        // No sequence is promised more than the whole cache holds.
-        limits.context_tokens_max = limits.context_tokens_max.min(n_page * PAGE_TOKENS);
-        Ok(Self { limits, n_page, page_bytes, weight_bytes, scratch_bytes })
     }
 }
 
@@ -174,11 +145,12 @@ fn load_on(
     let LoadOptions { limits, cpu: _, now, on_stats } = options;
     limits.check()?;
     let checkpoint = Checkpoint::open(source)?;
-    let Plan { limits, n_page, page_bytes, weight_bytes, scratch_bytes } =
-        Plan::of(&cpu, &checkpoint, &limits)?;
+    let plan = MemoryPlan::for_checkpoint(&cpu, &checkpoint, &limits)?;
+    plan.check()?;
+    let (limits, n_page) = (&plan.limits, plan.n_page);
     let (isa, activations, threads) = (cpu.isa().name(), cpu.activations().name(), cpu.threads());
     let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
-    let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut report)?;
+    let mut model = Model::load(cpu, &checkpoint, limits, n_page, &mut report)?;
     let watch = checkpoint.watch();
     watch.check()?;
     let info = ModelInfo {
@@ -187,10 +159,10 @@ fn load_on(
         dtype: checkpoint.dtype().name(),
         context_length: limits.context_tokens_max,
         vocab_size: checkpoint.config.vocab_size,
-        weight_bytes,
-        cache_bytes: page_bytes * n_page as u64,
+        weight_bytes: plan.weight_bytes(),
+        cache_bytes: plan.cache_bytes,
         n_page,
-        scratch_bytes,
+        scratch_bytes: plan.scratch_bytes,
         isa,
         activations,
         threads,
@@ -200,7 +172,7 @@ fn load_on(
         model.forward(step, sampled)?;
         watch.check()
     };
-    let (handle, thread) = start(&limits, n_page, info.vocab_size, forward, now, on_stats)?;
+    let (handle, thread) = start(limits, n_page, info.vocab_size, forward, now, on_stats)?;
     Ok(Engine { handle, info, text: checkpoint.text, thread })
 }
 
@@ -213,10 +185,8 @@ fn start(
     now: Box<dyn Fn() -> u64 + Send>,
     on_stats: Box<dyn FnMut(&Stats) + Send>,
 ) -> Result<(EngineHandle, JoinHandle<()>)> {
-    /// Places of the channel for commands that are no requests.
-    const CANCELS: usize = 16;
     let live_max = limits.sequences_max + limits.queue_max;
-    let (sender, commands) = sync_channel(live_max + CANCELS);
+    let (sender, commands) = sync_channel(live_max + CHANNEL_SPARE);
     let door = Door::new(live_max);
     let worker = Worker {
         commands,

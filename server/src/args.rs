@@ -8,7 +8,8 @@ use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
 
 use crate::commands::{
-    bench::BenchArgs, chat::ChatArgs, logits::LogitsArgs, run::RunArgs, serve::ServeArgs,
+    bench::BenchArgs, chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, plan::PlanArgs,
+    run::RunArgs, serve::ServeArgs, verify::VerifyArgs,
 };
 
 /// Serves DeepSeek-V3-family models from this machine: a chat page and an HTTP API, a terminal chat, and tools.
@@ -35,6 +36,12 @@ pub(crate) enum Command {
     Chat(Box<ChatArgs>),
     /// Answer one prompt on standard output
     Run(Box<RunArgs>),
+    /// Say what a checkpoint holds and all that is wrong with it, from its headers
+    Inspect(InspectArgs),
+    /// Say what memory a model will take here, whether it fits, and how fast it can be
+    Plan(PlanArgs),
+    /// Read all of a checkpoint: a hash of every tensor, and values that are no numbers
+    Verify(VerifyArgs),
     /// Write a model's logits and intermediate values for given tokens, to compare with a reference
     Logits(LogitsArgs),
     /// Measure load time, prompt speed and answer speed, beside what this machine's memory allows

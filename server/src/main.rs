@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use args::{Cli, Command};
-use commands::{Failure, Outcome, bench, chat, logits, run, serve};
+use commands::{Failure, Outcome, bench, chat, inspect, logits, plan, run, serve, verify};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -70,6 +70,12 @@ fn dispatch(cli: Cli, isa: Option<Isa>) -> Outcome {
             args.compute.isa = args.compute.isa.or(isa);
             run::run(&args, &runtime()?)
         }
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Plan(mut args) => {
+            args.compute.isa = args.compute.isa.or(isa);
+            plan::run(&args)
+        }
+        Command::Verify(args) => verify::run(&args),
         Command::Logits(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
             logits::run(&args)

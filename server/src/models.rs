@@ -29,13 +29,16 @@ pub(crate) enum Problem {
     Unknown(String),
     /// There is one, and it cannot be served.
     Unusable(String),
+    /// Its files are not what they must be. They may be still on their way: a later listing knows better.
+    Defect(String),
     /// Not enough memory now.
     Memory(String),
 }
 
 impl Problem {
     pub(crate) fn sentence(&self) -> &str {
-        let (Self::Unknown(text) | Self::Unusable(text) | Self::Memory(text)) = self;
+        let (Self::Unknown(text) | Self::Unusable(text) | Self::Defect(text) | Self::Memory(text)) =
+            self;
         text
     }
 }
@@ -180,7 +183,7 @@ impl Models {
         let name = found.name.clone();
         if let Err(reason) = &found.summary {
             let sentence = format!("model `{name}` cannot be served: {reason}");
-            return guard.end(Err(Problem::Unusable(sentence)));
+            return guard.end(Err(Problem::Defect(sentence)));
         }
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
         let load = move || {

@@ -14,7 +14,7 @@ use crate::{Result, Words};
 
 /// One way to run a case.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Mode {
+pub(crate) struct Mode {
     isa: Option<&'static str>,
     activations: &'static str,
     /// `compare.py`'s tolerances.
@@ -22,63 +22,111 @@ struct Mode {
 }
 
 const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
-const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
+pub(crate) const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
 const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
 
+/// What a run must have produced to have shown anything.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Wanted {
+    /// Logits and tokens.
+    Ordinary,
+    /// These and the MTP layer's drafts.
+    Drafts,
+    /// Logits alone, compared under another golden name: those of weights that were rounded from the ones the rest of the
+    /// file was made with.
+    Rounded,
+}
+
+/// The golden name of [`Wanted::Rounded`].
+const ROUNDED: &str = "logits_bf16_weights";
+
+impl Wanted {
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Ordinary => &["logits", "decode_logits", "decode_tokens"],
+            Self::Drafts => &[
+                "logits",
+                "decode_logits",
+                "decode_tokens",
+                "mtp.logits",
+                "mtp.hidden",
+                "mtp.draft_tokens",
+            ],
+            Self::Rounded => &[ROUNDED],
+        }
+    }
+}
+
+/// A model of a case and the ways to run it.
+#[derive(Debug, PartialEq)]
+struct Run {
+    case: String,
+    /// The case's folder, or a file in it, below the golden folder.
+    model: String,
+    modes: Vec<Mode>,
+    wanted: Wanted,
+}
+
 /// Where everything is.
-struct Setup {
-    binary: PathBuf,
-    python: PathBuf,
-    golden: PathBuf,
+pub(crate) struct Setup {
+    pub(crate) binary: PathBuf,
+    pub(crate) python: PathBuf,
+    pub(crate) golden: PathBuf,
     /// Tokens and produced numbers go here.
-    scratch: PathBuf,
+    pub(crate) scratch: PathBuf,
+}
+
+impl Setup {
+    /// From `--bin` and `--python`; makes the folder `target/<scratch>`.
+    pub(crate) fn new(root: &Path, words: &Words<'_>, scratch: &str) -> Result<Self> {
+        let own = root.join(".tools/python/bin/python");
+        let setup = Self {
+            binary: words
+                .flag("--bin")
+                .map_or_else(|| root.join("target/release/hadal"), PathBuf::from),
+            python: match words.flag("--python") {
+                Some(path) => path.into(),
+                None if own.exists() => own,
+                None => "python3".into(),
+            },
+            golden: root.join("tests/golden"),
+            scratch: root.join("target").join(scratch),
+        };
+        if !setup.binary.exists() {
+            return Err(format!(
+                "{} is not there: `cargo build --release` first",
+                setup.binary.display()
+            ));
+        }
+        std::fs::create_dir_all(&setup.scratch)
+            .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
+        Ok(setup)
+    }
 }
 
 /// Runs the cases named, or all, prints a table and fails when a case does.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let words = Words::read(args, &["--bin", "--python"])?;
-    let own = root.join(".tools/python/bin/python");
-    let setup = Setup {
-        binary: words
-            .flag("--bin")
-            .map_or_else(|| root.join("target/release/hadal"), PathBuf::from),
-        python: match words.flag("--python") {
-            Some(path) => path.into(),
-            None if own.exists() => own,
-            None => "python3".into(),
-        },
-        golden: root.join("tests/golden"),
-        scratch: root.join("target/golden"),
-    };
-    if !setup.binary.exists() {
-        return Err(format!(
-            "{} is not there: `cargo build --release` first",
-            setup.binary.display()
-        ));
-    }
-    std::fs::create_dir_all(&setup.scratch)
-        .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
-    let cases = cases(&setup.golden, &words.plain)?;
+    let setup = Setup::new(root, &words, "golden")?;
     let mut runs = Vec::new();
-    for case in &cases {
-        runs.extend(files(&setup.golden, case)?);
+    for case in cases(&setup.golden, &words.plain)? {
+        runs.extend(runs_of(&setup.golden, &case)?);
     }
     let has_bf16 =
         std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_bf16"));
     println!(
-        "{:27} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
+        "{:28} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
         "case", "kernels", "acts", "max abs", "max KL", "greedy"
     );
     let (mut failed, mut skipped) = (0, 0);
-    for run in &runs {
-        let case = &run.model;
-        for mode in &run.modes {
-            if *mode == BF16 && !has_bf16 {
+    for Run { case, model, modes, wanted } in &runs {
+        for mode in modes.iter().copied() {
+            if mode == BF16 && !has_bf16 {
                 skipped += 1;
                 continue;
             }
-            let row = match one(&setup, run, *mode) {
-                Ok(report) => row(&report, run.only),
+            let row = match one(&setup, &setup.golden.join(model), case, mode, *wanted) {
+                Ok(report) => row(&report, *wanted),
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
             failed += usize::from(row.verdict.is_err());
@@ -87,7 +135,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 .as_ref()
                 .map_or_else(|problem| format!("FAIL {problem}"), |()| "ok".into());
             let isa = mode.isa.unwrap_or("best");
-            println!("{case:27} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
+            println!("{model:28} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
         }
     }
     if skipped > 0 {
@@ -120,36 +168,25 @@ fn cases(golden: &Path, wanted: &[&str]) -> Result<Vec<String>> {
     Ok(wanted.iter().map(|&name| name.to_owned()).collect())
 }
 
-/// A model of a case and the ways to run it.
-#[derive(Debug, PartialEq)]
-struct Run {
-    case: String,
-    /// The case's folder, or a file in it, below the golden folder.
-    model: String,
-    modes: Vec<Mode>,
-    /// The golden tensor its `logits` are compared with, when it is the only one: a file whose weights were rounded from
-    /// the ones the reference ran on.
-    only: Option<&'static str>,
-}
-
 /// A case's folder, or each of its `.pt` files; the one that must be refused is another test's.
-fn files(golden: &Path, case: &str) -> Result<Vec<Run>> {
+fn runs_of(golden: &Path, case: &str) -> Result<Vec<Run>> {
     let notes = read_json(&golden.join(case).join("golden.json"))?;
+    let run = |model: String, is_bf16: bool, wanted| Run {
+        case: case.to_owned(),
+        model,
+        modes: if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] },
+        wanted,
+    };
     let Some(files) = notes["files"].as_object() else {
-        let is_bf16 = notes["weights_dtype"] == "bf16";
-        let modes = if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] };
-        return Ok(vec![Run { case: case.to_owned(), model: case.to_owned(), modes, only: None }]);
+        let wanted = if notes["mtp"].is_null() { Wanted::Ordinary } else { Wanted::Drafts };
+        return Ok(vec![run(case.to_owned(), notes["weights_dtype"] == "bf16", wanted)]);
     };
-    let run = |name: &String| {
+    let each = files.keys().filter(|name| !name.starts_with("reject")).map(|name| {
         let is_rounded = name.contains("bf16");
-        Run {
-            case: case.to_owned(),
-            model: format!("{case}/{name}"),
-            modes: if is_rounded { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] },
-            only: is_rounded.then_some("logits_bf16_weights"),
-        }
-    };
-    Ok(files.keys().filter(|name| !name.starts_with("reject")).map(run).collect())
+        let wanted = if is_rounded { Wanted::Rounded } else { Wanted::Ordinary };
+        run(format!("{case}/{name}"), is_rounded, wanted)
+    });
+    Ok(each.collect())
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -158,28 +195,61 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
-/// Runs the binary over a case and has the result compared.
-fn one(setup: &Setup, run: &Run, mode: Mode) -> Result<Value> {
-    let (folder, case) = (setup.golden.join(&run.case), run.model.replace('/', "."));
+/// Runs the binary with `model` over a case's tokens and has the result compared.
+pub(crate) fn one(
+    setup: &Setup,
+    model: &Path,
+    case: &str,
+    mode: Mode,
+    wanted: Wanted,
+) -> Result<Value> {
+    let folder = setup.golden.join(case);
     let golden = read_json(&folder.join("golden.json"))?;
-    let tokens = setup.scratch.join(format!("{case}.tokens.json"));
     let produced = setup.scratch.join(format!(
         "{case}.{}.{}.safetensors",
         mode.isa.unwrap_or("best"),
         mode.activations
     ));
-    std::fs::write(&tokens, golden["input_ids"].to_string())
+    let greedy = golden["decode_tokens"].as_array().map_or(0, Vec::len);
+    logits(setup, model, &golden["input_ids"], greedy, mode, &produced)?;
+    let mut compare = Command::new(&setup.python);
+    compare.arg(setup.golden.join("compare.py")).arg(&folder).arg(&produced).args([
+        "--profile",
+        mode.profile,
+        "--json",
+    ]);
+    if wanted == Wanted::Rounded {
+        compare.args(["--map", &format!("logits={ROUNDED}"), "--only", ROUNDED]);
+    }
+    let compared = compare
+        .output()
+        .map_err(|problem| format!("cannot run {}: {problem}", setup.python.display()))?;
+    serde_json::from_slice(&compared.stdout)
+        .map_err(|_| format!("compare.py: {}", last_line(&compared.stderr)))
+}
+
+/// What `model` makes of the tokens, written to `produced`.
+pub(crate) fn logits(
+    setup: &Setup,
+    model: &Path,
+    input_ids: &Value,
+    greedy: usize,
+    mode: Mode,
+    produced: &Path,
+) -> Result<()> {
+    let tokens = produced.with_extension("tokens.json");
+    std::fs::write(&tokens, input_ids.to_string())
         .map_err(|p| format!("{}: {p}", tokens.display()))?;
-    let greedy = golden["decode_tokens"].as_array().map_or(0, Vec::len).to_string();
     let mut command = Command::new(&setup.binary);
     command
         .arg("logits")
         .arg("--model")
-        .arg(setup.golden.join(&run.model))
+        .arg(model)
         .arg("--tokens")
         .arg(&tokens)
         .arg("--out")
-        .arg(&produced);
+        .arg(produced);
+    let greedy = greedy.to_string();
     command.args(["--greedy", &greedy, "--activations", mode.activations, "--trace"]);
     if let Some(isa) = mode.isa {
         command.args(["--isa", isa]);
@@ -187,24 +257,10 @@ fn one(setup: &Setup, run: &Run, mode: Mode) -> Result<Value> {
     let made = command
         .output()
         .map_err(|problem| format!("cannot run {}: {problem}", setup.binary.display()))?;
-    if !made.status.success() {
-        return Err(last_line(&made.stderr));
-    }
-    let compared = Command::new(&setup.python)
-        .arg(setup.golden.join("compare.py"))
-        .arg(&folder)
-        .arg(&produced)
-        .args(["--profile", mode.profile, "--json"])
-        .args(run.only.into_iter().flat_map(|key| {
-            ["--map".to_owned(), format!("logits={key}"), "--only".to_owned(), key.to_owned()]
-        }))
-        .output()
-        .map_err(|problem| format!("cannot run {}: {problem}", setup.python.display()))?;
-    serde_json::from_slice(&compared.stdout)
-        .map_err(|_| format!("compare.py: {}", last_line(&compared.stderr)))
+    if made.status.success() { Ok(()) } else { Err(last_line(&made.stderr)) }
 }
 
-fn last_line(stderr: &[u8]) -> String {
+pub(crate) fn last_line(stderr: &[u8]) -> String {
     String::from_utf8_lossy(stderr)
         .trim()
         .lines()
@@ -214,20 +270,19 @@ fn last_line(stderr: &[u8]) -> String {
 }
 
 /// What the table shows of a comparison.
-struct Row {
-    numbers: String,
-    verdict: Result<()>,
+pub(crate) struct Row {
+    pub(crate) numbers: String,
+    pub(crate) verdict: Result<()>,
 }
 
-fn row(report: &Value, only: Option<&str>) -> Row {
+pub(crate) fn row(report: &Value, wanted: Wanted) -> Row {
     let keys = &report["keys"];
     let number = |key: &str, field: &str| keys[key][field].as_f64().unwrap_or(f64::NAN);
     let tokens = &keys["decode_tokens"];
-    let greedy = match only {
-        Some(_) => "-".to_owned(),
-        None => format!("{}/{}", tokens["matching_prefix"], tokens["of"]),
+    let (logits, greedy) = match wanted {
+        Wanted::Rounded => (ROUNDED, "-".to_owned()),
+        _ => ("logits", format!("{}/{}", tokens["matching_prefix"], tokens["of"])),
     };
-    let logits = only.unwrap_or("logits");
     let (max_abs, kl_max) = (number(logits, "max_abs"), number(logits, "kl_max"));
     let mut wrong = Vec::new();
     for (key, result) in keys.as_object().into_iter().flatten() {
@@ -236,9 +291,8 @@ fn row(report: &Value, only: Option<&str>) -> Row {
         }
     }
     // A run that produced neither logits nor tokens has shown nothing, whatever else agrees.
-    let required = only.map_or(vec!["logits", "decode_logits", "decode_tokens"], |key| vec![key]);
-    for key in required {
-        if keys[key].is_null() {
+    for key in wanted.keys() {
+        if keys[*key].is_null() {
             wrong.push(format!("{key} was not produced"));
         }
     }
@@ -264,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_passing_report_is_one_row_of_numbers() {
-        let row = row(&report(), None);
+        let row = row(&report(), Wanted::Ordinary);
         assert!(row.verdict.is_ok());
         assert_eq!(row.numbers, "   1.5e-5   2.0e-10   32/32");
     }
@@ -273,15 +327,24 @@ mod tests {
     fn failures_and_missing_tensors_fail_the_row() {
         let mut wrong = report();
         wrong["keys"]["hidden.1"] = json!({ "failures": ["rms > 5e-05"] });
-        assert_eq!(row(&wrong, None).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
+        assert_eq!(row(&wrong, Wanted::Ordinary).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
         let mut missing = report();
         missing["keys"].as_object_mut().unwrap().remove("decode_logits");
-        assert_eq!(row(&missing, None).verdict.unwrap_err(), "decode_logits was not produced");
+        assert_eq!(
+            row(&missing, Wanted::Ordinary).verdict.unwrap_err(),
+            "decode_logits was not produced"
+        );
+        assert!(
+            row(&report(), Wanted::Drafts)
+                .verdict
+                .unwrap_err()
+                .contains("mtp.logits was not produced")
+        );
         let mut silent = report();
         silent["pass"] = json!(false);
-        assert!(row(&silent, None).verdict.is_err());
-        let only = row(&report(), Some("logits_bf16_weights"));
-        assert_eq!(only.verdict.unwrap_err(), "logits_bf16_weights was not produced");
+        assert!(row(&silent, Wanted::Ordinary).verdict.is_err());
+        let rounded = row(&report(), Wanted::Rounded).verdict.unwrap_err();
+        assert_eq!(rounded, "logits_bf16_weights was not produced");
     }
 
     #[test]
@@ -298,15 +361,15 @@ mod tests {
         assert_eq!(cases(folder.path(), &[]).unwrap(), ["a", "b"]);
         assert_eq!(cases(folder.path(), &["b"]).unwrap(), ["b"]);
         assert!(cases(folder.path(), &["c"]).unwrap_err().contains("no case `c`"));
-        let runs = files(folder.path(), "a").unwrap();
+        let runs = runs_of(folder.path(), "a").unwrap();
         assert_eq!((runs.len(), runs[0].model.as_str(), runs[0].modes.len()), (1, "a", 3));
         let notes = r#"{"files": {"legacy.pt": {}, "reject_x.pt": {}, "state_bf16.pt": {}}}"#;
         std::fs::write(folder.path().join("a/golden.json"), notes).unwrap();
-        let runs = files(folder.path(), "a").unwrap();
-        let models: Vec<_> = runs.iter().map(|run| (run.model.as_str(), run.only)).collect();
+        let runs = runs_of(folder.path(), "a").unwrap();
+        let models: Vec<_> = runs.iter().map(|run| (run.model.as_str(), run.wanted)).collect();
         assert_eq!(
             models,
-            [("a/legacy.pt", None), ("a/state_bf16.pt", Some("logits_bf16_weights"))]
+            [("a/legacy.pt", Wanted::Ordinary), ("a/state_bf16.pt", Wanted::Rounded)]
         );
     }
 }

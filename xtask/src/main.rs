@@ -4,6 +4,8 @@
 #![allow(clippy::print_stdout, reason = "printing is what these commands are for")]
 
 mod ci;
+mod fuzz;
+mod gguf;
 mod golden;
 mod tidy;
 mod tiny;
@@ -19,11 +21,17 @@ const USAGE: &str = "usage: cargo xtask <command>
   ci                        formatting, lints, tidy, and cargo-deny where it is installed
   tidy                      sizes, layers, homes, markers, paths, links; prints the line budget
   tiny --out DIR            write a seeded random checkpoint in Hugging Face layout
-       [--preset NAME]      tiny (default), v2-lite, v3-layer, moonlight-cut
+       [--preset NAME]      tiny (default), blocks, v2-lite, v3-mini, v3-layer, moonlight-cut
        [--seed N]           default 1
   golden [CASE ...]         run `hadal logits` over tests/golden and compare with the references
        [--bin PATH]         the binary to run, default target/release/hadal
        [--python PATH]      a python3 that has numpy, default .tools/python/bin/python, else python3
+  fuzz [TARGET ...]         run the fuzz targets over real files as seeds (needs cargo-fuzz)
+       [--seconds N]        for each target, default 600
+       [--jobs N]           processes at once, default 1
+  gguf                      write GGUF files of the golden checkpoints and of quantised weights, and compare
+       [--bin PATH]         as above
+       [--python PATH]      as above, with the package gguf too
 ";
 
 fn main() -> ExitCode {
@@ -37,6 +45,8 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(&root()),
         "tiny" => tiny::run(rest),
         "golden" => golden::run(&root(), rest),
+        "fuzz" => fuzz::run(&root(), rest),
+        "gguf" => gguf::run(&root(), rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -25,6 +25,9 @@ pub struct PagePool {
 }
 
 impl PagePool {
+    /// Bytes that a page takes in the pool, and in the lists of a step that may name every one.
+    pub const PAGE_BYTES: u64 = (4 * size_of::<PageId>()) as u64;
+
     /// A pool of `n_page` free pages, at most [`PAGES_MAX`].
     pub fn new(n_page: usize) -> Self {
         debug_assert!(n_page <= PAGES_MAX);

@@ -2,7 +2,6 @@
 
 use super::config::{Architecture, MoeConfig};
 use super::{ModelConfig, mini};
-use crate::quant::DType;
 
 /// A tensor that must be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,30 +12,44 @@ pub(super) struct Expected {
     pub(super) is_used: bool,
 }
 
-/// Storage types a tensor may have.
-pub(super) const DTYPES: [DType; 4] = [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3];
-
 /// Collects names and shapes.
 struct List<'a> {
     config: &'a ModelConfig,
+    has: &'a dyn Fn(&str) -> bool,
     is_used: bool,
     tensors: Vec<Expected>,
+    at_most: usize,
 }
 
-/// Everything `config` asks for.
-pub(super) fn expected(config: &ModelConfig) -> Vec<Expected> {
+/// Everything `config` asks for, with the first MTP layer or without, up to `at_most` tensors: a few bytes of
+/// configuration can ask for a hundred thousand. Who holds `n` tensors needs to see `n + 1`: names differ, so one of
+/// those is missing. `has` says what is there: some matrices may be stored in two forms.
+pub(super) fn expected(
+    config: &ModelConfig,
+    has_mtp: bool,
+    has: &dyn Fn(&str) -> bool,
+    at_most: usize,
+) -> Vec<Expected> {
     match &config.architecture {
-        Architecture::DeepSeek => deepseek(config),
+        Architecture::DeepSeek => deepseek(config, has_mtp, has, at_most),
         Architecture::Mini(mini) => mini::expected(config, mini),
     }
 }
 
 /// DeepSeek-V2 and V3.
-fn deepseek(config: &ModelConfig) -> Vec<Expected> {
-    let mut list = List { config, is_used: true, tensors: Vec::new() };
+fn deepseek(
+    config: &ModelConfig,
+    has_mtp: bool,
+    has: &dyn Fn(&str) -> bool,
+    at_most: usize,
+) -> Vec<Expected> {
+    let mut list = List { config, has, is_used: true, tensors: Vec::new(), at_most };
     let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
     list.add("model.embed_tokens.weight", &[vocab, hidden]);
     for layer in 0..layers {
+        if list.is_full() {
+            break;
+        }
         let moe = config.moe.as_ref().filter(|_| config.is_moe_layer.get(layer) == Some(&true));
         list.layer(layer, moe);
     }
@@ -44,7 +57,7 @@ fn deepseek(config: &ModelConfig) -> Vec<Expected> {
     if !config.tie_word_embeddings {
         list.add("lm_head.weight", &[vocab, hidden]);
     }
-    if config.num_nextn_predict_layers > 0 {
+    if has_mtp {
         list.is_used = false;
         let at = format!("model.layers.{layers}");
         list.add(&format!("{at}.enorm.weight"), &[hidden]);
@@ -59,7 +72,14 @@ fn deepseek(config: &ModelConfig) -> Vec<Expected> {
 }
 
 impl List<'_> {
+    fn is_full(&self) -> bool {
+        self.tensors.len() >= self.at_most
+    }
+
     fn add(&mut self, name: &str, shape: &[usize]) {
+        if self.is_full() {
+            return;
+        }
         self.tensors.push(Expected {
             name: name.to_owned(),
             shape: shape.to_vec(),
@@ -96,11 +116,21 @@ impl List<'_> {
             &[c.kv_lora_rank + c.qk_rope_head_dim, hidden],
         );
         self.add(&format!("{at}.kv_a_layernorm.weight"), &[c.kv_lora_rank]);
-        self.add(
-            &format!("{at}.kv_b_proj.weight"),
-            &[heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank],
-        );
+        self.kv_b(at);
         self.add(&format!("{at}.o_proj.weight"), &[hidden, heads * c.v_head_dim]);
+    }
+
+    /// `kv_b_proj`, or its halves: the key's turned round for each head, as GGUF has it.
+    fn kv_b(&mut self, at: &str) {
+        let c = self.config;
+        let (heads, rank) = (c.num_attention_heads, c.kv_lora_rank);
+        let whole = format!("{at}.kv_b_proj.weight");
+        let key = format!("{at}.k_b_proj.weight");
+        if (self.has)(&whole) || !(self.has)(&key) {
+            return self.add(&whole, &[heads * (c.qk_nope_head_dim + c.v_head_dim), rank]);
+        }
+        self.add(&key, &[heads * rank, c.qk_nope_head_dim]);
+        self.add(&format!("{at}.v_b_proj.weight"), &[heads * c.v_head_dim, rank]);
     }
 
     fn mlp(&mut self, at: &str, width: usize) {
@@ -123,6 +153,9 @@ impl List<'_> {
             );
         }
         for e in 0..experts {
+            if self.is_full() {
+                break;
+            }
             self.mlp(&format!("{at}.experts.{e}"), moe.moe_intermediate_size);
         }
     }

@@ -1,6 +1,6 @@
 //! A checkpoint's files by name: on disk or inside the binary.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -79,8 +79,18 @@ impl<'a> Files<'a> {
                 .map(|(name, bytes)| (self.path.join(name), Bytes::from_static(bytes)))
                 .collect());
         }
-        let mut names = match self.optional(INDEX)? {
-            Some((path, bytes)) => indexed(&path, &bytes)?,
+        let names = self.weight_names()?;
+        let open = |name: String| {
+            let path = self.path.join(name);
+            Bytes::open(&path).map(|bytes| (path, bytes))
+        };
+        names.into_iter().map(open).collect()
+    }
+
+    /// Names of the weight files: those the index names, else every `*.safetensors`. At least one.
+    pub(super) fn weight_names(&self) -> Result<Vec<String>> {
+        let mut names = match self.index()? {
+            Some(map) => files_of(map),
             None => self.listed()?,
         };
         if names.is_empty() {
@@ -90,17 +100,19 @@ impl<'a> Files<'a> {
             let problem = "no `*.safetensors` file is in it, nor `pytorch_model.bin`".to_owned();
             return Err(Error::Format { path: self.path.clone(), problem });
         }
-        let open = |name: String| {
-            let path = self.path.join(name);
-            Bytes::open(&path).map(|bytes| (path, bytes))
-        };
-        names.into_iter().map(open).collect()
+        Ok(names)
+    }
+
+    /// The index of a sharded folder, tensor to file; `None` when it has none.
+    pub(super) fn index(&self) -> Result<Option<BTreeMap<String, String>>> {
+        let index = self.optional(INDEX)?;
+        index.map(|(path, bytes)| indexed(&path, &bytes)).transpose()
     }
 
     /// The files of a checkpoint from before safetensors.
     fn torch_weights(&self) -> Result<Vec<String>> {
         if let Some((path, bytes)) = self.optional(TORCH_INDEX)? {
-            return indexed(&path, &bytes);
+            return Ok(files_of(indexed(&path, &bytes)?));
         }
         let is_there =
             std::fs::metadata(self.path.join(TORCH_WEIGHTS)).is_ok_and(|file| file.is_file());
@@ -125,14 +137,19 @@ impl<'a> Files<'a> {
     }
 }
 
-/// The files an index names; each must be a plain name beside it.
-fn indexed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
+/// The files of an index, each once, sorted.
+fn files_of(map: BTreeMap<String, String>) -> Vec<String> {
+    map.into_values().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// What an index says, tensor to file; each must be a plain name beside it.
+fn indexed(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>> {
     let object = parse_object(path, bytes)?;
     let format = |problem: String| Error::Format { path: path.to_owned(), problem };
     let Some(map) = object.get("weight_map").and_then(Value::as_object) else {
         return Err(format("no `weight_map`: the index says which file holds which tensor".into()));
     };
-    let mut names = BTreeSet::new();
+    let mut files = BTreeMap::new();
     for (tensor, file) in map {
         let name = file.as_str().unwrap_or_default();
         let is_plain = Path::new(name).file_name().is_some_and(|last| last == name)
@@ -142,7 +159,7 @@ fn indexed(path: &Path, bytes: &[u8]) -> Result<Vec<String>> {
                 "tensor `{tensor}` is in {file}, wanted a file name of this folder"
             )));
         }
-        names.insert(name.to_owned());
+        files.insert(tensor.clone(), name.to_owned());
     }
-    Ok(names.into_iter().collect())
+    Ok(files)
 }

@@ -224,6 +224,14 @@ impl Bytes {
         Ok(Self { range: 0..map.bytes.len(), owner: Owner::Map(Arc::new(map)) })
     }
 
+    /// The file they are mapped from; `None` for memory of our own.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.owner {
+            Owner::Map(map) => Some(&map.path),
+            Owner::Static(_) | Owner::Owned(_) => None,
+        }
+    }
+
     /// A part, by offsets into these bytes; `None` when it is outside.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         let start = self.range.start.checked_add(range.start)?;

@@ -3,31 +3,40 @@
 pub mod config;
 mod discover;
 mod expected;
+mod family;
 mod files;
 mod folder;
+mod gguf;
 mod gpt2;
 mod json;
 pub mod map;
 mod mini;
+mod part;
 mod pickle;
 mod pt;
 mod safetensors;
 mod scales;
+mod scan;
 mod single;
+mod survey;
+mod text_size;
 mod yaml;
 mod zip;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
 pub use discover::{Found, Summary, describe, describe_path, discover};
 pub use map::{Bytes, Watch};
+pub use part::Part;
 pub use scales::Scales;
+pub use scan::Defects;
+pub use survey::{Listed, Survey};
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
-use expected::{DTYPES, Expected, expected};
+use expected::{Expected, expected};
 use safetensors::Entry;
 
 /// Where a checkpoint comes from.
@@ -35,7 +44,8 @@ use safetensors::Entry;
 pub enum Source {
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
-    /// A file that is a model by itself; settings and tokenizer are in its folder.
+    /// A file that is a model by itself: `.gguf` (the first one of a model in several), or `.pt` with its settings and
+    /// tokenizer in its folder.
     File(PathBuf),
     /// Files inside the binary: (file name, bytes), the weights 64-byte aligned.
     Embedded(&'static [(&'static str, &'static [u8])]),
@@ -69,6 +79,31 @@ impl Tensor {
         out
     }
 
+    /// Rows of the last dimension: one in a vector.
+    pub fn n_row(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
+    }
+
+    /// Numbers in a row.
+    pub fn dim(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Some rows widened to f32, factors included; `out` holds whole rows, from row `first` on.
+    pub fn decode_rows(&self, first: usize, out: &mut [f32]) {
+        let dim = self.dim();
+        let Some(row_bytes) = self.dtype.row_bytes(dim).filter(|bytes| *bytes > 0) else { return };
+        for (index, row) in (first..).zip(out.chunks_exact_mut(dim)) {
+            let Some(bytes) = self.bytes.get(index * row_bytes..(index + 1) * row_bytes) else {
+                return;
+            };
+            self.dtype.decode(bytes, row);
+            if let Some(scales) = &self.scales {
+                scales.apply(index, dim, row);
+            }
+        }
+    }
+
     /// Bytes it takes in its file, factors included.
     pub fn stored_bytes(&self) -> usize {
         self.bytes.len() + self.scales.as_ref().map_or(0, |scales| scales.bytes.len())
@@ -80,6 +115,8 @@ impl Tensor {
 pub struct TextFiles {
     /// `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
+    /// `tiktoken.model`, where there is no `tokenizer.json`.
+    pub tiktoken: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json` is used.
@@ -136,6 +173,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// Names the ordinary pass uses.
     used: Vec<String>,
+    has_mtp: bool,
     watch: Watch,
 }
 
@@ -146,8 +184,14 @@ impl Checkpoint {
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
         let Contents { path, config, generation, text, tensors, files } = contents(source)?;
-        let used = check(&path, &config, &tensors)?;
-        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
+        let has_mtp = has_mtp(&config, &tensors);
+        let mut problems = Vec::new();
+        let used = check(&path, &config, &tensors, 0, &mut problems);
+        if let Some(problem) = problems.into_iter().next() {
+            return Err(problem);
+        }
+        let watch = Watch::over(files.iter());
+        Ok(Self { config, generation, text, path, tensors, used, has_mtp, watch })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
@@ -170,6 +214,30 @@ impl Checkpoint {
         })
     }
 
+    /// Every tensor of the files, sorted by name: also factors, and those the model does not use.
+    pub fn listed(&self) -> Vec<Listed> {
+        let used: BTreeSet<&str> = self.used.iter().map(String::as_str).collect();
+        self.tensors
+            .iter()
+            .map(|(name, entry)| Listed::of(name, entry, used.contains(part::owner(name))))
+            .collect()
+    }
+
+    /// The folder or file, as errors name it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the first MTP layer is there, whole: many converted copies leave it out.
+    pub fn has_mtp(&self) -> bool {
+        self.has_mtp
+    }
+
+    /// Whether a tensor is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// The tensors the ordinary pass uses.
     fn used(&self) -> impl Iterator<Item = &Entry> {
         self.used.iter().filter_map(|name| self.tensors.get(name))
@@ -178,6 +246,22 @@ impl Checkpoint {
     /// Bytes of all tensors the model uses (the MTP layer, which is checked but not run, is not counted).
     pub fn weight_bytes(&self) -> u64 {
         self.stored().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Stored bytes of the matrices the model uses, factors included: they stay where they lie.
+    pub fn matrix_bytes(&self) -> u64 {
+        self.stored().filter(|(name, _)| !self.is_vector(name)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of the norms and biases the model uses, widened to f32 as it keeps them.
+    pub fn vector_bytes(&self) -> u64 {
+        let vectors = self.used.iter().filter(|name| self.is_vector(name));
+        let n = vectors.filter_map(|name| self.tensors.get(name)?.shape.first());
+        n.map(|n| (n * size_of::<f32>()) as u64).sum()
+    }
+
+    fn is_vector(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.shape.len() == 1)
     }
 
     /// Name and stored bytes, factors included, of every tensor the model uses.
@@ -198,7 +282,7 @@ impl Checkpoint {
         let bytes = |dtype| {
             self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>()
         };
-        DTYPES.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
+        DType::ALL.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
     }
 
     /// A handle that says whether mapped files are still whole; cheap, asked after every step.
@@ -208,7 +292,7 @@ impl Checkpoint {
 }
 
 fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
-    let want = DTYPES.map(super::quant::DType::name).join(" or ");
+    let want = DType::ALL.map(DType::name).join(" or ");
     Error::TensorDType {
         path: path.to_owned(),
         name: name.to_owned(),
@@ -217,30 +301,55 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     }
 }
 
-/// Holds what is there to what must be there; gives the names the ordinary pass uses.
+/// Whether anything of the first MTP layer is there; then all of it must be.
+fn has_mtp(config: &ModelConfig, tensors: &BTreeMap<String, Entry>) -> bool {
+    let prefix = format!("model.layers.{}.", config.num_hidden_layers);
+    config.num_nextn_predict_layers > 0
+        && tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+}
+
+/// Holds what is there to what must be there; gives the names the ordinary pass uses, and in `problems` what is wrong:
+/// all of it, up to `problems_max`.
 fn check(
     path: &Path,
     config: &ModelConfig,
     tensors: &BTreeMap<String, Entry>,
-) -> Result<Vec<String>> {
+    problems_max: usize,
+    problems: &mut Vec<Error>,
+) -> Vec<String> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config) {
-        let Some(entry) = tensors.get(&name) else {
-            return Err(Error::TensorMissing { path: path.to_owned(), name, want: shape });
-        };
-        if entry.dtype.is_none() {
-            return Err(wrong_dtype(path, &name, entry));
-        }
-        if entry.shape != shape {
-            let (path, got) = (path.to_owned(), entry.shape.clone());
-            return Err(Error::TensorShape { path, name, got, want: shape });
-        }
-        factors(path, config.fp8_block, &name, entry, tensors)?;
-        if is_used {
-            used.push(name);
+    let at_most = tensors.len() + 1 + problems_max;
+    let has = |name: &str| tensors.contains_key(name);
+    let wanted = expected(config, has_mtp(config, tensors), &has, at_most);
+    for Expected { name, shape, is_used } in wanted {
+        match check_one(path, config, tensors, &name, shape) {
+            Ok(()) if is_used => used.push(name),
+            Ok(()) => {}
+            Err(problem) => problems.push(problem),
         }
     }
-    Ok(used)
+    used
+}
+
+/// One tensor that must be there.
+fn check_one(
+    path: &Path,
+    config: &ModelConfig,
+    tensors: &BTreeMap<String, Entry>,
+    name: &str,
+    shape: Vec<usize>,
+) -> Result<()> {
+    let (path, name) = (path.to_owned(), name.to_owned());
+    let Some(entry) = tensors.get(&name) else {
+        return Err(Error::TensorMissing { path, name, want: shape });
+    };
+    if entry.dtype.is_none() {
+        return Err(wrong_dtype(&path, &name, entry));
+    }
+    if entry.shape != shape {
+        return Err(Error::TensorShape { path, name, got: entry.shape.clone(), want: shape });
+    }
+    factors(&path, config.fp8_block, &name, entry, tensors).map(|_| ())
 }
 
 /// The tensor that holds an 8-bit float matrix's factors, and its name.
@@ -273,14 +382,14 @@ fn factors(
         let name = format!("{name}_scale_inv");
         return Err(Error::TensorMissing { path: path.to_owned(), name, want });
     };
-    if factors.dtype != Some(DType::F32) {
+    let Some(bytes) = factor_bytes(factors) else {
         return Err(Error::TensorDType {
             path: path.to_owned(),
             name: scale,
             got: factors.dtype_name.clone(),
-            want: DType::F32.name().into(),
+            want: "float32, bfloat16 or float16".into(),
         });
-    }
+    };
     let block = match *factors.shape.as_slice() {
         _ if factors.shape == want => block,
         [] | [1] | [1, 1] => [scales::WHOLE, scales::WHOLE],
@@ -290,5 +399,18 @@ fn factors(
             return Err(Error::TensorShape { path, name: scale, got, want });
         }
     };
-    Ok(Some(Scales { bytes: factors.bytes.clone(), block }))
+    Ok(Some(Scales { bytes, block }))
+}
+
+/// Factors as f32: in place, or widened where a writer kept them in the type of the other tensors.
+fn factor_bytes(factors: &Entry) -> Option<Bytes> {
+    match factors.dtype? {
+        DType::F32 => Some(factors.bytes.clone()),
+        dtype @ (DType::Bf16 | DType::F16) => {
+            let mut values = vec![0.0; factors.shape.iter().product()];
+            dtype.decode(&factors.bytes, &mut values);
+            Some(Bytes::owned(values.iter().flat_map(|value: &f32| value.to_le_bytes()).collect()))
+        }
+        _ => None,
+    }
 }

@@ -32,6 +32,20 @@ pub(super) struct Entry {
 /// # Errors
 /// [`Error::Format`] for the header, [`Error::TensorRange`] for a tensor, naming what was found and wanted.
 pub(super) fn entries(path: &Path, file: &Bytes) -> Result<BTreeMap<String, Entry>> {
+    let mut problems = Vec::new();
+    let entries = entries_and_problems(path, file, &mut problems)?;
+    problems.into_iter().next().map_or(Ok(entries), Err)
+}
+
+/// Reads a file's header and keeps every tensor that is sound; `problems` gets the others' reasons.
+///
+/// # Errors
+/// [`Error::Format`] for a header that cannot be read at all.
+pub(super) fn entries_and_problems(
+    path: &Path,
+    file: &Bytes,
+    problems: &mut Vec<Error>,
+) -> Result<BTreeMap<String, Entry>> {
     let format = |problem: String| Error::Format { path: path.to_owned(), problem };
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(format(format!(
@@ -51,15 +65,19 @@ pub(super) fn entries(path: &Path, file: &Bytes) -> Result<BTreeMap<String, Entr
     let Some(data) = file.slice(8 + header_len as usize..file.len()) else {
         return Err(format("the header ends beyond the file".into()));
     };
-    refuse_duplicates(path, header, &object)?;
+    problems.extend(refuse_duplicates(path, header, &object).err());
     let mut entries = BTreeMap::new();
     let mut ranges = Vec::new();
     for (name, value) in object.iter().filter(|(name, _)| *name != "__metadata__") {
-        let (entry, start, end) = entry(path, name, value, &data)?;
-        ranges.push((start, end, name));
-        entries.insert(name.clone(), entry);
+        match entry(path, name, value, &data) {
+            Ok((entry, start, end)) => {
+                ranges.push((start, end, name));
+                entries.insert(name.clone(), entry);
+            }
+            Err(problem) => problems.push(problem),
+        }
     }
-    refuse_overlaps(path, ranges)?;
+    find_overlaps(path, ranges, problems);
     Ok(entries)
 }
 
@@ -157,7 +175,7 @@ fn refuse_duplicates(path: &Path, header: &[u8], object: &Map<String, Value>) ->
 }
 
 /// No byte belongs to two tensors.
-fn refuse_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>) -> Result<()> {
+fn find_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>, problems: &mut Vec<Error>) {
     ranges.sort_unstable();
     for pair in ranges.windows(2) {
         let [(_, end, before), (start, after_end, after)] = pair else { continue };
@@ -165,12 +183,8 @@ fn refuse_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>) -> Res
             let problem = format!(
                 "its bytes {start}..{after_end} overlap those of `{before}`, which end at {end}"
             );
-            return Err(Error::TensorRange {
-                path: path.to_owned(),
-                name: (*after).clone(),
-                problem,
-            });
+            let (path, name) = (path.to_owned(), (*after).clone());
+            problems.push(Error::TensorRange { path, name, problem });
         }
     }
-    Ok(())
 }

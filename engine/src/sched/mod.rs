@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::request::{FinishReason, Request};
 use crate::stats::Stats;
-use crate::step::{Sampled, Step};
+use crate::step::{SampleRow, Sampled, Step, TokenId};
 use sequence::{Fate, Lane, Sequence};
 
 /// All requests of a model, from arrival to their last event.
@@ -51,6 +51,16 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
+    /// Bytes of the lists that [`Scheduler::new`] makes, without those that grow with the pages.
+    pub fn bytes(limits: &Limits) -> u64 {
+        let (rows, sequences) = (limits.step_rows_max, limits.sequences_max);
+        let queues = (limits.queue_max + 2 * sequences) * size_of::<Sequence>();
+        let indices = 3 * rows + 5 * sequences;
+        let samples = sequences * size_of::<SampleRow>();
+        let biases = sequences * limits.biases_max * size_of::<(TokenId, f32)>();
+        (queues + indices * size_of::<u32>() + samples + biases) as u64
+    }
+
     /// A scheduler without requests. `limits` are checked, `context_tokens_max` is the model's own or less, and
     /// `n_page` is the size of the pool that every later call is given.
     pub fn new(limits: &Limits, n_page: usize) -> Self {

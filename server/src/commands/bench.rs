@@ -4,8 +4,8 @@
 //! read the same few experts and flatter the numbers.
 
 mod measure;
-mod memory;
-mod report;
+pub(crate) mod memory;
+pub(crate) mod report;
 
 use std::io::Write;
 use std::time::Instant;

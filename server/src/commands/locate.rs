@@ -28,9 +28,7 @@ pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
     if let Some(model) = found.iter().find(|model| model.name == wanted) {
         return Ok(Located { name: model.name.clone(), source: model.source() });
     }
-    if args.model.is_some()
-        && let Some(source) = at(wanted)
-    {
+    if let Some(source) = args.model.as_deref().and_then(at_path) {
         return Ok(Located { name: last_name(wanted), source });
     }
     if wanted == DEFAULT_MODEL {
@@ -44,13 +42,14 @@ pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
     )))
 }
 
-/// What a path leads to.
-fn at(path: &str) -> Option<Source> {
+/// A folder or a file where the path leads.
+fn at_path(path: &str) -> Option<Source> {
     let path = PathBuf::from(path);
     if path.is_dir() {
-        return Some(Source::Directory(path));
+        Some(Source::Directory(path))
+    } else {
+        path.is_file().then_some(Source::File(path))
     }
-    path.is_file().then_some(Source::File(path))
 }
 
 /// The last part of a path, as far as it has one.

@@ -3,12 +3,16 @@
 pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod locate;
 pub(crate) mod logits;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod serve;
+pub(crate) mod target;
+pub(crate) mod verify;
 
 use std::fmt::Display;
 use std::io::Write;

@@ -228,7 +228,7 @@ fn combine(
 #[cfg(test)]
 mod tests {
     use crate::backend::cpu::testing::{
-        DTYPES, Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, ways,
+        Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, ways, width,
     };
     use crate::backend::cpu::{Routing, Weight};
     use crate::backend::{Backend, ExpertWeights, RouteRule, Scoring};
@@ -236,10 +236,14 @@ mod tests {
 
     const E: usize = 12;
     const K: usize = 4;
-    const D: usize = 100;
-    const M: usize = 65;
+
+    /// `D` and `M`, as near to 100 and 65 as rows can be long.
+    fn sizes(dtype: DType) -> (usize, usize) {
+        (width(dtype, 100), width(dtype, 65))
+    }
 
     struct Layer {
+        dtype: DType,
         gate: Vec<Matrix>,
         up: Vec<Matrix>,
         down: Vec<Matrix>,
@@ -247,10 +251,11 @@ mod tests {
 
     impl Layer {
         fn seeded(dtype: DType) -> Self {
+            let (d, m) = sizes(dtype);
             let all = |seed: u64, n_out, dim| {
                 (0..E as u64).map(|e| matrix(seed + e, dtype, n_out, dim)).collect()
             };
-            Self { gate: all(100, M, D), up: all(200, M, D), down: all(300, D, M) }
+            Self { dtype, gate: all(100, m, d), up: all(200, m, d), down: all(300, d, m) }
         }
 
         fn weights(self) -> ExpertWeights<Weight> {
@@ -260,11 +265,12 @@ mod tests {
 
         /// One row's sum over its choices, in f64.
         fn oracle(&self, x: &[f32], choices: &[(u32, f32)]) -> Vec<f64> {
+            let (d, m) = sizes(self.dtype);
             let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
-            let mut y = vec![0.0; D];
+            let mut y = vec![0.0; d];
             for (expert, weight) in choices {
                 let e = *expert as usize;
-                let hidden: Vec<f64> = (0..M)
+                let hidden: Vec<f64> = (0..m)
                     .map(|i| {
                         let gate = self.gate[e].dot(i, &x).value;
                         gate / (1.0 + (-gate).exp()) * self.up[e].dot(i, &x).value
@@ -316,24 +322,25 @@ mod tests {
         choices: &[(u32, f32)],
         weights: &ExpertWeights<Weight>,
     ) -> Vec<f32> {
-        let rows = choices.len() / K;
+        let (rows, d) = (choices.len() / K, weights.gate[0].dim);
         let mut cpu = backend(way, threads);
         let routing = routing_of(&mut cpu, choices);
         let (x, shared) = (cpu.vector(x).unwrap(), shared.map(|s| cpu.vector(s).unwrap()));
-        let mut y = cpu.vector(&vec![9.0; rows * D]).unwrap();
+        let mut y = cpu.vector(&vec![9.0; rows * d]).unwrap();
         cpu.experts(&mut y, shared.as_ref(), &x, &routing, weights, rows);
         y.clone()
     }
 
     #[test]
     fn even_and_skewed_routings_agree_with_the_oracle() {
-        let (x, shared) = (numbers(1, 33 * D), numbers(2, 33 * D));
-        for dtype in DTYPES {
+        for dtype in DType::ALL {
+            let d = sizes(dtype).0;
+            let (x, shared) = (numbers(1, 33 * d), numbers(2, 33 * d));
             for skew in 0..3 {
                 let layer = Layer::seeded(dtype);
                 let choices = choices(skew);
                 let routed: Vec<f64> = x
-                    .chunks(D)
+                    .chunks(d)
                     .zip(choices.chunks(K))
                     .flat_map(|(x, choices)| layer.oracle(x, choices))
                     .collect();
@@ -359,14 +366,15 @@ mod tests {
         for all in [&mut layer.gate, &mut layer.up, &mut layer.down] {
             all.truncate(3);
         }
-        let x = numbers(1, 33 * D);
+        let d = sizes(DType::F32).0;
+        let x = numbers(1, 33 * d);
         let choices = [0, 1, 2].map(|expert| (expert, 1.0 / 3.0));
-        let want: Vec<f64> = x.chunks(D).flat_map(|x| layer.oracle(x, &choices)).collect();
+        let want: Vec<f64> = x.chunks(d).flat_map(|x| layer.oracle(x, &choices)).collect();
         let weights = layer.weights();
         for way in ways() {
             let mut cpu = backend(way, 2);
             let all = cpu.average_routing(33, 3).unwrap();
-            let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * D).unwrap());
+            let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * d).unwrap());
             cpu.experts(&mut y, None, &x, &all, &weights, 33);
             assert_close(&y, &want, |_| 2e-2);
         }
@@ -374,21 +382,22 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_whatever_the_others_chose_and_on_any_threads() {
-        let x = numbers(1, 33 * D);
-        for dtype in DTYPES {
+        for dtype in DType::ALL {
+            let d = sizes(dtype).0;
+            let x = numbers(1, 33 * d);
             let weights = Layer::seeded(dtype).weights();
             for way in ways() {
                 for skew in 0..3 {
                     let choices = choices(skew);
                     let alone: Vec<f32> = x
-                        .chunks(D)
+                        .chunks(d)
                         .zip(choices.chunks(K))
                         .flat_map(|(x, choices)| run(way, 1, x, None, choices, &weights))
                         .collect();
                     for (threads, rows) in [(1, 33), (2, 33), (3, 33), (2, 2), (3, 5)] {
                         let got =
-                            run(way, threads, &x[..rows * D], None, &choices[..rows * K], &weights);
-                        assert_same_bits(&got, &alone[..rows * D]);
+                            run(way, threads, &x[..rows * d], None, &choices[..rows * K], &weights);
+                        assert_same_bits(&got, &alone[..rows * d]);
                     }
                 }
             }

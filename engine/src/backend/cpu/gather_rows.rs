@@ -13,8 +13,9 @@ pub(super) fn gather_rows(y: &mut [f32], x: &[f32], dim: usize, plan: &Plan) {
 mod tests {
     use crate::backend::Backend;
     use crate::backend::cpu::testing::{
-        DTYPES, EVEN, Sequence, assert_same_bits, backend_for, matrix, numbers, step, ways,
+        EVEN, Sequence, assert_same_bits, backend_for, matrix, numbers, step, ways, width,
     };
+    use crate::quant::DType;
     use crate::step::SampleRow;
 
     #[test]
@@ -36,13 +37,14 @@ mod tests {
         let step = step(&[Sequence { id: 1, before: 5, rows: 9 }], 0);
         let (mut cpu, mut plan) = backend_for(ways()[0], 2, EVEN);
         cpu.begin(&mut plan, &step).unwrap();
-        for dtype in DTYPES {
-            let table = matrix(2, dtype, 20, 33);
-            let mut y = cpu.alloc(9 * 33).unwrap();
+        for dtype in DType::ALL {
+            let dim = width(dtype, 33);
+            let table = matrix(2, dtype, 20, dim);
+            let mut y = cpu.alloc(9 * dim).unwrap();
             cpu.embed(&mut y, &table.weight, &plan);
             // The step's tokens are its positions.
             let want: Vec<f32> =
-                table.values[5 * 33..14 * 33].iter().map(|value| *value as f32).collect();
+                table.values[5 * dim..14 * dim].iter().map(|value| *value as f32).collect();
             assert_same_bits(&y, &want);
         }
     }

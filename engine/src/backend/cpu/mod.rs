@@ -292,7 +292,7 @@ impl Cpu {
         self.splits().then(|| Order::of(self.isa))
     }
 
-    /// Bytes that [`super::Backend::reserve`] makes beside the plan.
+    /// Bytes that [`super::Backend::reserve`] and [`super::Backend::routing`] make, pages not counted.
     pub fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
         let threads = self.pool.threads() as u64;
         let per_thread = mla_decode::Scratch::bytes(shape)
@@ -300,6 +300,8 @@ impl Cpu {
             + sample::Scratch::bytes(shape.vocab_size);
         self.input_bytes(shape)
             + experts::Scratch::bytes(shape, self.order())
+            + Plan::bytes(shape)
+            + Routing::bytes(shape)
             + threads * per_thread
     }
 
@@ -335,7 +337,7 @@ impl Cpu {
 mod tests {
     use super::testing::{EVEN, ODD, allocated, limits, scratch_shape, ways};
     use super::*;
-    use crate::backend::Backend;
+    use crate::backend::{Backend, RouteRule, Scoring};
 
     #[test]
     fn scratch_takes_what_was_announced() {
@@ -349,7 +351,19 @@ mod tests {
                 let mut cpu = Cpu::new(&options).unwrap();
                 let shape = scratch_shape(mla);
                 let announced = cpu.scratch_bytes(&shape) as f64;
-                let taken = allocated(|| drop(cpu.reserve(&shape, &limits()).unwrap())) as f64;
+                let rule = RouteRule {
+                    scoring: Scoring::Sigmoid,
+                    n_routed_experts: shape.n_routed_experts,
+                    num_experts_per_tok: shape.num_experts_per_tok,
+                    n_group: 1,
+                    topk_group: 1,
+                    norm_topk_prob: true,
+                    routed_scaling_factor: 1.0,
+                };
+                let taken = allocated(|| {
+                    drop(cpu.reserve(&shape, &limits()).unwrap());
+                    drop(cpu.routing(shape.step_rows_max, &rule).unwrap());
+                }) as f64;
                 let off = (taken - announced).abs() / taken;
                 assert!(off < 0.02, "{way:?}: announced {announced}, took {taken}");
             }

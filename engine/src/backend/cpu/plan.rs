@@ -22,6 +22,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Bytes of what [`Plan::with_room`] makes, pages not counted.
+    pub(super) fn bytes(shape: &ScratchShape) -> u64 {
+        let rows = shape.step_rows_max;
+        (4 * rows + 3 * shape.sequences_max.max(rows)) as u64 * size_of::<u32>() as u64
+    }
+
     /// Room for the largest step.
     pub(super) fn with_room(shape: &ScratchShape, limits: &Limits) -> Self {
         let (rows, sequences) =

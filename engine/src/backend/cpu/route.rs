@@ -1,7 +1,7 @@
 //! Which experts a row goes to, and how much each counts (DeepSeek-V3 paper, section 2.1.2; V2 paper, section 2.2).
 
 use super::{Cpu, Weight, linear};
-use crate::backend::{RouteRule, RoutingTrace, Scoring};
+use crate::backend::{RouteRule, RoutingTrace, Scoring, ScratchShape};
 
 /// Experts chosen for each row.
 #[derive(Debug, Default)]
@@ -22,6 +22,12 @@ pub struct Routing {
 }
 
 impl Routing {
+    /// Bytes of what [`Routing::with_room`] makes.
+    pub(super) fn bytes(shape: &ScratchShape) -> u64 {
+        let (k, e) = (shape.num_experts_per_tok, shape.n_routed_experts);
+        ((shape.step_rows_max * (2 * k + e) + 2 * e) * size_of::<f32>()) as u64
+    }
+
     /// Room for `rows` rows.
     pub(super) fn with_room(rows: usize, rule: &RouteRule) -> Self {
         let (k, e) = (rule.num_experts_per_tok, rule.n_routed_experts);
@@ -180,7 +186,7 @@ mod tests {
     use crate::backend::cpu::testing::{
         assert_same_bits, backend, matrix, numbers, product_error, ways,
     };
-    use crate::backend::{RouteRule, RoutingTrace, Scoring};
+    use crate::backend::{RouteRule, RoutingTrace, Scoring, ScratchShape};
     use crate::checkpoint::{Bytes, Tensor};
     use crate::quant::DType;
 

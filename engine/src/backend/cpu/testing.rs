@@ -1,6 +1,9 @@
 //! What the operations' tests share: seeded numbers, matrices at odd addresses, every way to run, and an f64 oracle
 //! that knows none of the code under test.
 
+mod blocks;
+mod kv_b;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -10,6 +13,7 @@ use crate::checkpoint::{Bytes, Scales, Tensor};
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{PAGE_TOKENS, PageId, Slot, Step, TokenId};
+pub(super) use kv_b::{TestKvB, kv_b_forms};
 
 /// Counts what each thread allocates, so that tests beside each other do not see one another.
 struct Counting;
@@ -72,35 +76,51 @@ pub(super) struct Matrix {
 /// Blocks of the tests' 8-bit float matrices: small, so that a matrix has several, ragged at its edges.
 const BLOCK: [usize; 2] = [8, 32];
 
+/// The number `x` decides, number `i` of its matrix: stored behind `bytes`, and what it is without its block's factor.
+fn store(dtype: DType, i: usize, x: f32, bytes: &mut Vec<u8>) -> f64 {
+    match dtype {
+        DType::F32 => {
+            bytes.extend(x.to_le_bytes());
+            f64::from(x)
+        }
+        DType::Bf16 => {
+            let word = x.to_bits() >> 16;
+            bytes.extend((word as u16).to_le_bytes());
+            f64::from(f32::from_bits(word << 16))
+        }
+        DType::F16 => {
+            // Sign and eleven bits of a number, exponent from 2^-8 up to 2^-1.
+            let (steps, exponent) = ((x.abs() * 1024.0) as u16 & 1023, i as u16 % 8 + 7);
+            bytes.extend(((u16::from(x < 0.0) << 15) | (exponent << 10) | steps).to_le_bytes());
+            let size = (1.0 + f64::from(steps) / 1024.0) * 2f64.powi(i32::from(exponent) - 15);
+            if x < 0.0 { -size } else { size }
+        }
+        DType::Fp8E4m3 => {
+            let (steps, exponent) = ((x.abs() * 8.0) as u8 & 7, i as u8 % 7 + 1);
+            bytes.push((u8::from(x < 0.0) << 7) | (exponent << 3) | steps);
+            let size = (1.0 + f64::from(steps) / 8.0) * 2f64.powi(i32::from(exponent) - 7);
+            if x < 0.0 { -size } else { size }
+        }
+        _ => panic!("{dtype:?} is stored in blocks"),
+    }
+}
+
 /// A seeded matrix, stored at an odd address: mapped tensors begin anywhere.
 pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matrix {
     let (mut bytes, mut values) = (vec![0xff], Vec::new());
     let factors = numbers(seed + 77, n_out.div_ceil(BLOCK[0]) * dim.div_ceil(BLOCK[1]));
-    for (i, x) in numbers(seed, n_out * dim).into_iter().enumerate() {
-        match dtype {
-            DType::F32 => {
-                bytes.extend(x.to_le_bytes());
-                values.push(f64::from(x));
-            }
-            DType::Bf16 => {
-                let word = x.to_bits() >> 16;
-                bytes.extend((word as u16).to_le_bytes());
-                values.push(f64::from(f32::from_bits(word << 16)));
-            }
-            DType::F16 => {
-                // Sign and eleven bits of a number, exponent from 2^-8 up to 2^-1.
-                let (steps, exponent) = ((x.abs() * 1024.0) as u16 & 1023, i as u16 % 8 + 7);
-                bytes.extend(((u16::from(x < 0.0) << 15) | (exponent << 10) | steps).to_le_bytes());
-                let size = (1.0 + f64::from(steps) / 1024.0) * 2f64.powi(i32::from(exponent) - 15);
-                values.push(if x < 0.0 { -size } else { size });
-            }
-            DType::Fp8E4m3 => {
-                let (steps, exponent) = ((x.abs() * 8.0) as u8 & 7, i as u8 % 7 + 1);
-                bytes.push((u8::from(x < 0.0) << 7) | (exponent << 3) | steps);
-                let size = (1.0 + f64::from(steps) / 8.0) * 2f64.powi(i32::from(exponent) - 7);
-                let block = i / dim / BLOCK[0] * dim.div_ceil(BLOCK[1]) + i % dim / BLOCK[1];
-                values.push(if x < 0.0 { -size } else { size } * f64::from(factors[block]));
-            }
+    if dtype.block_len() > 1 {
+        for i in 0..n_out * dim / dtype.block_len() {
+            let (stored, held) = blocks::block(seed * 100_000 + i as u64, dtype);
+            bytes.extend(stored);
+            values.extend(held);
+        }
+    } else {
+        for (i, x) in numbers(seed, n_out * dim).into_iter().enumerate() {
+            let value = store(dtype, i, x, &mut bytes);
+            let block = i / dim / BLOCK[0] * dim.div_ceil(BLOCK[1]) + i % dim / BLOCK[1];
+            let factor = if dtype == DType::Fp8E4m3 { factors[block] } else { 1.0 };
+            values.push(value * f64::from(factor));
         }
     }
     let odd = |bytes: Vec<u8>| Bytes::owned(bytes.clone()).slice(1..bytes.len()).unwrap();
@@ -116,8 +136,10 @@ pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matri
     Matrix { weight: Weight::new(&tensor).unwrap(), values, n_out, dim }
 }
 
-/// Every way a matrix can be stored.
-pub(super) const DTYPES: [DType; 4] = [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3];
+/// A width that rows of `dtype` can have, at least `dim`.
+pub(super) fn width(dtype: DType, dim: usize) -> usize {
+    dim.next_multiple_of(dtype.block_len())
+}
 
 /// A sum, and the sum of its terms' sizes: what rounding errors are relative to.
 #[derive(Debug, Clone, Copy)]
@@ -150,8 +172,8 @@ impl Matrix {
 pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
     let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
     let pairs = way.activations == Activations::Bf16 && dtype == DType::Bf16;
-    // A factor rounds each weight once more.
-    let factor = if dtype == DType::Fp8E4m3 { 1.0 } else { 0.0 };
+    // A factor rounds each weight once more, and so does a block's.
+    let factor = if dtype == DType::Fp8E4m3 || dtype.block_len() > 1 { 1.0 } else { 0.0 };
     (roundings + factor) * 2f64.powi(-24) + if pairs { 2f64.powi(-17) } else { 0.0 }
 }
 
@@ -210,8 +232,8 @@ pub(super) fn scratch_shape(mla: MlaShape) -> ScratchShape {
         context_tokens_max: 4096,
         n_page: 256,
         input_dim_max: 1024,
-        hidden_size: 200,
-        moe_intermediate_size: 70,
+        hidden_size: 256,
+        moe_intermediate_size: 256,
         num_experts_per_tok: 4,
         n_routed_experts: 12,
         vocab_size: 6000,

@@ -12,7 +12,7 @@ const BUFFER_BYTES: usize = 512 << 20;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Bytes a second with which `threads` threads read memory, each its own part.
-pub(super) fn read_bandwidth(threads: usize, runs: u32) -> Spread {
+pub(crate) fn read_bandwidth(threads: usize, runs: u32) -> Spread {
     let words = BUFFER_BYTES / size_of::<u64>();
     // Written once, so that every page is there; not zero, so that none is shared.
     let buffer: Vec<u64> =

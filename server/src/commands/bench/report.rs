@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 /// Median, minimum and maximum of repeated measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
@@ -39,7 +39,7 @@ impl Spread {
 
 /// Bytes of the weights, by when they are read.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Weights {
+pub(crate) struct Weights {
     /// Read in every step: attention, dense layers, shared experts, routers, head.
     always: f64,
     /// One routed expert, in all its layers.
@@ -50,7 +50,7 @@ pub(super) struct Weights {
 
 impl Weights {
     /// From a checkpoint's own tensors, as they are stored.
-    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
         let config = &checkpoint.config;
         let (mut always, mut experts) = (0.0, 0.0);
         for (name, bytes) in checkpoint.stored() {
@@ -69,7 +69,7 @@ impl Weights {
     /// What a decode step of `batch` sequences must read, when routing is uniform: an expert is left out by one
     /// sequence with probability `1 - K/E`, by all of them with that to the power of the batch. The latent cache
     /// comes on top and is small at the lengths measured here.
-    pub(super) fn bytes_per_step(&self, batch: f64) -> f64 {
+    pub(crate) fn bytes_per_step(&self, batch: f64) -> f64 {
         if self.experts == 0.0 {
             return self.always;
         }

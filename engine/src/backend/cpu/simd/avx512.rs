@@ -1,10 +1,13 @@
 //! Sixteen lanes as one AVX-512 register.
 
 use std::arch::x86_64::{
-    __m256i, __m512, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps,
-    _mm256_add_ps, _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_loadu_si256,
-    _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_extractf32x8_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m128i, __m256i, __m512, __m512i, _mm_add_ps, _mm_add_ss, _mm_cvtsi32_si128, _mm_cvtss_f32,
+    _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps, _mm256_castps256_ps128,
+    _mm256_extractf128_ps, _mm256_loadu_si256, _mm512_and_si512, _mm512_castps512_ps256,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+    _mm512_cvtepu16_epi32, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_maskz_set1_epi32, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_slli_epi32, _mm512_srl_epi32, _mm512_storeu_ps,
 };
 
 use super::Lanes;
@@ -15,6 +18,7 @@ pub(in super::super) struct Avx512;
 // SAFETY of every block here: the caller runs on a processor with these sets and hands valid pointers.
 impl Lanes for Avx512 {
     type V = __m512;
+    type I = __m512i;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -41,6 +45,51 @@ impl Lanes for Avx512 {
             let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast::<__m256i>()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(at: *const u8) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast::<__m128i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(at: *const u8) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast::<__m128i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn bits(v: Self::I, shift: u32, mask: i32) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe {
+            let shifted = _mm512_srl_epi32(v, _mm_cvtsi32_si128(shift as i32));
+            _mm512_and_si512(shifted, _mm512_set1_epi32(mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn join(high: Self::I, low: Self::I) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe { _mm512_or_si512(_mm512_slli_epi32::<4>(high), low) }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(bits: u32) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe { _mm512_maskz_set1_epi32(bits as u16, 1) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(v: Self::I) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_mul_ps(a, b) }
     }
 
     #[inline(always)]

@@ -17,6 +17,7 @@ pub(super) mod f32;
 pub(super) mod fp8;
 pub(super) mod multiply;
 pub(super) mod product;
+pub(super) mod quants;
 
 use crate::quant::DType;
 
@@ -45,6 +46,8 @@ pub(super) const LANES: usize = 16;
 pub(super) trait Lanes {
     /// Sixteen f32.
     type V: Copy;
+    /// Sixteen i32.
+    type I: Copy;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -54,6 +57,20 @@ pub(super) trait Lanes {
     unsafe fn store(at: *mut f32, v: Self::V);
     /// Sixteen bf16 widened, any alignment.
     unsafe fn load_bf16(at: *const u16) -> Self::V;
+    /// Sixteen unsigned bytes widened.
+    unsafe fn load_u8(at: *const u8) -> Self::I;
+    /// Sixteen signed bytes widened.
+    unsafe fn load_i8(at: *const u8) -> Self::I;
+    /// `(v >> shift) & mask`, `shift` below 32.
+    unsafe fn bits(v: Self::I, shift: u32, mask: i32) -> Self::I;
+    /// `(high << 4) | low`.
+    unsafe fn join(high: Self::I, low: Self::I) -> Self::I;
+    /// The lowest sixteen bits, one a lane.
+    unsafe fn spread(bits: u32) -> Self::I;
+    /// Exact below 2^24.
+    unsafe fn to_f32(v: Self::I) -> Self::V;
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// All lanes added in one fixed tree: 16 to 8 to 4 to 2 to 1, upper half onto lower.

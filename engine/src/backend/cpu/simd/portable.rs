@@ -9,6 +9,7 @@ pub(in super::super) struct Portable;
 // The methods are unsafe only because the trait's are: nothing here needs an instruction set.
 impl Lanes for Portable {
     type V = [f32; LANES];
+    type I = [i32; LANES];
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
@@ -31,6 +32,43 @@ impl Lanes for Portable {
     unsafe fn load_bf16(at: *const u16) -> Self::V {
         // SAFETY: the caller's promise; the read is unaligned.
         unsafe { at.cast::<[u16; LANES]>().read_unaligned() }.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(at: *const u8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { at.cast::<[u8; LANES]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(at: *const u8) -> Self::I {
+        // SAFETY: the caller's promise.
+        unsafe { at.cast::<[i8; LANES]>().read() }.map(i32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn bits(v: Self::I, shift: u32, mask: i32) -> Self::I {
+        v.map(|v| (v >> shift) & mask)
+    }
+
+    #[inline(always)]
+    unsafe fn join(high: Self::I, low: Self::I) -> Self::I {
+        std::array::from_fn(|i| (high[i] << 4) | low[i])
+    }
+
+    #[inline(always)]
+    unsafe fn spread(bits: u32) -> Self::I {
+        std::array::from_fn(|i| ((bits >> i) & 1) as i32)
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(v: Self::I) -> Self::V {
+        v.map(|v| v as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
     }
 
     #[inline(always)]

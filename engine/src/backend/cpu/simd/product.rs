@@ -6,6 +6,7 @@ use super::bf16::Bf16;
 use super::f16::F16;
 use super::f32::F32;
 use super::fp8::Fp8;
+use super::quants::{Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512, bf16};
 use super::{Lanes, Matrix, Portable, Stored, add_rows, tile};
@@ -65,6 +66,13 @@ pub(in super::super) unsafe fn product(isa: Isa, p: &Product, outs: Range<usize>
             DType::Bf16 => stored::<Bf16>(isa, p, outs),
             DType::F16 => stored::<F16>(isa, p, outs),
             DType::Fp8E4m3 => stored::<Fp8>(isa, p, outs),
+            DType::Q8_0 => stored::<Q8_0>(isa, p, outs),
+            DType::Q4_0 => stored::<Q4_0>(isa, p, outs),
+            DType::Q5_0 => stored::<Q5_0>(isa, p, outs),
+            DType::Q5_1 => stored::<Q5_1>(isa, p, outs),
+            DType::Q4K => stored::<Q4K>(isa, p, outs),
+            DType::Q5K => stored::<Q5K>(isa, p, outs),
+            DType::Q6K => stored::<Q6K>(isa, p, outs),
         }
     }
 }
@@ -106,6 +114,13 @@ pub(in super::super) unsafe fn add_weighted(isa: Isa, y: &mut [f32], a: &[f32], 
             DType::Bf16 => add_stored::<Bf16>(isa, y, a, rows),
             DType::F16 => add_stored::<F16>(isa, y, a, rows),
             DType::Fp8E4m3 => add_stored::<Fp8>(isa, y, a, rows),
+            DType::Q8_0 => add_stored::<Q8_0>(isa, y, a, rows),
+            DType::Q4_0 => add_stored::<Q4_0>(isa, y, a, rows),
+            DType::Q5_0 => add_stored::<Q5_0>(isa, y, a, rows),
+            DType::Q5_1 => add_stored::<Q5_1>(isa, y, a, rows),
+            DType::Q4K => add_stored::<Q4K>(isa, y, a, rows),
+            DType::Q5K => add_stored::<Q5K>(isa, y, a, rows),
+            DType::Q6K => add_stored::<Q6K>(isa, y, a, rows),
         }
     }
 }

@@ -1,0 +1,179 @@
+//! A plan against the load it predicts: the engine's own account, the heap as an allocator counts it, and the files.
+//!
+//! The allocator counts for the whole process, so this test has a binary of its own, with one test in it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "this crate is tests: a panic is how they fail, and what was measured is printed"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use hadal_engine::backend::cpu::CpuOptions;
+use hadal_engine::checkpoint::Source;
+use hadal_engine::text::Text;
+use hadal_engine::{Engine, Limits, LoadOptions, MemoryPlan};
+
+/// Bytes on the heap now, all threads.
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
+struct Counting;
+
+// SAFETY: hands everything to the system's allocator; counting touches an atomic alone.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LIVE.fetch_add(size as i64 - layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that what `make` gives keeps on the heap.
+fn kept<T>(make: impl FnOnce() -> T) -> (T, f64) {
+    let before = LIVE.load(Ordering::SeqCst);
+    let made = make();
+    (made, (LIVE.load(Ordering::SeqCst) - before) as f64)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn options(limits: &Limits, cpu: &CpuOptions) -> LoadOptions {
+    LoadOptions {
+        limits: limits.clone(),
+        cpu: cpu.clone(),
+        now: Box::new(|| 0),
+        on_stats: Box::new(|_| {}),
+    }
+}
+
+#[track_caller]
+fn within(what: &str, planned: u64, measured: f64, share: f64) {
+    let off = (planned as f64 - measured) / measured;
+    println!("{what}: planned {planned}, measured {measured}, {:+.2} %", 100.0 * off);
+    assert!(off.abs() < share, "{what}: planned {planned}, measured {measured}");
+}
+
+/// Plans, loads, compares.
+fn check(name: &str, folder: &Path, limits: &Limits, cpu: &CpuOptions) {
+    let source = Source::Directory(folder.to_owned());
+    let plan = MemoryPlan::of(&source, limits, cpu).unwrap();
+    // What is made once a process (thread-local buffers, name tables) is made before anything is counted.
+    Engine::load(&source, options(limits, cpu), &mut |_| {}).unwrap().join();
+
+    let (mut engine, heap) =
+        kept(|| Engine::load(&source, options(limits, cpu), &mut |_| {}).unwrap());
+    let files = std::mem::take(&mut engine.text);
+    let (text, text_heap) = kept(|| Text::open(&files).unwrap());
+    let file_bytes = [&files.tokenizer, &files.tokenizer_config]
+        .into_iter()
+        .flatten()
+        .map(Vec::len)
+        .sum::<usize>()
+        + files.chat_template.as_ref().map_or(0, String::len);
+    let mapped = stored_bytes(folder);
+    let info = &engine.info;
+    assert_eq!(
+        (info.weight_bytes, info.cache_bytes, info.scratch_bytes, info.n_page),
+        (plan.weight_bytes(), plan.cache_bytes, plan.scratch_bytes, plan.n_page),
+        "{name}: the engine's own account"
+    );
+    let planned = plan.copied_bytes + plan.cache_bytes + plan.scratch_bytes;
+    within(&format!("{name}: heap"), planned, heap - file_bytes as f64, 0.02);
+    let taken = heap - file_bytes as f64 + text_heap;
+    within(&format!("{name}: text"), plan.text_bytes, text_heap, 0.15);
+    within(&format!("{name}: all"), plan.needed_bytes(), taken + mapped as f64, 0.02);
+    drop(text);
+    engine.join();
+}
+
+/// Bytes of the matrices that an ordinary pass uses, through the reference reader of the format.
+fn stored_bytes(folder: &Path) -> usize {
+    let config = std::fs::read(folder.join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    // The layer behind the last one predicts a token ahead; an ordinary pass leaves it alone.
+    let mtp = format!("model.layers.{}.", config["num_hidden_layers"]);
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("golden") || !name.ends_with(".safetensors") {
+            continue;
+        }
+        let file = std::fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let used = tensors
+            .iter()
+            .filter(|(name, view)| view.shape().len() == 2 && !name.starts_with(&mtp));
+        bytes += used.map(|(_, view)| view.data().len()).sum::<usize>();
+    }
+    bytes
+}
+
+/// A preset of `cargo xtask tiny`, written anew.
+fn tiny(folder: &Path) {
+    let status = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--offline", "--package", "xtask", "--"])
+        .args(["tiny", "--preset", "tiny", "--out"])
+        .arg(folder)
+        .current_dir(root())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_plan_is_within_two_percent_of_what_loading_takes() {
+    let made = tempfile::tempdir().unwrap();
+    tiny(made.path());
+    let golden = |case: &str| root().join("tests/golden").join(case);
+    let models = [
+        ("v3-moe-f32", golden("v3-moe-f32")),
+        ("v3-fp8", golden("v3-fp8")),
+        ("v2-lite-bf16", golden("v2-lite-bf16")),
+        ("v3-yarn-bf16", golden("v3-yarn-bf16")),
+        ("demo", root().join("checkpoints/sft/demo")),
+        ("tiny", made.path().to_owned()),
+    ];
+    for (name, folder) in models {
+        for (context, sequences, threads) in [(4096, 32, 2), (128, 1, 1), (200, 8, 3)] {
+            let limits = Limits {
+                context_tokens_max: context,
+                sequences_max: sequences,
+                ..Limits::default()
+            };
+            let cpu = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
+            check(name, &folder, &limits, &cpu);
+        }
+    }
+    // A plan of another size must not pass: the comparison compares.
+    let demo = root().join("checkpoints/sft/demo");
+    let [plain, larger] = [64, 80].map(|rows| Limits { step_rows_max: rows, ..Limits::default() });
+    let of = |limits: &Limits| {
+        let source = Source::Directory(demo.clone());
+        MemoryPlan::of(&source, limits, &CpuOptions::default()).unwrap().scratch_bytes as f64
+    };
+    assert!(of(&larger) > 1.02 * of(&plain));
+}
