@@ -13,3 +13,4 @@ pub mod client;
 pub mod counting;
 pub mod scripted;
 pub mod server;
+pub mod torch;

@@ -59,7 +59,7 @@ fn ids(array: &Array) -> Vec<i64> {
     array.floats.iter().map(|id| *id as i64).collect()
 }
 
-/// Everything the golden file has, or the logits of rounded weights alone.
+/// Everything the golden file has; of rounded weights it has the logits alone.
 #[track_caller]
 fn check(file: (&str, &str, bool), cpu: &CpuOptions, step_rows: usize, limits: &Limits) {
     let (case, name, is_rounded) = file;
@@ -119,6 +119,25 @@ fn bf16_activations_follow_the_reference_to_bf16_accuracy() {
     on_every_isa(Activations::Bf16, &compare::BF16);
 }
 
+/// What the golden files do not have of rounded weights: decode form against prompt form over the same tokens.
+#[test]
+fn answers_of_rounded_weights_are_what_their_prompts_give() {
+    let (case, name) = ("mini-tied", "state_dict_bf16.pt");
+    let prompt = ids(&compare::read(&folder(case).join("golden.safetensors"))["input_ids"]);
+    for (activations, bound) in [(Activations::F32, 3e-4), (Activations::Bf16, 3e-3)] {
+        let cpu = CpuOptions { threads: Some(2), isa: None, activations: Some(activations) };
+        let decoded = run_on(&source(case, name), &prompt, 32, 64, &cpu);
+        let all = [prompt.clone(), ids(&decoded["decode_tokens"])].concat();
+        let prompted = run_on(&source(case, name), &all, 0, 64, &cpu);
+        let vocab = prompted["logits"].shape[1];
+        let want = &prompted["logits"].floats[(prompt.len() - 1) * vocab..(all.len() - 1) * vocab];
+        let got = &decoded["decode_logits"].floats;
+        assert_eq!(got.len(), want.len());
+        let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(worst < bound, "{activations:?}: {worst}");
+    }
+}
+
 #[test]
 fn short_chunks_give_the_same_numbers() {
     let cpu = CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
@@ -132,4 +151,106 @@ fn a_name_outside_the_list_is_refused_by_name() {
     let error = Checkpoint::open(&source("mini-tied", "reject_unknown_global.pt")).err().unwrap();
     let error = error.to_string();
     assert!(error.contains("reject_unknown_global.pt") && error.contains("`os.getenv`"), "{error}");
+}
+
+/// Penalty, temperature, top-k and top-p as the model's own inference code orders and means them: what reaches the draw.
+/// A reference to recognise its numbers by; the server follows the field's conventions instead.
+mod their_sampling {
+    /// One setting of `golden.json`.
+    pub(super) struct Setting {
+        pub(super) temperature: f64,
+        pub(super) top_k: usize,
+        pub(super) top_p: f64,
+    }
+
+    /// Every logit of a token seen so far is divided, whatever its sign.
+    pub(super) fn penalise(logits: &mut [f64], seen: &[i64], penalty: f64) {
+        let mut seen = seen.to_vec();
+        seen.sort_unstable();
+        seen.dedup();
+        seen.iter().for_each(|id| logits[*id as usize] /= penalty);
+    }
+
+    /// Temperature 0 leaves logits as they are and still draws; ties with the k-th are all kept.
+    pub(super) fn probabilities(logits: &[f64], setting: &Setting) -> Vec<f64> {
+        let temperature = if setting.temperature > 0.0 { setting.temperature } else { 1.0 };
+        let mut logits: Vec<f64> = logits.iter().map(|z| z / temperature).collect();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        if setting.top_k > 0 {
+            let least = logits[order[setting.top_k.min(order.len()) - 1]];
+            logits.iter_mut().filter(|z| **z < least).for_each(|z| *z = f64::NEG_INFINITY);
+        }
+        let softmax = |logits: &[f64]| -> Vec<f64> {
+            let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = logits.iter().map(|z| (z - max).exp()).sum();
+            logits.iter().map(|z| (z - max).exp() / sum).collect()
+        };
+        if setting.top_p < 1.0 {
+            let (all, mut sum) = (softmax(&logits), 0.0);
+            for id in order {
+                if sum > setting.top_p {
+                    logits[id] = f64::NEG_INFINITY;
+                }
+                sum += all[id];
+            }
+        }
+        softmax(&logits)
+    }
+}
+
+fn notes(case: &str) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(folder(case).join("golden.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn filtered_distributions_are_those_of_the_models_own_sampler() {
+    for case in ["mini-tied", "mini-untied"] {
+        let golden = compare::read(&folder(case).join("golden.safetensors"));
+        let settings = notes(case)["sampler"].as_array().unwrap().clone();
+        assert!(settings.len() >= 7, "{case} has few settings");
+        for (i, note) in settings.iter().enumerate() {
+            let number = |key: &str| note[key].as_f64().unwrap();
+            let setting = their_sampling::Setting {
+                temperature: number("temperature"),
+                top_k: number("top_k") as usize,
+                top_p: number("top_p"),
+            };
+            let logits = &golden[&format!("sampler.{i}.logits")].floats;
+            let made = their_sampling::probabilities(logits, &setting);
+            let want = &golden[&format!("sampler.{i}.probs")].floats;
+            // The reference computes them in f32.
+            assert!(made.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{case} {i}");
+            assert_eq!(
+                made.iter().filter(|p| **p > 0.0).count() as f64,
+                number("kept"),
+                "{case} {i}"
+            );
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_under_their_repetition_penalty_are_the_references() {
+    let cpu = CpuOptions { threads: Some(2), isa: None, activations: Some(Activations::F32) };
+    for case in ["mini-tied", "mini-untied"] {
+        let golden = compare::read(&folder(case).join("golden.safetensors"));
+        let prompt = ids(&golden["input_ids"]);
+        for (penalty, want) in notes(case)["greedy_with_repetition_penalty"].as_object().unwrap() {
+            let want: Vec<i64> =
+                want.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+            let (mut tokens, mut made) = (prompt.clone(), Vec::new());
+            while made.len() < want.len() {
+                let logits =
+                    run_on(&source(case, "state_dict.pt"), &tokens, 0, 64, &cpu)["logits"].clone();
+                let mut last = logits.floats[logits.floats.len() - logits.shape[1]..].to_vec();
+                their_sampling::penalise(&mut last, &tokens, penalty.parse().unwrap());
+                let best =
+                    (0..last.len()).fold(0, |best, i| if last[i] > last[best] { i } else { best });
+                tokens.push(best as i64);
+                made.push(best as i64);
+            }
+            assert_eq!(made, want, "{case}, penalty {penalty}");
+        }
+    }
 }

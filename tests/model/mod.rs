@@ -8,3 +8,4 @@ mod gguf;
 mod golden;
 mod mini;
 mod same_tokens;
+mod torch_files;

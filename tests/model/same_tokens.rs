@@ -50,7 +50,8 @@ struct Model {
 
 fn load(case: &str, setting: &Setting) -> Model {
     let (stats_in, stats) = channel();
-    let source = Source::Directory(Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case);
+    let source = if path.is_file() { Source::File(path) } else { Source::Directory(path) };
     let start = Instant::now();
     let page_bytes = |bytes: u64| setting.n_page.map(|n| n * bytes);
     let options = |cache_bytes| LoadOptions {
@@ -91,7 +92,7 @@ fn request(i: u64, sink: Box<dyn Sink>) -> Request {
         (state >> 33) % n
     };
     let len = if i == 0 { 1 } else { 1 + next(150) };
-    let tokens = (0..len).map(|_| TokenId(5 + next(300) as u32)).collect();
+    let tokens = (0..len).map(|_| TokenId(5 + next(270) as u32)).collect();
     // An earlier answer in the middle of every third prompt, computed in decode form.
     let decode_spans =
         if i.is_multiple_of(3) && len > 12 { vec![4..9, 10..11] } else { Vec::new() };
@@ -140,7 +141,8 @@ impl Model {
     }
 }
 
-const CASES: [&str; 3] = ["v3-moe-bf16", "v2-group-f32", "v3-noqlora-bf16"];
+const CASES: [&str; 4] =
+    ["v3-moe-bf16", "v2-group-f32", "v3-noqlora-bf16", "mini-tied/state_dict_bf16.pt"];
 
 fn for_each_case(test: impl Fn(&str, Activations, &[Vec<TokenId>])) {
     for case in CASES {

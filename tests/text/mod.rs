@@ -12,6 +12,8 @@ use serde_json::Value;
 const CASES: [&str; 4] = ["v3-moe-f32", "v3-noqlora-f32", "v3-tied-f32", "v2-lite-f32"];
 /// A tokenizer like GPT-2's, without a template.
 const PLAIN: &str = "text/mini";
+/// Its own cases, with prompts as the model's own code renders them.
+const MINI: [&str; 2] = ["mini-tied", "mini-untied"];
 /// A vocabulary in tiktoken's form, as Kimi-K2 and Moonlight ship it; the expectations are tiktoken's own.
 const KIMI: &str = "text/kimi";
 
@@ -57,7 +59,7 @@ fn message(value: &Value) -> Option<Message> {
 
 #[test]
 fn encodings_and_decodings_are_the_references() {
-    for case in CASES.into_iter().chain([PLAIN, KIMI]) {
+    for case in CASES.into_iter().chain([PLAIN, KIMI]).chain(MINI) {
         let text = open(case);
         for entry in golden(case, "encode") {
             let (input, want) = (entry["text"].as_str().unwrap(), ids(&entry["ids_with_special"]));
@@ -88,6 +90,26 @@ fn conversations_are_encoded_as_the_reference_renders_them() {
         }
     }
     assert!(compared >= CASES.len(), "only {compared} conversations compared");
+}
+
+#[test]
+fn plain_turns_are_rendered_as_the_reference_renders_them() {
+    for case in MINI {
+        let text = open(case);
+        let bytes = std::fs::read(folder(case).join("golden.json")).unwrap();
+        let notes: Value = serde_json::from_slice(&bytes).unwrap();
+        let prompts = notes["chat_prompts"].as_array().unwrap();
+        assert!(prompts.len() >= 3, "{case} has few prompts");
+        for prompt in prompts {
+            let system = prompt["system"].as_str().map(|content| (Role::System, content));
+            let history = prompt["history"].as_array().unwrap().iter().map(|m| message(m).unwrap());
+            let mut messages = chat(&system.into_iter().collect::<Vec<_>>());
+            messages.extend(history);
+            messages.extend(chat(&[(Role::User, prompt["user"].as_str().unwrap())]));
+            let want = text.encode_raw(prompt["prompt"].as_str().unwrap()).unwrap().tokens;
+            assert_eq!(text.encode_chat(&messages).unwrap().tokens, want, "{case}: {messages:?}");
+        }
+    }
 }
 
 fn chat(messages: &[(Role, &str)]) -> Vec<Message> {

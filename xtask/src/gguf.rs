@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::golden::{self, BEST, Setup, last_line};
+use crate::golden::{self, BEST, Setup, Wanted, last_line};
 use crate::{Result, Words, tiny};
 
 /// Golden case, and how it is written.
@@ -73,7 +73,8 @@ fn show(name: &str, row: Result<String>) -> bool {
 fn exact(setup: &Setup, index: usize, case: &str, how: &[&str]) -> Result<String> {
     let name = format!("{index}-{case}");
     let path = write(setup, &setup.golden.join(case), &name, how)?;
-    let row = golden::row(&golden::one(setup, &path, case, BEST)?, false);
+    let row =
+        golden::row(&golden::one(setup, &path, case, BEST, Wanted::Ordinary)?, Wanted::Ordinary);
     row.verdict.map(|()| row.numbers)
 }
 

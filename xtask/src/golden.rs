@@ -2,7 +2,8 @@
 //!
 //! `tests/golden/<case>/` holds a small checkpoint and what a reference computed from it; `tests/golden/compare.py`
 //! knows the tolerances and shares no code with us. Each case runs with the portable kernels and with the best this
-//! processor has, in f32, and once more with bf16 activations where the weights are bf16.
+//! processor has, in f32, and once more with bf16 activations where the weights are bf16. A case of `.pt` files runs once for
+//! each of them that can be served.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +24,48 @@ pub(crate) struct Mode {
 const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
 pub(crate) const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
 const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
+
+/// What a run must have produced to have shown anything.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Wanted {
+    /// Logits and tokens.
+    Ordinary,
+    /// These and the MTP layer's drafts.
+    Drafts,
+    /// Logits alone, compared under another golden name: those of weights that were rounded from the ones the rest of the
+    /// file was made with.
+    Rounded,
+}
+
+/// The golden name of [`Wanted::Rounded`].
+const ROUNDED: &str = "logits_bf16_weights";
+
+impl Wanted {
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Ordinary => &["logits", "decode_logits", "decode_tokens"],
+            Self::Drafts => &[
+                "logits",
+                "decode_logits",
+                "decode_tokens",
+                "mtp.logits",
+                "mtp.hidden",
+                "mtp.draft_tokens",
+            ],
+            Self::Rounded => &[ROUNDED],
+        }
+    }
+}
+
+/// A model of a case and the ways to run it.
+#[derive(Debug, PartialEq)]
+struct Run {
+    case: String,
+    /// The case's folder, or a file in it, below the golden folder.
+    model: String,
+    modes: Vec<Mode>,
+    wanted: Wanted,
+}
 
 /// Where everything is.
 pub(crate) struct Setup {
@@ -65,22 +108,25 @@ impl Setup {
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let words = Words::read(args, &["--bin", "--python"])?;
     let setup = Setup::new(root, &words, "golden")?;
-    let cases = cases(&setup.golden, &words.plain)?;
+    let mut runs = Vec::new();
+    for case in cases(&setup.golden, &words.plain)? {
+        runs.extend(runs_of(&setup.golden, &case)?);
+    }
     let has_bf16 =
         std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_bf16"));
     println!(
-        "{:18} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
+        "{:28} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
         "case", "kernels", "acts", "max abs", "max KL", "greedy"
     );
     let (mut failed, mut skipped) = (0, 0);
-    for case in &cases {
-        for mode in modes(&setup.golden.join(case))? {
+    for Run { case, model, modes, wanted } in &runs {
+        for mode in modes.iter().copied() {
             if mode == BF16 && !has_bf16 {
                 skipped += 1;
                 continue;
             }
-            let row = match one(&setup, &setup.golden.join(case), case, mode) {
-                Ok(report) => row(&report, has_mtp(&setup.golden.join(case))?),
+            let row = match one(&setup, &setup.golden.join(model), case, mode, *wanted) {
+                Ok(report) => row(&report, *wanted),
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
             failed += usize::from(row.verdict.is_err());
@@ -89,7 +135,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 .as_ref()
                 .map_or_else(|problem| format!("FAIL {problem}"), |()| "ok".into());
             let isa = mode.isa.unwrap_or("best");
-            println!("{case:18} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
+            println!("{model:28} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
         }
     }
     if skipped > 0 {
@@ -122,15 +168,25 @@ fn cases(golden: &Path, wanted: &[&str]) -> Result<Vec<String>> {
     Ok(wanted.iter().map(|&name| name.to_owned()).collect())
 }
 
-fn modes(case: &Path) -> Result<Vec<Mode>> {
-    let golden = read_json(&case.join("golden.json"))?;
-    let is_bf16 = golden["weights_dtype"] == "bf16";
-    Ok(if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] })
-}
-
-/// Whether the case has golden drafts: the binary must then have made its own.
-fn has_mtp(case: &Path) -> Result<bool> {
-    Ok(!read_json(&case.join("golden.json"))?["mtp"].is_null())
+/// A case's folder, or each of its `.pt` files; the one that must be refused is another test's.
+fn runs_of(golden: &Path, case: &str) -> Result<Vec<Run>> {
+    let notes = read_json(&golden.join(case).join("golden.json"))?;
+    let run = |model: String, is_bf16: bool, wanted| Run {
+        case: case.to_owned(),
+        model,
+        modes: if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] },
+        wanted,
+    };
+    let Some(files) = notes["files"].as_object() else {
+        let wanted = if notes["mtp"].is_null() { Wanted::Ordinary } else { Wanted::Drafts };
+        return Ok(vec![run(case.to_owned(), notes["weights_dtype"] == "bf16", wanted)]);
+    };
+    let each = files.keys().filter(|name| !name.starts_with("reject")).map(|name| {
+        let is_rounded = name.contains("bf16");
+        let wanted = if is_rounded { Wanted::Rounded } else { Wanted::Ordinary };
+        run(format!("{case}/{name}"), is_rounded, wanted)
+    });
+    Ok(each.collect())
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -140,7 +196,13 @@ fn read_json(path: &Path) -> Result<Value> {
 }
 
 /// Runs the binary with `model` over a case's tokens and has the result compared.
-pub(crate) fn one(setup: &Setup, model: &Path, case: &str, mode: Mode) -> Result<Value> {
+pub(crate) fn one(
+    setup: &Setup,
+    model: &Path,
+    case: &str,
+    mode: Mode,
+    wanted: Wanted,
+) -> Result<Value> {
     let folder = setup.golden.join(case);
     let golden = read_json(&folder.join("golden.json"))?;
     let produced = setup.scratch.join(format!(
@@ -150,11 +212,16 @@ pub(crate) fn one(setup: &Setup, model: &Path, case: &str, mode: Mode) -> Result
     ));
     let greedy = golden["decode_tokens"].as_array().map_or(0, Vec::len);
     logits(setup, model, &golden["input_ids"], greedy, mode, &produced)?;
-    let compared = Command::new(&setup.python)
-        .arg(setup.golden.join("compare.py"))
-        .arg(&folder)
-        .arg(&produced)
-        .args(["--profile", mode.profile, "--json"])
+    let mut compare = Command::new(&setup.python);
+    compare.arg(setup.golden.join("compare.py")).arg(&folder).arg(&produced).args([
+        "--profile",
+        mode.profile,
+        "--json",
+    ]);
+    if wanted == Wanted::Rounded {
+        compare.args(["--map", &format!("logits={ROUNDED}"), "--only", ROUNDED]);
+    }
+    let compared = compare
         .output()
         .map_err(|problem| format!("cannot run {}: {problem}", setup.python.display()))?;
     serde_json::from_slice(&compared.stdout)
@@ -208,12 +275,15 @@ pub(crate) struct Row {
     pub(crate) verdict: Result<()>,
 }
 
-pub(crate) fn row(report: &Value, has_mtp: bool) -> Row {
+pub(crate) fn row(report: &Value, wanted: Wanted) -> Row {
     let keys = &report["keys"];
     let number = |key: &str, field: &str| keys[key][field].as_f64().unwrap_or(f64::NAN);
-    let greedy =
-        format!("{}/{}", keys["decode_tokens"]["matching_prefix"], keys["decode_tokens"]["of"]);
-    let (max_abs, kl_max) = (number("logits", "max_abs"), number("logits", "kl_max"));
+    let tokens = &keys["decode_tokens"];
+    let (logits, greedy) = match wanted {
+        Wanted::Rounded => (ROUNDED, "-".to_owned()),
+        _ => ("logits", format!("{}/{}", tokens["matching_prefix"], tokens["of"])),
+    };
+    let (max_abs, kl_max) = (number(logits, "max_abs"), number(logits, "kl_max"));
     let mut wrong = Vec::new();
     for (key, result) in keys.as_object().into_iter().flatten() {
         for failure in result["failures"].as_array().into_iter().flatten() {
@@ -221,9 +291,7 @@ pub(crate) fn row(report: &Value, has_mtp: bool) -> Row {
         }
     }
     // A run that produced neither logits nor tokens has shown nothing, whatever else agrees.
-    let drafts: &[&str] =
-        if has_mtp { &["mtp.logits", "mtp.hidden", "mtp.draft_tokens"] } else { &[] };
-    for key in ["logits", "decode_logits", "decode_tokens"].iter().chain(drafts) {
+    for key in wanted.keys() {
         if keys[*key].is_null() {
             wrong.push(format!("{key} was not produced"));
         }
@@ -250,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_passing_report_is_one_row_of_numbers() {
-        let row = row(&report(), false);
+        let row = row(&report(), Wanted::Ordinary);
         assert!(row.verdict.is_ok());
         assert_eq!(row.numbers, "   1.5e-5   2.0e-10   32/32");
     }
@@ -259,14 +327,24 @@ mod tests {
     fn failures_and_missing_tensors_fail_the_row() {
         let mut wrong = report();
         wrong["keys"]["hidden.1"] = json!({ "failures": ["rms > 5e-05"] });
-        assert_eq!(row(&wrong, false).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
+        assert_eq!(row(&wrong, Wanted::Ordinary).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
         let mut missing = report();
         missing["keys"].as_object_mut().unwrap().remove("decode_logits");
-        assert_eq!(row(&missing, false).verdict.unwrap_err(), "decode_logits was not produced");
-        assert!(row(&report(), true).verdict.unwrap_err().contains("mtp.logits was not produced"));
+        assert_eq!(
+            row(&missing, Wanted::Ordinary).verdict.unwrap_err(),
+            "decode_logits was not produced"
+        );
+        assert!(
+            row(&report(), Wanted::Drafts)
+                .verdict
+                .unwrap_err()
+                .contains("mtp.logits was not produced")
+        );
         let mut silent = report();
         silent["pass"] = json!(false);
-        assert!(row(&silent, false).verdict.is_err());
+        assert!(row(&silent, Wanted::Ordinary).verdict.is_err());
+        let rounded = row(&report(), Wanted::Rounded).verdict.unwrap_err();
+        assert_eq!(rounded, "logits_bf16_weights was not produced");
     }
 
     #[test]
@@ -283,6 +361,15 @@ mod tests {
         assert_eq!(cases(folder.path(), &[]).unwrap(), ["a", "b"]);
         assert_eq!(cases(folder.path(), &["b"]).unwrap(), ["b"]);
         assert!(cases(folder.path(), &["c"]).unwrap_err().contains("no case `c`"));
-        assert_eq!(modes(&folder.path().join("a")).unwrap().len(), 3);
+        let runs = runs_of(folder.path(), "a").unwrap();
+        assert_eq!((runs.len(), runs[0].model.as_str(), runs[0].modes.len()), (1, "a", 3));
+        let notes = r#"{"files": {"legacy.pt": {}, "reject_x.pt": {}, "state_bf16.pt": {}}}"#;
+        std::fs::write(folder.path().join("a/golden.json"), notes).unwrap();
+        let runs = runs_of(folder.path(), "a").unwrap();
+        let models: Vec<_> = runs.iter().map(|run| (run.model.as_str(), run.wanted)).collect();
+        assert_eq!(
+            models,
+            [("a/legacy.pt", Wanted::Ordinary), ("a/state_bf16.pt", Wanted::Rounded)]
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Finding models below the checkpoint root, by their headers alone.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -206,7 +207,7 @@ fn is_weights(file: &str) -> bool {
 
 /// `pytorch_model.bin`, or a shard of it.
 fn is_torch_weights(file: &str) -> bool {
-    file.starts_with("pytorch_model") && file.ends_with(".bin")
+    file.starts_with("pytorch_model") && Path::new(file).extension() == Some(OsStr::new("bin"))
 }
 
 /// A file as a model, whole or not, with its others where it is the first of several.

@@ -37,12 +37,12 @@ pub(super) fn tokenizer(vocab: (&Path, &[u8]), merges: (&Path, &[u8])) -> Result
         };
         pairs.push(json!([left, right]));
     }
-    let bytes = serde_json::to_vec(&document(&vocabulary, pairs));
+    let bytes = serde_json::to_vec(&document(&vocabulary, &pairs));
     bytes.map_err(|source| Error::Json { path: vocab.0.to_owned(), source })
 }
 
 /// GPT-2's pieces around a vocabulary.
-fn document(vocabulary: &Map<String, Value>, merges: Vec<Value>) -> Value {
+fn document(vocabulary: &Map<String, Value>, merges: &[Value]) -> Value {
     let added: Vec<Value> = vocabulary
         .get(END)
         .map(|id| {

@@ -250,8 +250,10 @@ fn moe(
     let width = moe.size_or("expert_hidden_size", shapes.moe("experts.0.ffn.gate_proj.weight"))?;
     let at = format!("layers.{}.ffn.shared_experts", shapes.first_moe.unwrap_or(0));
     let shared = moe.count_or("num_shared_experts", shapes.count(&at, "ffn.gate_proj.weight"))?;
-    if experts > 1 << 16 || shared > 1 << 16 {
-        return Err(moe.error("num_experts", "at most 65536, and as many shared ones"));
+    // As many as there are names to make of them.
+    if layers.saturating_mul(experts.max(shared)) > 1 << 18 || experts.max(shared) > 1 << 16 {
+        let field = if shared > experts { "num_shared_experts" } else { "num_experts" };
+        return Err(moe.error(field, "at most 65536, and at most 262144 experts over all layers"));
     }
     if chosen > experts {
         return Err(moe.error("num_experts_per_tok", &format!("at most `num_experts`, {experts}")));

@@ -301,6 +301,3 @@ fn is_contiguous(shape: &[u64], stride: &[u64]) -> bool {
     }
     true
 }
-
-#[cfg(test)]
-mod tests;

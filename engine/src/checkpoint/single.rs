@@ -37,7 +37,7 @@ fn torch(path: &Path) -> Result<Contents> {
     let files = Files::new(&source);
     let bytes = Bytes::open(path)?;
     let saved = pt::read(path, &bytes)?;
-    let inside = saved.settings.into_iter().find(|object| names_sizes(object));
+    let inside = saved.settings.into_iter().find(names_sizes);
     let beside = if inside.is_none() { beside(&files)? } else { None };
     let is_mini = mini::is_mini(&saved.tensors);
     let config = match (&inside, &beside) {

@@ -65,6 +65,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "xtask/",
         ],
     ),
+    ("serde_saphyr", &["engine/src/checkpoint/yaml.rs"]),
     ("base64", &["engine/src/text/"]),
     ("tokenizers", &["engine/src/text/"]),
     ("minijinja", &["engine/src/text/"]),
