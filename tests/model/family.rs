@@ -135,7 +135,7 @@ fn opened(folder: &TempDir) -> Result<Checkpoint, String> {
 fn an_mtp_layer_is_whole_or_absent_and_further_ones_are_left_alone() {
     let without = |prefix: &'static str| {
         move |header: &mut Object, _: &mut Vec<u8>| {
-            header.retain(|name, _| !name.starts_with(prefix))
+            header.retain(|name, _| !name.starts_with(prefix));
         }
     };
     let whole = opened(&written("v3-mtp-f32", &json!({}), |_, _| {})).unwrap();

@@ -75,6 +75,16 @@ fn a_tiktoken_vocabulary_whose_special_tokens_would_move_is_refused() {
     }
 }
 
+#[test]
+fn long_runs_of_one_kind_are_cut_in_linear_time() {
+    let text = open(KIMI);
+    for run in [" ", "\n", "A", "a", "我", "1", "=", "\u{301}", "Aa", "a "] {
+        let long = run.repeat(100_000);
+        let tokens = text.encode_raw(&long).unwrap().tokens;
+        assert_eq!(text.decode(&tokens), long, "{run:?}");
+    }
+}
+
 /// What `tests/text/reference.py` makes: DeepSeek's own tokenizer, and what the reference library makes of texts.
 #[test]
 fn ten_thousand_texts_through_deepseeks_own_tokenizer() {

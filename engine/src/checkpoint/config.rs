@@ -181,9 +181,10 @@ impl ModelConfig {
             moe: None,
             rms_norm_eps: fields.positive_or("rms_norm_eps", Some(family.rms_norm_eps()))? as f32,
             rope_theta: rope_theta(&fields)?,
-            rope_pairs: match fields.flag_or("rope_interleave", true)? {
-                true => RopePairs::Neighbours,
-                false => RopePairs::Halves,
+            rope_pairs: if fields.flag_or("rope_interleave", true)? {
+                RopePairs::Neighbours
+            } else {
+                RopePairs::Halves
             },
             yarn: yarn(&fields)?,
             tie_word_embeddings: fields.flag_or("tie_word_embeddings", false)?,

@@ -143,14 +143,17 @@ impl Walk {
         let is_model = |file: &String| is_weights(file) || file == "config.json" && !has_files;
         // The root itself is never a model: it would have no name.
         if !name.is_empty() && names.iter().any(is_model) {
-            let mut found = layout(path, name, &names);
             let leads_out = |file: &&String| {
                 let real = path.join(file.as_str()).canonicalize();
                 real.is_ok_and(|real| !real.starts_with(&self.root))
             };
-            if let Some(file) = names.iter().find(leads_out) {
-                found.summary = Err(format!("`{file}`: {LEADS_OUT}"));
-            }
+            let found = match names.iter().find(leads_out) {
+                Some(file) => {
+                    let reason = format!("`{file}`: {LEADS_OUT}");
+                    refused(path, name.to_owned(), "safetensors", reason)
+                }
+                None => layout(path, name, &names),
+            };
             self.found.push(found);
             return;
         }

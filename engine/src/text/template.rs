@@ -48,7 +48,7 @@ impl Template {
         }
         let runner = Runner::new(DEADLINE);
         let source = source.to_owned();
-        let environment = runner.run(move || compile(source))?;
+        let environment = runner.run(move || compile(&source))?;
         Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), runner })
     }
 
@@ -62,14 +62,14 @@ impl Template {
     }
 }
 
-fn compile(source: String) -> Result<Environment<'static>> {
+fn compile(source: &str) -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     environment.set_syntax(hugging_face_syntax()?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     jinja::add_to(&mut environment);
     environment
-        .add_template_owned(NAME, without_blocks_of_its_own(&source))
+        .add_template_owned(NAME, without_blocks_of_its_own(source))
         .map_err(|e| error(described(&e)))?;
     Ok(environment)
 }

@@ -119,7 +119,7 @@ mod tests {
         let half = x.len() / 2;
         let channel = |i: usize| {
             let (partner, pair, is_first) = match pairs {
-                RopePairs::Neighbours => (i ^ 1, i / 2, i % 2 == 0),
+                RopePairs::Neighbours => (i ^ 1, i / 2, i.is_multiple_of(2)),
                 RopePairs::Halves => ((i + half) % x.len(), i % half, i < half),
             };
             let [own, other, cos, sin] = [x[i], x[partner], cos[pair], sin[pair]].map(f64::from);
