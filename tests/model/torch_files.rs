@@ -133,12 +133,9 @@ fn a_trainers_folder_is_as_many_models_as_it_has_files() {
     assert_eq!((legacy.architecture.as_str(), legacy.dtype), ("mini_deepseek", "float32"));
     assert_eq!(summary("pretrain/state_dict_bf16.pt").unwrap().dtype, "bfloat16");
     let reason = summary("pretrain/half.pth").unwrap_err();
-    assert_eq!(reason, "half.pth: the archive has no end record: the file is truncated");
+    assert_eq!(reason, "the archive has no end record: the file is truncated");
     let reason = summary("pretrain/reject_unknown_global.pt").unwrap_err();
-    assert!(
-        reason.starts_with("reject_unknown_global.pt: ") && reason.contains("`os.getenv`"),
-        "{reason}"
-    );
+    assert!(reason.contains("`os.getenv`"), "{reason}");
     assert!(found.iter().all(|found| matches!(found.source(), Source::File(_))));
 }
 

@@ -5,6 +5,7 @@
 //! stay in the file. Each instruction makes at most one item, and there are at most [`ITEMS_MAX`]: what a pickle
 //! takes is bounded by its length. Format: `pickletools` of the Python library; the subset that `torch.save` writes.
 
+mod calls;
 mod machine;
 
 use std::collections::BTreeSet;

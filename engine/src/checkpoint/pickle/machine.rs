@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Global, ITEMS_MAX, PICKLE_BYTES_MAX, Pickle, Span, Storage, Tensor, Value};
+use super::{ITEMS_MAX, PICKLE_BYTES_MAX, Pickle, Span, Storage, Tensor, Value};
 
 /// Reads the pickle that `bytes` begins with.
 ///
@@ -34,18 +34,18 @@ pub(in super::super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
     }
 }
 
-struct Machine<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Machine<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
     stack: Vec<Value>,
     /// Lengths the stack had at each mark.
     marks: Vec<usize>,
     /// By number: a pickle may choose any, so they do not size a table.
     memo: HashMap<u32, Value>,
     items_left: usize,
-    containers: Vec<Vec<Value>>,
-    storages: Vec<Storage>,
-    tensors: Vec<Tensor>,
+    pub(super) containers: Vec<Vec<Value>>,
+    pub(super) storages: Vec<Storage>,
+    pub(super) tensors: Vec<Tensor>,
 }
 
 /// Either goes on, or the value that `STOP` leaves.
@@ -144,7 +144,7 @@ impl<'a> Machine<'a> {
         Ok(*chunk)
     }
 
-    fn span(&mut self, len: usize) -> Result<Span, String> {
+    pub(super) fn span(&mut self, len: usize) -> Result<Span, String> {
         let end = self.at.checked_add(len).filter(|end| *end <= self.bytes.len());
         let end = end.ok_or_else(|| {
             let left = self.bytes.len() - self.at;
@@ -155,19 +155,19 @@ impl<'a> Machine<'a> {
         Ok(span)
     }
 
-    fn count(&mut self, items: usize) -> Result<(), String> {
+    pub(super) fn count(&mut self, items: usize) -> Result<(), String> {
         let left = self.items_left.checked_sub(items);
         self.items_left = left.ok_or_else(|| format!("more than {ITEMS_MAX} items"))?;
         Ok(())
     }
 
-    fn push(&mut self, value: Value) -> Result<(), String> {
+    pub(super) fn push(&mut self, value: Value) -> Result<(), String> {
         self.count(1)?;
         self.stack.push(value);
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
+    pub(super) fn pop(&mut self) -> Result<Value, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let value = if self.stack.len() > floor { self.stack.pop() } else { None };
         value.ok_or_else(|| "a value is wanted where there is none".to_owned())
@@ -247,7 +247,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn make(&mut self, kind: fn(u32) -> Value, items: Vec<Value>) -> Result<(), String> {
+    pub(super) fn make(&mut self, kind: fn(u32) -> Value, items: Vec<Value>) -> Result<(), String> {
         let number = self.containers.len() as u32;
         self.containers.push(items);
         self.push(kind(number))
@@ -300,168 +300,5 @@ impl<'a> Machine<'a> {
             None => return Err("a container is gone".into()),
         }
         Ok(())
-    }
-
-    /// A name, from two lines of the pickle or two texts on the stack. It is looked up in a list and nowhere else.
-    fn global(&mut self, is_inline: bool) -> Result<(), String> {
-        let (module, name) = if is_inline {
-            (self.line()?, self.line()?)
-        } else {
-            let (name, module) = (self.pop()?, self.pop()?);
-            let (Value::Text(module), Value::Text(name)) = (module, name) else {
-                return Err("a name is made of two texts".into());
-            };
-            (self.slice(module), self.slice(name))
-        };
-        let Some(global) = Global::of(module, name) else {
-            let shown = |text: &str| text.chars().take(60).collect::<String>();
-            return Err(format!(
-                "`{}.{}` is not among the names a checkpoint may use; it was not looked up",
-                shown(module),
-                shown(name)
-            ));
-        };
-        self.push(Value::Global(global))
-    }
-
-    fn slice(&self, span: Span) -> &'a str {
-        let bytes = self.bytes.get(span.start as usize..span.start as usize + span.len as usize);
-        std::str::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
-    }
-
-    fn line(&mut self) -> Result<&'a str, String> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let len = rest.iter().take(1024).position(|byte| *byte == b'\n');
-        let len = len.ok_or("a name has no end")?;
-        let span = self.span(len)?;
-        self.at += 1;
-        let bytes = self.bytes.get(span.start as usize..span.start as usize + len);
-        std::str::from_utf8(bytes.unwrap_or_default()).map_err(|_| "a name is not UTF-8".to_owned())
-    }
-
-    fn tuple(&self, value: Value, what: &str) -> Result<&[Value], String> {
-        match value {
-            Value::Tuple(tuple) => {
-                Ok(self.containers.get(tuple as usize).map_or(&[], Vec::as_slice))
-            }
-            _ => Err(format!("{what} is no tuple")),
-        }
-    }
-
-    /// A call: of the few that are allowed, what it would make is made here.
-    fn reduce(&mut self) -> Result<(), String> {
-        let (arguments, called) = (self.pop()?, self.pop()?);
-        let arguments = self.tuple(arguments, "what a name is called with")?;
-        let value = match (called, arguments) {
-            (Value::Global(Global::OrderedDict), []) => return self.make(Value::Dict, Vec::new()),
-            (Value::Global(Global::RebuildTensor), arguments) => {
-                let tensor = self.tensor(arguments)?;
-                self.count(tensor.shape.len() + tensor.stride.len())?;
-                self.tensors.push(tensor);
-                Value::Tensor(self.tensors.len() as u32 - 1)
-            }
-            (
-                Value::Global(Global::RebuildParameter),
-                [tensor @ Value::Tensor(_), Value::Bool(_), Value::Dict(_)],
-            ) => *tensor,
-            (Value::Global(global), arguments) => {
-                return Err(format!("{global:?} is called with {} arguments", arguments.len()));
-            }
-            _ => return Err("something is called that is no name".into()),
-        };
-        self.push(value)
-    }
-
-    /// `(storage, offset, shape, stride, requires_grad, hooks[, metadata])`.
-    fn tensor(&self, arguments: &[Value]) -> Result<Tensor, String> {
-        /// Far more than any matrix has. A tuple may be used again and again, so its copies must be small.
-        const DIMENSIONS_MAX: usize = 16;
-        let [
-            Value::Storage(storage),
-            Value::Int(offset),
-            shape,
-            stride,
-            Value::Bool(_),
-            Value::Dict(_),
-            rest @ ..,
-        ] = arguments
-        else {
-            return Err("a tensor is not made of a storage, an offset, a shape and strides".into());
-        };
-        if rest.len() > 1 {
-            return Err(format!("a tensor has {} more arguments than it can", rest.len()));
-        }
-        let whole = |value: &Value| match value {
-            Value::Int(number) => u64::try_from(*number).ok(),
-            _ => None,
-        };
-        let sizes = |value: Value, what: &str| -> Result<Vec<u64>, String> {
-            let sizes = self.tuple(value, what)?;
-            if sizes.len() > DIMENSIONS_MAX {
-                return Err(format!(
-                    "{what} has {} numbers, at most {DIMENSIONS_MAX} are read",
-                    sizes.len()
-                ));
-            }
-            let sizes = sizes.iter().map(whole).collect::<Option<_>>();
-            sizes.ok_or_else(|| format!("{what} has something else than whole numbers from 0"))
-        };
-        let offset =
-            u64::try_from(*offset).map_err(|_| "a tensor's offset is below 0".to_owned())?;
-        let (shape, stride) =
-            (sizes(*shape, "a tensor's shape")?, sizes(*stride, "a tensor's stride")?);
-        if shape.len() != stride.len() {
-            return Err(format!(
-                "a tensor of {} dimensions has {} strides",
-                shape.len(),
-                stride.len()
-            ));
-        }
-        Ok(Tensor { storage: *storage, offset, shape, stride })
-    }
-
-    /// State given to an object: a settings class takes its dict, an ordered dict has `_metadata` that says nothing.
-    fn build(&mut self) -> Result<(), String> {
-        let (state, object) = (self.pop()?, self.pop()?);
-        match (object, state) {
-            (Value::Dict(_), Value::Dict(_)) => self.push(object),
-            (Value::Object(_), Value::Dict(dict)) => self.push(Value::Object(dict)),
-            _ => Err("state is given to something that takes none".into()),
-        }
-    }
-
-    /// `NEWOBJ`: an instance of a settings class, empty so far.
-    fn new_object(&mut self) -> Result<(), String> {
-        let (arguments, class) = (self.pop()?, self.pop()?);
-        let arguments = self.tuple(arguments, "what an object is made with")?;
-        match (class, arguments) {
-            (Value::Global(Global::Settings), []) => self.make(Value::Object, Vec::new()),
-            _ => Err("an object is made of something that is no settings class".into()),
-        }
-    }
-
-    /// `("storage", type, key, location, count[, None])`.
-    fn persistent(&mut self) -> Result<(), String> {
-        let id = self.pop()?;
-        let storage = match self.tuple(id, "a persistent id")? {
-            [
-                Value::Text(tag),
-                Value::Global(Global::Storage(kind)),
-                Value::Text(key),
-                Value::Text(_),
-                Value::Int(count),
-                rest @ ..,
-            ] if self.slice(*tag) == "storage" => {
-                if !matches!(rest, [] | [Value::None]) {
-                    return Err("a storage is a view of another one; that is not supported".into());
-                }
-                let count =
-                    u64::try_from(*count).map_err(|_| format!("a storage has {count} elements"))?;
-                Storage { kind: *kind, key: *key, count }
-            }
-            _ => return Err("a persistent id does not describe a storage".into()),
-        };
-        self.storages.push(storage);
-        self.push(Value::Storage(self.storages.len() as u32 - 1))
     }
 }
