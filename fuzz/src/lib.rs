@@ -8,6 +8,9 @@ use hadal_engine::checkpoint::{Checkpoint, Source};
 
 #[path = "../../tests/counting.rs"]
 mod counting;
+/// Archives for the pickle under test.
+#[path = "../../tests/hostile/zip.rs"]
+pub mod zip;
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -65,6 +68,11 @@ impl Folder {
     /// Opens the folder as a checkpoint and reads what it lists.
     pub fn open(&self) {
         read(&Source::Directory(self.0.clone()));
+    }
+
+    /// Opens a file of it that is a model by itself, and its text.
+    pub fn open_file(&self, name: &str) {
+        read(&Source::File(self.0.join(name)));
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hadal_engine::ErrorKind;
-use hadal_engine::checkpoint::{self, Found, Source};
+use hadal_engine::checkpoint::{self, Found, Known, Source};
 
 pub use loader::{EngineLoader, Loaded, Loader, StatsCell};
 pub(crate) use slot::{Lease, State};
@@ -43,6 +43,13 @@ impl Problem {
     }
 }
 
+/// The last listing, and what it read.
+#[derive(Default)]
+struct Listing {
+    last: Option<(Instant, Arc<Vec<Found>>)>,
+    known: Known,
+}
+
 /// The models by name.
 pub(crate) struct Models {
     root: PathBuf,
@@ -50,7 +57,7 @@ pub(crate) struct Models {
     embedded: Option<EmbeddedFiles>,
     beside: Option<(String, PathBuf)>,
     loader: Arc<dyn Loader>,
-    listing: Mutex<Option<(Instant, Arc<Vec<Found>>)>>,
+    listing: Mutex<Listing>,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
 }
 
@@ -78,12 +85,12 @@ impl Models {
     /// All models there are, sorted by name. Reads headers: call it on a blocking thread.
     pub(crate) fn list(&self) -> Arc<Vec<Found>> {
         let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, found)) = &*listing
+        if let Some((at, found)) = &listing.last
             && at.elapsed() < LISTING_AGE
         {
             return Arc::clone(found);
         }
-        let mut found = checkpoint::discover(&self.root);
+        let mut found = checkpoint::discover_again(&self.root, &mut listing.known);
         if let Some((name, path)) = &self.beside
             && !found.iter().any(|model| model.name == *name)
         {
@@ -96,7 +103,7 @@ impl Models {
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         let found = Arc::new(found);
-        *listing = Some((Instant::now(), Arc::clone(&found)));
+        listing.last = Some((Instant::now(), Arc::clone(&found)));
         found
     }
 

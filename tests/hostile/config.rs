@@ -63,7 +63,7 @@ pub(crate) fn add(corpus: &mut Corpus) {
     field("topk_method", json!("random"), "topk_method");
     field("scoring_func", json!("relu"), "scoring_func");
     field("hidden_act", json!("gelu"), "gelu");
-    field("num_nextn_predict_layers", json!(7), "num_nextn_predict_layers");
+    field("num_nextn_predict_layers", json!("one"), "num_nextn_predict_layers");
     field("quantization_config", json!({ "quant_method": "gptq", "bits": 4 }), "gptq");
     field("quantization_config", json!({ "quant_method": "fp8", "fmt": "e5m2" }), "e5m2");
     text(corpus);

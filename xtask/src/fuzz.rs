@@ -28,6 +28,9 @@ const TARGETS: &[Target] = &[
         bytes_max: 16 << 10,
     },
     Target { name: "config", seeds: |root| golden(root, "config.json"), bytes_max: 8 << 10 },
+    Target { name: "gguf", seeds: gguf, bytes_max: 64 << 10 },
+    Target { name: "pt", seeds: torch, bytes_max: 400 << 10 },
+    Target { name: "pickle", seeds: pickle, bytes_max: 32 << 10 },
     Target { name: "tokenizer", seeds: |root| golden(root, "tokenizer.json"), bytes_max: 16 << 10 },
     Target { name: "template", seeds: template, bytes_max: 8 << 10 },
 ];
@@ -121,6 +124,41 @@ fn safetensors(root: &Path) -> Vec<Seed> {
     };
     let whole = ["model.safetensors", "model-00001-of-00002.safetensors"];
     whole.iter().flat_map(|file| golden(root, file)).filter_map(header).collect()
+}
+
+/// Files below the golden folder by their ending.
+fn with_ending(root: &Path, ending: &str) -> Vec<Seed> {
+    let files =
+        cases(root).into_iter().flat_map(|case| std::fs::read_dir(case).into_iter().flatten());
+    files
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
+        .filter_map(|path| Some((name_of(&path), std::fs::read(&path).ok()?)))
+        .collect()
+}
+
+/// GGUF files up to where their data begins, which the target makes up itself.
+fn gguf(root: &Path) -> Vec<Seed> {
+    let header = |(name, bytes): Seed| {
+        // The last tensor's entry ends with its offset; cutting a little into the data does no harm.
+        let end = bytes.len().min(24 << 10);
+        (name, bytes[..end].to_vec())
+    };
+    with_ending(root, "gguf").into_iter().map(header).collect()
+}
+
+fn torch(root: &Path) -> Vec<Seed> {
+    with_ending(root, "pt")
+}
+
+/// The pickles inside the archives: the first entry, stored as it is.
+fn pickle(root: &Path) -> Vec<Seed> {
+    let inside = |(name, bytes): Seed| {
+        let start = bytes.windows(2).position(|two| two == [0x80, 0x02])?;
+        let end = start + bytes[start..].windows(4).position(|four| four == *b"PK\x07\x08")?;
+        Some((name, bytes[start..end].to_vec()))
+    };
+    with_ending(root, "pt").into_iter().filter_map(inside).collect()
 }
 
 /// Templates that stand alone, and those inside `tokenizer_config.json`.

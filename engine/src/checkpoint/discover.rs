@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::known::Known;
 use super::{Checkpoint, Source, gguf};
 
 /// Folders below the root that are looked into: any depth that people make, and no end of the stack.
@@ -97,27 +98,35 @@ pub(super) fn shown(error: &str, folder: &Path) -> String {
 /// and links that lead outside the root, which are not followed, are listed with their reason. A root that is missing
 /// or unreadable holds nothing.
 pub fn discover(root: &Path) -> Vec<Found> {
+    discover_again(root, &mut Known::default())
+}
+
+/// [`discover`] for who lists again and again: only what has changed since `known` was last used is read.
+pub fn discover_again(root: &Path, known: &mut Known) -> Vec<Found> {
     let Ok(root) = root.canonicalize() else { return Vec::new() };
     let mut walk = Walk {
+        known,
         found: Vec::new(),
         seen: BTreeSet::new(),
         entries_left: ENTRIES_MAX,
         root: root.clone(),
     };
     walk.folder(&root, "", 0);
+    walk.known.forget_the_rest();
     walk.found.sort_by(|a, b| a.name.cmp(&b.name));
     walk.found
 }
 
-struct Walk {
+struct Walk<'a> {
     root: PathBuf,
+    known: &'a mut Known,
     found: Vec<Found>,
     /// Real paths of folders visited: links can make circles.
     seen: BTreeSet<PathBuf>,
     entries_left: usize,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn folder(&mut self, path: &Path, name: &str, depth: usize) {
         let real = match path.canonicalize() {
             Ok(real) if real.starts_with(&self.root) => real,
@@ -150,9 +159,9 @@ impl Walk {
             let found = match names.iter().find(leads_out) {
                 Some(file) => {
                     let reason = format!("`{file}`: {LEADS_OUT}");
-                    refused(path, name.to_owned(), "safetensors", reason)
+                    Found { format: "safetensors", ..refused(path, name, reason) }
                 }
-                None => layout(path, name, &names),
+                None => layout(path, name, &names, self.known),
             };
             self.found.push(found);
             return;
@@ -186,7 +195,7 @@ impl Walk {
         // A model in several files goes by its first; without that one the others are listed with their reason.
         let first = gguf::Part::of(path).filter(|part| part.number > 1);
         if !first.is_some_and(|part| part.path(1).is_file()) {
-            self.found.push(single(path, name, format));
+            self.found.push(single(path, name, format, self.known));
         }
     }
 }
@@ -214,7 +223,7 @@ fn is_torch_weights(file: &str) -> bool {
 }
 
 /// A file as a model, whole or not, with its others where it is the first of several.
-fn single(path: &Path, name: &str, format: &'static str) -> Found {
+fn single(path: &Path, name: &str, format: &'static str, known: &mut Known) -> Found {
     let metadata: Vec<_> =
         gguf::files(path).map_while(|file| std::fs::metadata(file).ok()).collect();
     let newest = metadata.iter().filter_map(|metadata| metadata.modified().ok()).max();
@@ -224,11 +233,11 @@ fn single(path: &Path, name: &str, format: &'static str) -> Found {
         size_bytes: metadata.iter().map(std::fs::Metadata::len).sum(),
         modified: newest.unwrap_or(SystemTime::UNIX_EPOCH),
         format,
-        summary: describe(&Source::File(path.to_owned())),
+        summary: known.describe(&Source::File(path.to_owned())),
     }
 }
 
-impl Walk {
+impl Walk<'_> {
     /// A file by itself that some other program would take for a model, or the beginning of one.
     fn foreign(&mut self, path: &Path, name: &str) {
         let ending = |path: &Path| {
@@ -266,17 +275,18 @@ fn refused(path: &Path, name: &str, reason: String) -> Found {
 
 /// One path as a model of the given name, whole or not: a file, else a folder.
 pub fn describe_path(name: &str, path: &Path) -> Found {
+    let mut known = Known::default();
     if path.is_file() {
-        return single(path, name, single_format(path).unwrap_or("pt"));
+        return single(path, name, single_format(path).unwrap_or("pt"), &mut known);
     }
     let entries = std::fs::read_dir(path).into_iter().flatten();
     let files: Vec<String> =
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    layout(path, name, &files)
+    layout(path, name, &files, &mut known)
 }
 
 /// A folder in Hugging Face layout, whole or not.
-fn layout(path: &Path, name: &str, files: &[String]) -> Found {
+fn layout(path: &Path, name: &str, files: &[String], known: &mut Known) -> Found {
     let is_safetensors = |file: &String| file.ends_with(".safetensors");
     // As loading chooses: the newer format, where a folder has both.
     let has_safetensors =
@@ -293,6 +303,6 @@ fn layout(path: &Path, name: &str, files: &[String]) -> Found {
         size_bytes: metadata.iter().map(std::fs::Metadata::len).sum(),
         modified: newest.unwrap_or(SystemTime::UNIX_EPOCH),
         format: if has_safetensors { "safetensors" } else { "pt" },
-        summary: describe(&Source::Directory(path.to_owned())),
+        summary: known.describe(&Source::Directory(path.to_owned())),
     }
 }

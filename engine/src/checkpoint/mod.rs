@@ -9,6 +9,7 @@ mod folder;
 mod gguf;
 mod gpt2;
 mod json;
+mod known;
 pub mod map;
 mod mini;
 mod part;
@@ -27,7 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
-pub use discover::{Found, Summary, describe, describe_path, discover};
+pub use discover::{Found, Summary, describe, describe_path, discover, discover_again};
+pub use known::Known;
 pub use map::{Bytes, Watch};
 pub use part::Part;
 pub use scales::Scales;
