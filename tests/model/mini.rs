@@ -102,7 +102,12 @@ fn on_every_isa(activations: Activations, limits: &Limits) {
             println!("skipped: this processor has no {isa:?}");
             continue;
         }
-        let cpu = CpuOptions { threads: Some(2), isa: Some(isa), activations: Some(activations) };
+        let cpu = CpuOptions {
+            threads: Some(2),
+            isa: Some(isa),
+            activations: Some(activations),
+            quant: None,
+        };
         for file in FILES {
             check(file, &cpu, 64, limits);
         }
@@ -121,7 +126,12 @@ fn bf16_activations_follow_the_reference_to_bf16_accuracy() {
 
 #[test]
 fn short_chunks_give_the_same_numbers() {
-    let cpu = CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
+    let cpu = CpuOptions {
+        threads: Some(1),
+        isa: None,
+        activations: Some(Activations::F32),
+        quant: None,
+    };
     for file in FILES {
         check(file, &cpu, 7, &compare::F32);
     }

@@ -1,5 +1,6 @@
 //! What the tools say of checkpoints and make of them, held to the files themselves.
 
+mod convert;
 mod survey;
 
 use std::collections::BTreeMap;

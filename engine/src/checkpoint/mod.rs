@@ -1,7 +1,9 @@
 //! Checkpoints on disk: found, opened, checked, mapped.
 
 pub mod config;
+mod convert;
 mod discover;
+mod encode;
 mod expected;
 mod files;
 mod folder;
@@ -12,11 +14,13 @@ mod mini;
 mod part;
 mod pickle;
 mod pt;
+mod quantised;
 mod safetensors;
 mod scales;
 mod scan;
 mod single;
 mod survey;
+mod target;
 mod text_size;
 mod yaml;
 mod zip;
@@ -25,12 +29,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
+pub use convert::{ConvertOptions, Converted, convert};
 pub use discover::{Found, Summary, describe, describe_folder, discover};
+pub use encode::Encoded;
 pub use map::{Bytes, Watch};
 pub use part::Part;
+pub use quantised::{Opened, Quant, open_with_cache};
 pub use scales::Scales;
 pub use scan::Defects;
 pub use survey::{Listed, Survey};
+pub use target::Target;
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
@@ -105,6 +113,17 @@ impl Tensor {
     pub fn stored_bytes(&self) -> usize {
         self.bytes.len() + self.scales.as_ref().map_or(0, |scales| scales.bytes.len())
     }
+}
+
+/// A tensor that a model uses, as it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded<'a> {
+    /// Its name in the checkpoint.
+    pub name: &'a str,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Written anew in memory; otherwise used where it lies, or copied when it is a vector.
+    pub is_encoded: bool,
 }
 
 /// The text side of a checkpoint, as bytes: `engine::text` reads them.
@@ -230,9 +249,33 @@ impl Checkpoint {
         self.stored().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Stored bytes of the matrices the model uses, factors included: they stay where they lie.
-    pub fn matrix_bytes(&self) -> u64 {
-        self.stored().filter(|(name, _)| !self.is_vector(name)).map(|(_, bytes)| bytes).sum()
+    /// Bytes of the matrices that stay where they lie, factors included, when matrices are kept as `quant` says.
+    pub fn mapped_bytes(&self, quant: Option<Target>) -> u64 {
+        let stay = self.loaded(quant).filter(|loaded| !loaded.is_encoded);
+        stay.filter(|loaded| !self.is_vector(loaded.name)).map(|loaded| loaded.bytes).sum()
+    }
+
+    /// Bytes of the matrices that are written anew in memory when they are kept as `quant` says.
+    pub fn encoded_bytes(&self, quant: Option<Target>) -> u64 {
+        self.loaded(quant).filter(|loaded| loaded.is_encoded).map(|loaded| loaded.bytes).sum()
+    }
+
+    /// What every tensor that the model uses takes when matrices are kept as `quant` says.
+    pub fn loaded(&self, quant: Option<Target>) -> impl Iterator<Item = Loaded<'_>> {
+        self.stored().map(move |(name, bytes)| {
+            let as_it_is = Loaded { name, bytes, is_encoded: false };
+            let entry = self.tensors.get(name).filter(|entry| entry.shape.len() == 2);
+            let (Some(target), Some(entry)) = (quant, entry) else { return as_it_is };
+            let Some(stored) = entry.dtype else { return as_it_is };
+            let dtype = target.dtype_of(name, stored, &entry.shape);
+            let row_bytes = entry.shape.last().and_then(|dim| dtype.row_bytes(*dim));
+            match (row_bytes, entry.shape.first()) {
+                (Some(row_bytes), Some(n_out)) if dtype != stored => {
+                    Loaded { name, bytes: (row_bytes * n_out) as u64, is_encoded: true }
+                }
+                _ => as_it_is,
+            }
+        })
     }
 
     /// Bytes of the norms and biases the model uses, widened to f32 as it keeps them.
@@ -261,8 +304,20 @@ impl Checkpoint {
 
     /// Most frequent dtype by bytes.
     pub fn dtype(&self) -> DType {
+        self.dtype_as(None)
+    }
+
+    /// Most frequent dtype by stored bytes, when matrices are kept as `quant` says.
+    pub fn dtype_as(&self, quant: Option<Target>) -> DType {
+        let kept = |name: &String| {
+            let entry = self.tensors.get(name)?;
+            let dtype = entry.dtype?;
+            let is_kept = |target: Target| target.dtype_of(name, dtype, &entry.shape);
+            Some((quant.map_or(dtype, is_kept), entry.bytes.len()))
+        };
+        let used: Vec<(DType, usize)> = self.used.iter().filter_map(kept).collect();
         let bytes = |dtype| {
-            self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>()
+            used.iter().filter(|(used, _)| *used == dtype).map(|(_, bytes)| bytes).sum::<usize>()
         };
         DType::ALL.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
     }

@@ -53,7 +53,8 @@ pub(super) fn block(fields: &Fields<'_>) -> Result<[usize; 2]> {
     let Some(quantization) = fields.object("quantization_config")? else { return Ok(fp8::BLOCK) };
     let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
     match quantization.text("quant_method")?.unwrap_or("unnamed") {
-        "fp8" => {}
+        // The second is what `hadal convert` writes: tensors in blocks say what they are in their files.
+        "fp8" | "hadal" => {}
         method => {
             return refuse(format!(
                 "weights quantised by `{method}` are not supported; `fp8`, float32, float16 and bfloat16 are"

@@ -151,8 +151,12 @@ impl Survey {
         }) {
             n_file += 1;
             let path = files.path().join(name);
-            let read =
-                Bytes::open(&path).and_then(|bytes| entries_and_problems(&path, &bytes, problems));
+            let read = Bytes::open(&path).and_then(|bytes| match path.extension() {
+                Some(ending) if ending == "safetensors" => {
+                    entries_and_problems(&path, &bytes, problems)
+                }
+                _ => Ok(pt::read(&path, &bytes)?.tensors),
+            });
             match read {
                 Ok(entries) => merge(&path, entries, &mut tensors, problems),
                 Err(problem) => problems.push(problem),

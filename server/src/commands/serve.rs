@@ -91,7 +91,7 @@ pub(crate) async fn run(
     Cpu::new(&cpu)?;
     let located = locate(&args.model)?;
     let beside = match &located.source {
-        Source::Directory(path) => Some((located.name.clone(), path.clone())),
+        Source::Directory(path) | Source::File(path) => Some((located.name.clone(), path.clone())),
         Source::Embedded(_) => None,
     };
     let listener = bind(&args.http).await?;
