@@ -114,22 +114,6 @@ pub enum Error {
         /// What was found and what was wanted.
         problem: String,
     },
-    /// A number that a format cannot hold.
-    #[error(
-        "tensor `{name}` has {value} at row {row}, column {column}, which {format} cannot hold"
-    )]
-    NotRepresentable {
-        /// The tensor.
-        name: String,
-        /// Of the first such number.
-        row: usize,
-        /// Of the first such number.
-        column: usize,
-        /// The number.
-        value: f32,
-        /// The format.
-        format: &'static str,
-    },
     /// A file or folder could not be written.
     #[error("{path}: cannot write: {source}")]
     Write {
@@ -138,24 +122,6 @@ pub enum Error {
         /// What the system said.
         #[source]
         source: std::io::Error,
-    },
-    /// A place that must not be written to.
-    #[error("{path}: {problem}")]
-    Occupied {
-        /// The file or folder.
-        path: PathBuf,
-        /// What is there, and what to do.
-        problem: String,
-    },
-    /// There is not enough room on the disk.
-    #[error("{path}: {needed_bytes} bytes are to be written, {free_bytes} are free")]
-    DiskFull {
-        /// The folder.
-        path: PathBuf,
-        /// Bytes needed.
-        needed_bytes: u64,
-        /// Bytes free.
-        free_bytes: u64,
     },
     /// The tokenizer's files cannot be used.
     #[error("tokenizer: {problem}")]

@@ -1,5 +1,7 @@
 //! Tensors written anew in another format, some rows at a time.
 
+use std::path::Path;
+
 use super::Tensor;
 use crate::error::{Error, Result};
 use crate::quant::{DType, bf16, f16, fp8, q4_0, q8_0};
@@ -18,19 +20,21 @@ impl Tensor {
     /// [`fp8::BLOCK`]`[0]`, so that a block is seen whole.
     ///
     /// # Errors
-    /// [`Error::NotRepresentable`] for a number that `to` cannot hold; [`Error::Internal`] for a format that nothing is
+    /// [`Error::TensorRange`] for a number that `to` cannot hold; [`Error::Internal`] for a format that nothing is
     /// written in.
     pub fn encode_rows(&self, first: usize, n: usize, to: DType) -> Result<Encoded> {
         let dim = self.dim();
         let mut values = vec![0.0; n * dim];
         self.decode_rows(first, &mut values);
         if let Some(index) = values.iter().position(|value| !holds(to, *value)) {
-            return Err(Error::NotRepresentable {
+            let (row, column, value) = (first + index / dim, index % dim, values[index]);
+            return Err(Error::TensorRange {
+                path: self.bytes.path().unwrap_or(Path::new("memory")).to_owned(),
                 name: self.name.clone(),
-                row: first + index / dim,
-                column: index % dim,
-                value: values[index],
-                format: to.name(),
+                problem: format!(
+                    "{value} at row {row}, column {column} is nothing that {} can hold",
+                    to.name()
+                ),
             });
         }
         let mut encoded = Encoded::default();
@@ -39,7 +43,7 @@ impl Tensor {
         match to {
             DType::F32 => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
             DType::Bf16 => {
-                bytes.extend(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()))
+                bytes.extend(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()));
             }
             DType::F16 => bytes.extend(values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
             DType::Q8_0 => q8_0::encode(&values, bytes),
@@ -106,7 +110,7 @@ mod tests {
     fn a_number_too_large_is_named_with_its_place() {
         let mut values = [1.0; 64];
         values[40] = 70_000.0;
-        let want = "tensor `w` has 70000 at row 1, column 8, which float16 cannot hold";
+        let want = "memory: tensor `w`: 70000 at row 1, column 8 is nothing that float16 can hold";
         assert_eq!(problem(&values, DType::F16), want);
         values[40] = f32::NAN;
         for to in [DType::Q8_0, DType::Q4_0, DType::Fp8E4m3] {

@@ -1,7 +1,7 @@
 //! All that can be said of a checkpoint, whole or broken: `open` stops at the first thing that is wrong, a survey goes
 //! on and collects them all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Path, PathBuf};
 
 use super::discover::shown;
@@ -204,11 +204,13 @@ fn merge(
     problems: &mut Vec<Error>,
 ) {
     for (name, entry) in entries {
-        if tensors.contains_key(&name) {
-            let problem = "it is in another file of this checkpoint too".to_owned();
-            problems.push(Error::TensorRange { path: path.to_owned(), name, problem });
-        } else {
-            tensors.insert(name, entry);
+        match tensors.entry(name) {
+            btree_map::Entry::Vacant(place) => drop(place.insert(entry)),
+            btree_map::Entry::Occupied(place) => {
+                let problem = "it is in another file of this checkpoint too".to_owned();
+                let (path, name) = (path.to_owned(), place.key().clone());
+                problems.push(Error::TensorRange { path, name, problem });
+            }
         }
     }
 }

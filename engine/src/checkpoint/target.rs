@@ -69,9 +69,8 @@ impl Target {
         let is_matrix = shape.len() == 2 && is_layer_matrix(name);
         match self {
             Self::F32 => DType::F32,
-            Self::Bf16 => plain,
             Self::F16 if plain == DType::Bf16 => DType::F16,
-            Self::F16 => plain,
+            Self::Bf16 | Self::F16 => plain,
             Self::Fp8 => {
                 if is_matrix {
                     DType::Fp8E4m3

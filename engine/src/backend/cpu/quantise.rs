@@ -13,7 +13,7 @@ const PIECE_LEN: usize = 1 << 18;
 /// `tensor` as `to`, in memory of our own. The same bytes on any number of threads: blocks know nothing of each other.
 ///
 /// # Errors
-/// [`Error::NotRepresentable`] for a number that `to` cannot hold.
+/// [`Error::TensorRange`] for a number that `to` cannot hold.
 pub(super) fn quantise(cpu: &mut Cpu, tensor: &Tensor, to: DType) -> Result<Weight> {
     let (n_row, dim) = (tensor.n_row(), tensor.dim());
     let row_bytes = to.row_bytes(dim).filter(|bytes| *bytes > 0);

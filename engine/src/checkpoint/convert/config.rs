@@ -27,7 +27,7 @@ pub(super) fn config_json(
             let (path, bytes) = Files::new(source).required("config.json")?;
             parse_object(&path, &bytes)?
         }
-        Source::File(_) => written(checkpoint)?,
+        Source::File(_) => written(checkpoint),
     };
     let has_fp8 = layout.has(|dtype| dtype == DType::Fp8E4m3);
     let has_blocks = layout.has(|dtype| dtype.block_len() > 1);
@@ -80,7 +80,7 @@ fn check(checkpoint: &Checkpoint, object: &Map<String, Value>) -> Result<()> {
 }
 
 /// A configuration from what was read of a file that has none in Hugging Face form.
-fn written(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
+fn written(checkpoint: &Checkpoint) -> Map<String, Value> {
     let c = &checkpoint.config;
     let mut object = common(c);
     match &c.architecture {
@@ -99,7 +99,7 @@ fn written(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
     let generation = &checkpoint.generation;
     object.insert("bos_token_id".into(), json!(generation.bos_token_id));
     object.insert("eos_token_id".into(), json!(generation.eos_token_ids));
-    Ok(object)
+    object
 }
 
 /// Fields of both lines of models.

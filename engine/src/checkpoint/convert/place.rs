@@ -25,7 +25,7 @@ impl Place {
         let replaces = check(source, out, force)?;
         let (Some(name), parent) = (out.file_name(), parent(out)) else {
             let problem = "wanted the name of a folder to make".to_owned();
-            return Err(Error::Occupied { path: out.to_owned(), problem });
+            return Err(Error::Format { path: out.to_owned(), problem });
         };
         let io = |path: &Path, source| Error::Write { path: path.to_owned(), source };
         std::fs::create_dir_all(&parent).map_err(|source| io(&parent, source))?;
@@ -56,7 +56,7 @@ impl Place {
                 Ok(())
             }
             Source::Directory(folder) => self.carry(folder),
-            Source::File(_) => self.from_memory(checkpoint),
+            Source::File(_) => self.write_text(checkpoint),
         }
     }
 
@@ -79,7 +79,7 @@ impl Place {
     }
 
     /// What a single file had in it or beside it, as files of a folder.
-    fn from_memory(&self, checkpoint: &Checkpoint) -> Result<()> {
+    fn write_text(&self, checkpoint: &Checkpoint) -> Result<()> {
         let text = &checkpoint.text;
         let template = text.chat_template.as_ref().map(String::as_bytes);
         let files = [
@@ -148,7 +148,7 @@ fn is_carried(name: &str) -> bool {
 /// Whether something is there that will be replaced; refuses what must not be.
 fn check(source: &Source, out: &Path, force: bool) -> Result<bool> {
     let refuse =
-        |problem: &str| Err(Error::Occupied { path: out.to_owned(), problem: problem.to_owned() });
+        |problem: &str| Err(Error::Format { path: out.to_owned(), problem: problem.to_owned() });
     let Ok(metadata) = std::fs::symlink_metadata(out) else { return Ok(false) };
     if let (Source::Directory(from) | Source::File(from), Ok(to)) = (source, out.canonicalize())
         && from.canonicalize().is_ok_and(|from| from.starts_with(&to))
@@ -189,7 +189,8 @@ fn check_room(folder: &Path, needed_bytes: u64) -> Result<()> {
     let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free_bytes < needed_bytes {
-        return Err(Error::DiskFull { path: folder.to_owned(), needed_bytes, free_bytes });
+        let problem = format!("{needed_bytes} bytes are to be written, {free_bytes} are free");
+        return Err(Error::Format { path: folder.to_owned(), problem });
     }
     Ok(())
 }
