@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions, Plan, Weight};
 use hadal_engine::backend::{
-    Backend, ExpertWeights, HeadSide, MlaShape, RouteRule, Scoring, ScratchShape,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RouteRule, Scoring, ScratchShape,
 };
 use hadal_engine::checkpoint::{Bytes, Scales, Tensor};
 use hadal_engine::quant::{DType, fp8};
@@ -140,12 +140,30 @@ fn head_linear(c: &mut Criterion) {
         let q = buffer(&mut cpu, rows * 128 * 192);
         let mut y = cpu.alloc(rows * 128 * 512).unwrap();
         group.bench_function(BenchmarkId::new("key", rows), |b| {
-            b.iter(|| cpu.head_linear(&mut y, black_box(&q), &kv_b, HeadSide::Key, &V3, 0..rows));
+            b.iter(|| {
+                cpu.head_linear(
+                    &mut y,
+                    black_box(&q),
+                    KvB::Whole(&kv_b),
+                    HeadSide::Key,
+                    &V3,
+                    0..rows,
+                )
+            });
         });
         let x = buffer(&mut cpu, rows * 128 * 512);
         let mut y = cpu.alloc(rows * 128 * 128).unwrap();
         group.bench_function(BenchmarkId::new("value", rows), |b| {
-            b.iter(|| cpu.head_linear(&mut y, black_box(&x), &kv_b, HeadSide::Value, &V3, 0..rows));
+            b.iter(|| {
+                cpu.head_linear(
+                    &mut y,
+                    black_box(&x),
+                    KvB::Whole(&kv_b),
+                    HeadSide::Value,
+                    &V3,
+                    0..rows,
+                )
+            });
         });
     }
     group.finish();
@@ -199,7 +217,9 @@ fn mla_prefill(c: &mut Criterion) {
         let mut o = cpu.alloc(128 * 16 * 128).unwrap();
         group.throughput(Throughput::Bytes((context * LITE.latent_dim() * 4) as u64));
         group.bench_function(BenchmarkId::from_parameter(context), |b| {
-            b.iter(|| cpu.mla_prefill(&mut o, black_box(&q), &cache, &kv_b, &LITE, &plan));
+            b.iter(|| {
+                cpu.mla_prefill(&mut o, black_box(&q), &cache, KvB::Whole(&kv_b), &LITE, &plan)
+            });
         });
     }
     group.finish();

@@ -10,50 +10,23 @@
     reason = "this crate is tests: a panic is how they fail, and what was measured is printed"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use hadal_engine::backend::cpu::CpuOptions;
 use hadal_engine::checkpoint::{Quant, Source, Target};
 use hadal_engine::text::Text;
 use hadal_engine::{Engine, Limits, LoadOptions, MemoryPlan};
-
-/// Bytes on the heap now, all threads.
-static LIVE: AtomicI64 = AtomicI64::new(0);
-
-struct Counting;
-
-// SAFETY: hands everything to the system's allocator; counting touches an atomic alone.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size() as i64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as i64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_add(size as i64 - layout.size() as i64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
+use hadal_tests::counting::{self, Counting};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that what `make` gives keeps on the heap.
 fn kept<T>(make: impl FnOnce() -> T) -> (T, f64) {
-    let before = LIVE.load(Ordering::SeqCst);
+    let before = counting::held();
     let made = make();
-    (made, (LIVE.load(Ordering::SeqCst) - before) as f64)
+    (made, counting::held() as f64 - before as f64)
 }
 
 fn root() -> PathBuf {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Request ──submit──> Scheduler::plan ──Step──> Model::forward ──Sampled──> Scheduler::commit ──Event──> Sink
-//!                        (pages, counts)          (14 operations)             (pages, counts)
+//!                        (pages, counts)          (15 operations)             (pages, counts)
 //! ```
 //!
 //! The scheduler sees pages and counts, never a tensor; models and kernels see a [`step::Step`], never a sequence.

@@ -51,10 +51,13 @@ pub enum TraceData {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Trace {
     /// `logits [T, V]`; with `n_greedy`, `decode_tokens [N]` and `decode_logits [N, V]`; with `all`, the prompt's
-    /// `hidden.*`, `router.*`, `attn.*`, `mlp.*`, `mla.*`, and `mtp.*` of draft heads.
+    /// `hidden.*`, `router.*`, `attn.*`, `mlp.*`, `mla.*`, `mtp.*` of draft heads, and where the checkpoint has an MTP
+    /// layer `mtp.hidden`, `mtp.logits` and `mtp.draft_tokens`: row `i` has seen token `i + 1` and drafts token `i + 2`.
     pub tensors: Vec<TraceTensor>,
 }
 
+/// The MTP layer's choices, one a row.
+const DRAFT_TOKENS: &str = "mtp.draft_tokens";
 /// Rows of a prompt chunk when nothing is asked for.
 const STEP_ROWS: usize = 64;
 
@@ -77,6 +80,10 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     if options.all {
         model.load_drafts(&checkpoint)?;
     }
+    let has_mtp = options.all && checkpoint.has_mtp();
+    if has_mtp {
+        model.load_mtp(&checkpoint, &limits, n_page)?;
+    }
     let mut run = Run { model, sampled: Vec::new() };
 
     let mut prompt = Recorder { all: options.all, ..Recorder::default() };
@@ -84,7 +91,8 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     for (chunk, at) in options.tokens.chunks(step_rows).zip((0..).step_by(step_rows)) {
         next = run.forward(chunk, at, false, &mut prompt)?;
     }
-    let mut decode = Recorder::default();
+    // The drafts need the state of every position.
+    let mut decode = Recorder { all: has_mtp, ..Recorder::default() };
     let mut tokens = Vec::new();
     if let Some(logits) = prompt.rows.get("logits").filter(|_| options.n_greedy > 0) {
         // The first drawn token comes from the prompt's last row.
@@ -98,7 +106,13 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
                 run.forward(&[token], options.tokens.len() + tokens.len() - 1, true, &mut decode)?;
         }
     }
-    Ok(collect(prompt, decode, tokens))
+    let drafts = if has_mtp {
+        let all = options.tokens.iter().copied().chain(tokens.iter().map(|id| TokenId(*id as u32)));
+        run.drafts(&all.collect::<Vec<_>>(), &[&prompt, &decode], step_rows)?
+    } else {
+        Recorder::default()
+    };
+    Ok(collect(prompt, decode, drafts, tokens))
 }
 
 fn check(checkpoint: &Checkpoint, options: &TraceOptions, n_token: usize) -> Result<()> {
@@ -129,41 +143,77 @@ impl Run {
         is_decode: bool,
         recorder: &mut Recorder,
     ) -> Result<Option<TokenId>> {
-        let end = position + tokens.len();
-        let step = Step {
-            tokens: tokens.to_vec(),
-            positions: (position as u32..end as u32).collect(),
-            slots: (position..end)
-                .map(|p| Slot::new(PageId((p / PAGE_TOKENS) as u32), p % PAGE_TOKENS))
-                .collect(),
-            row_start: vec![0, tokens.len() as u32],
-            n_decode: usize::from(is_decode),
-            page_start: vec![0, end.div_ceil(PAGE_TOKENS) as u32],
-            pages: (0..end.div_ceil(PAGE_TOKENS) as u32).map(PageId).collect(),
-            context_len: vec![end as u32],
-            samples: (0..tokens.len() as u32)
-                .map(|row| SampleRow::greedy(row, position as u32 + row + 1))
-                .collect(),
-            penalty_start: vec![0; tokens.len() + 1],
-            bias_start: vec![0; tokens.len() + 1],
-            ..Step::default()
-        };
+        let step = step(tokens, position, is_decode);
         self.model.forward_recorded(&step, &mut self.sampled, recorder)?;
         match self.sampled.last() {
             Some(Sampled::Token(token)) => Ok(Some(*token)),
-            Some(Sampled::NotFinite) => Err(Error::NotFinite { position: end as u32 }),
+            Some(Sampled::NotFinite) => {
+                Err(Error::NotFinite { position: (position + tokens.len()) as u32 })
+            }
             None => Ok(None),
         }
     }
+
+    /// The MTP layer over all tokens but the first, each with the state of the position before it.
+    fn drafts(
+        &mut self,
+        tokens: &[TokenId],
+        recorded: &[&Recorder],
+        step_rows: usize,
+    ) -> Result<Recorder> {
+        let mut drafts = Recorder::default();
+        let states = recorded.iter().filter_map(|recorder| recorder.rows.get("hidden.final"));
+        let (mut dim, mut hidden) = (1, Vec::new());
+        for rows in states {
+            dim = rows.dim;
+            hidden.extend_from_slice(&rows.values);
+        }
+        let following = tokens.get(1..).unwrap_or_default();
+        let chunks = following.chunks(step_rows).zip(hidden.chunks(step_rows * dim));
+        for ((chunk, states), at) in chunks.zip((0..).step_by(step_rows)) {
+            let states = states.get(..chunk.len() * dim).unwrap_or(states);
+            self.model.draft_recorded(&step(chunk, at, false), states, &mut drafts)?;
+        }
+        let Some(logits) = drafts.rows.get("mtp.logits") else { return Ok(drafts) };
+        let best = |row: &[f32]| {
+            (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as i64
+        };
+        let ids = logits.values.chunks(logits.dim.max(1)).map(best).collect();
+        drafts.choices.insert(DRAFT_TOKENS.into(), (1, ids));
+        Ok(drafts)
+    }
 }
 
-fn collect(prompt: Recorder, decode: Recorder, tokens: Vec<i64>) -> Trace {
+/// One sequence's rows from `position` on; every row wants a token.
+fn step(tokens: &[TokenId], position: usize, is_decode: bool) -> Step {
+    let end = position + tokens.len();
+    let slot = |p: usize| Slot::new(PageId((p / PAGE_TOKENS) as u32), p % PAGE_TOKENS);
+    Step {
+        tokens: tokens.to_vec(),
+        positions: (position as u32..end as u32).collect(),
+        slots: (position..end).map(slot).collect(),
+        row_start: vec![0, tokens.len() as u32],
+        n_decode: usize::from(is_decode),
+        page_start: vec![0, end.div_ceil(PAGE_TOKENS) as u32],
+        pages: (0..end.div_ceil(PAGE_TOKENS) as u32).map(PageId).collect(),
+        context_len: vec![end as u32],
+        samples: (0..tokens.len() as u32)
+            .map(|row| SampleRow::greedy(row, position as u32 + row + 1))
+            .collect(),
+        penalty_start: vec![0; tokens.len() + 1],
+        bias_start: vec![0; tokens.len() + 1],
+        ..Step::default()
+    }
+}
+
+fn collect(prompt: Recorder, decode: Recorder, drafts: Recorder, tokens: Vec<i64>) -> Trace {
     let mut tensors = Vec::new();
-    for (name, (dim, values)) in prompt.choices {
-        let shape = vec![values.len() / dim.max(1), dim];
+    for (name, (dim, values)) in prompt.choices.into_iter().chain(drafts.choices) {
+        let rows = values.len() / dim.max(1);
+        let shape = if name == DRAFT_TOKENS { vec![rows] } else { vec![rows, dim] };
         tensors.push(TraceTensor { name, shape, data: TraceData::I64(values) });
     }
-    let floats = prompt.rows.into_iter().chain(
+    let floats = prompt.rows.into_iter().chain(drafts.rows).chain(
         decode
             .rows
             .into_iter()

@@ -29,13 +29,16 @@ pub(crate) enum Problem {
     Unknown(String),
     /// There is one, and it cannot be served.
     Unusable(String),
+    /// Its files are not what they must be. They may be still on their way: a later listing knows better.
+    Defect(String),
     /// Not enough memory now.
     Memory(String),
 }
 
 impl Problem {
     pub(crate) fn sentence(&self) -> &str {
-        let (Self::Unknown(text) | Self::Unusable(text) | Self::Memory(text)) = self;
+        let (Self::Unknown(text) | Self::Unusable(text) | Self::Defect(text) | Self::Memory(text)) =
+            self;
         text
     }
 }
@@ -84,7 +87,7 @@ impl Models {
         if let Some((name, path)) = &self.beside
             && !found.iter().any(|model| model.name == *name)
         {
-            found.push(checkpoint::describe_folder(name, path));
+            found.push(checkpoint::describe_path(name, path));
         }
         if let Some(files) = self.embedded
             && !found.iter().any(|model| model.name == EMBEDDED_NAME)
@@ -112,7 +115,7 @@ impl Models {
     fn source(&self, found: &Found) -> Source {
         match self.embedded {
             Some(files) if found.path.as_os_str() == BUILTIN_PATH => Source::Embedded(files),
-            _ => Source::Directory(found.path.clone()),
+            _ => found.source(),
         }
     }
 
@@ -180,7 +183,7 @@ impl Models {
         let name = found.name.clone();
         if let Err(reason) = &found.summary {
             let sentence = format!("model `{name}` cannot be served: {reason}");
-            return guard.end(Err(Problem::Unusable(sentence)));
+            return guard.end(Err(Problem::Defect(sentence)));
         }
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
         let load = move || {

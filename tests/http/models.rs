@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use hadal_engine::FinishReason;
 use hadal_tests::client::Call;
 use hadal_tests::scripted::{Act, Gate, Script};
-use hadal_tests::server::{Server, eventually};
+use hadal_tests::server::{Server, copy_model, eventually};
 use serde_json::json;
 
 #[tokio::test]
@@ -48,6 +48,28 @@ async fn the_listing_shows_what_each_model_is() {
                 && !model["error"].as_str().unwrap().contains("/tmp")
         );
     }
+}
+
+#[tokio::test]
+async fn a_folder_that_comes_while_the_server_runs_serves_once_it_is_whole() {
+    let acts = vec![Act::Say("here"), Act::Done(FinishReason::Stop)];
+    let server = Server::scripted(Script { acts, ..Script::default() }).await;
+    let status = "/api/models/new/one/status";
+    assert_eq!(server.get(status).await.status, 404);
+    copy_model(server.root.path(), "new/one");
+    let weights = server.root.path().join("new/one/model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    let listed = server.until(status, |answer| answer.status == 200).await.json();
+    assert_eq!(listed["status"], "error");
+    let body = json!({ "message": "hi", "model": "new/one" });
+    // Asked for too early, it says why, and the failure is not held against it later.
+    let refused = server.post("/api/generate", &body).await;
+    assert!(refused.last()["error"].as_str().unwrap().contains("model.safetensors"));
+    std::fs::write(&weights, &whole).unwrap();
+    let listed = server.until(status, |answer| answer.json()["status"] != "error").await.json();
+    assert_eq!((&listed["status"], &listed["error"]), (&json!("not_loaded"), &json!(null)));
+    assert_eq!(server.post("/api/generate", &body).await.text(), "here");
 }
 
 #[tokio::test]

@@ -71,6 +71,9 @@ pub(super) fn compare(key: &str, golden: &Arrays, made: &Array, limits: &Limits)
     if key == "decode_tokens" {
         return tokens(reference, made, &golden["decode_margin"].floats, limits);
     }
+    if key == "mtp.draft_tokens" {
+        return drafts(reference, made, &golden["mtp.logits"], limits);
+    }
     if reference.shape != made.shape {
         return vec![format!("shape {:?}, expected {:?}", made.shape, reference.shape)];
     }
@@ -92,6 +95,20 @@ fn tokens(golden: &Array, made: &Array, margin: &[f64], limits: &Limits) -> Vec<
             vec![format!("only {} of {} tokens", made.floats.len(), golden.floats.len())]
         }
         _ => Vec::new(),
+    }
+}
+
+/// Drafted tokens must be equal wherever the golden logits were clear.
+fn drafts(golden: &Array, made: &Array, logits: &Array, limits: &Limits) -> Vec<String> {
+    if golden.shape != made.shape {
+        return vec![format!("shape {:?}, expected {:?}", made.shape, golden.shape)];
+    }
+    let rows = logits.floats.chunks(logits.shape[1]);
+    let pairs = golden.floats.iter().zip(&made.floats);
+    let is_bad = |((a, b), row): &((&f64, &f64), &[f64])| a != b && top2_margin(row) >= limits.tie;
+    match pairs.zip(rows).filter(is_bad).count() {
+        0 => Vec::new(),
+        bad => vec![format!("{bad} drafts differ although the golden margin is clear")],
     }
 }
 

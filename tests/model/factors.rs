@@ -53,7 +53,7 @@ fn what_is_wrong_with_factors_is_named() {
     );
     assert_eq!(
         refusal(|header| header[&scale]["dtype"] = json!("I32")),
-        format!("DIR: tensor `{scale}` has dtype I32, wanted float32")
+        format!("DIR: tensor `{scale}` has dtype I32, wanted float32, bfloat16 or float16")
     );
 }
 

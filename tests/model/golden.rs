@@ -10,7 +10,7 @@ use hadal_engine::trace::{self, TraceData, TraceOptions};
 use super::compare::{self, Array, Arrays, Limits};
 
 /// Cases, and the tensors each must have been compared on beside `logits`, `decode_logits`, `decode_tokens`.
-const CASES: [(&str, &[&str]); 17] = [
+const CASES: [(&str, &[&str]); 23] = [
     (
         "v3-moe-f32",
         &[
@@ -65,8 +65,14 @@ const CASES: [(&str, &[&str]); 17] = [
     ("v2-lite-bf16", &["hidden.final", "router.1.indices"]),
     ("v2-group-f32", &["hidden.final", "router.1.indices"]),
     ("v2-group-bf16", &["hidden.final", "router.1.indices"]),
-    ("v3-mtp-f32", &["hidden.final", "router.1.indices"]),
-    ("v3-mtp-bf16", &["hidden.final", "router.1.indices"]),
+    ("v3-mtp-f32", &MTP),
+    ("v3-mtp-bf16", &MTP),
+    ("glm-lite-f32", &MTP),
+    ("glm-lite-bf16", &MTP),
+    ("kimi-k2-f32", &["hidden.final", "router.2.indices", "mla.0.k_rope"]),
+    ("kimi-k2-bf16", &["hidden.final", "router.2.indices"]),
+    ("v3-halves-f32", &["hidden.final", "router.2.indices", "mla.0.k_rope", "mla.0.heads_out"]),
+    ("v3-halves-bf16", &["hidden.final", "router.2.indices"]),
     ("v3-fp8", &["hidden.final", "router.1.indices"]),
     ("v3-fp8-ue8m0", &["hidden.final", "router.1.indices"]),
     (
@@ -75,7 +81,10 @@ const CASES: [(&str, &[&str]); 17] = [
     ),
 ];
 
-/// Keys of a golden file that are inputs, or results of something the ordinary pass does not do.
+const MTP: [&str; 5] =
+    ["hidden.final", "router.1.indices", "mtp.hidden", "mtp.logits", "mtp.draft_tokens"];
+
+/// Keys of a golden file that are inputs, or results of something that is not done here.
 fn is_other(key: &str) -> bool {
     matches!(
         key,
@@ -85,8 +94,8 @@ fn is_other(key: &str) -> bool {
             | "logits_bf16"
             | "logits_dequant_bf16"
             | "logits_w8a8"
-    ) || key.starts_with("mtp.")
-        || key.starts_with("extra.")
+            | "mtp.draft_tokens_prenorm"
+    ) || key.starts_with("extra.")
 }
 
 pub(super) fn folder(case: &str) -> PathBuf {

@@ -1,5 +1,7 @@
 //! Tokenizers and chat templates held to the reference library.
 
+mod family;
+
 use std::path::{Path, PathBuf};
 
 use hadal_engine::TokenId;
@@ -10,6 +12,8 @@ use serde_json::Value;
 const CASES: [&str; 4] = ["v3-moe-f32", "v3-noqlora-f32", "v3-tied-f32", "v2-lite-f32"];
 /// A tokenizer like GPT-2's, without a template.
 const PLAIN: &str = "text/mini";
+/// A vocabulary in tiktoken's form, as Kimi-K2 and Moonlight ship it; the expectations are tiktoken's own.
+const KIMI: &str = "text/kimi";
 
 fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case)
@@ -19,6 +23,7 @@ fn open(case: &str) -> Text {
     let read = |name: &str| std::fs::read(folder(case).join(name)).ok();
     Text::open(&TextFiles {
         tokenizer: read("tokenizer.json"),
+        tiktoken: read("tiktoken.model"),
         tokenizer_config: read("tokenizer_config.json"),
         chat_template: read("chat_template.jinja").map(|bytes| String::from_utf8(bytes).unwrap()),
     })
@@ -52,7 +57,7 @@ fn message(value: &Value) -> Option<Message> {
 
 #[test]
 fn encodings_and_decodings_are_the_references() {
-    for case in CASES.into_iter().chain([PLAIN]) {
+    for case in CASES.into_iter().chain([PLAIN, KIMI]) {
         let text = open(case);
         for entry in golden(case, "encode") {
             let (input, want) = (entry["text"].as_str().unwrap(), ids(&entry["ids_with_special"]));
@@ -69,7 +74,7 @@ fn encodings_and_decodings_are_the_references() {
 #[test]
 fn conversations_are_encoded_as_the_reference_renders_them() {
     let mut compared = 0;
-    for case in CASES {
+    for case in CASES.into_iter().chain([KIMI]) {
         let text = open(case);
         for entry in golden(case, "chat") {
             let messages: Option<Vec<Message>> =

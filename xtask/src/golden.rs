@@ -13,7 +13,7 @@ use crate::{Result, Words};
 
 /// One way to run a case.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Mode {
+pub(crate) struct Mode {
     isa: Option<&'static str>,
     activations: &'static str,
     /// `compare.py`'s tolerances.
@@ -21,42 +21,50 @@ struct Mode {
 }
 
 const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
-const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
+pub(crate) const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
 const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
 
 /// Where everything is.
-struct Setup {
-    binary: PathBuf,
-    python: PathBuf,
-    golden: PathBuf,
+pub(crate) struct Setup {
+    pub(crate) binary: PathBuf,
+    pub(crate) python: PathBuf,
+    pub(crate) golden: PathBuf,
     /// Tokens and produced numbers go here.
-    scratch: PathBuf,
+    pub(crate) scratch: PathBuf,
+}
+
+impl Setup {
+    /// From `--bin` and `--python`; makes the folder `target/<scratch>`.
+    pub(crate) fn new(root: &Path, words: &Words<'_>, scratch: &str) -> Result<Self> {
+        let own = root.join(".tools/python/bin/python");
+        let setup = Self {
+            binary: words
+                .flag("--bin")
+                .map_or_else(|| root.join("target/release/hadal"), PathBuf::from),
+            python: match words.flag("--python") {
+                Some(path) => path.into(),
+                None if own.exists() => own,
+                None => "python3".into(),
+            },
+            golden: root.join("tests/golden"),
+            scratch: root.join("target").join(scratch),
+        };
+        if !setup.binary.exists() {
+            return Err(format!(
+                "{} is not there: `cargo build --release` first",
+                setup.binary.display()
+            ));
+        }
+        std::fs::create_dir_all(&setup.scratch)
+            .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
+        Ok(setup)
+    }
 }
 
 /// Runs the cases named, or all, prints a table and fails when a case does.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let words = Words::read(args, &["--bin", "--python"])?;
-    let own = root.join(".tools/python/bin/python");
-    let setup = Setup {
-        binary: words
-            .flag("--bin")
-            .map_or_else(|| root.join("target/release/hadal"), PathBuf::from),
-        python: match words.flag("--python") {
-            Some(path) => path.into(),
-            None if own.exists() => own,
-            None => "python3".into(),
-        },
-        golden: root.join("tests/golden"),
-        scratch: root.join("target/golden"),
-    };
-    if !setup.binary.exists() {
-        return Err(format!(
-            "{} is not there: `cargo build --release` first",
-            setup.binary.display()
-        ));
-    }
-    std::fs::create_dir_all(&setup.scratch)
-        .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
+    let setup = Setup::new(root, &words, "golden")?;
     let cases = cases(&setup.golden, &words.plain)?;
     let has_bf16 =
         std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_bf16"));
@@ -71,8 +79,8 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 skipped += 1;
                 continue;
             }
-            let row = match one(&setup, case, mode) {
-                Ok(report) => row(&report),
+            let row = match one(&setup, &setup.golden.join(case), case, mode) {
+                Ok(report) => row(&report, has_mtp(&setup.golden.join(case))?),
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
             failed += usize::from(row.verdict.is_err());
@@ -120,44 +128,28 @@ fn modes(case: &Path) -> Result<Vec<Mode>> {
     Ok(if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] })
 }
 
+/// Whether the case has golden drafts: the binary must then have made its own.
+fn has_mtp(case: &Path) -> Result<bool> {
+    Ok(!read_json(&case.join("golden.json"))?["mtp"].is_null())
+}
+
 fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(path)
         .map_err(|problem| format!("{}: {problem}", path.display()))?;
     serde_json::from_str(&text).map_err(|problem| format!("{}: {problem}", path.display()))
 }
 
-/// Runs the binary over a case and has the result compared.
-fn one(setup: &Setup, case: &str, mode: Mode) -> Result<Value> {
+/// Runs the binary with `model` over a case's tokens and has the result compared.
+pub(crate) fn one(setup: &Setup, model: &Path, case: &str, mode: Mode) -> Result<Value> {
     let folder = setup.golden.join(case);
     let golden = read_json(&folder.join("golden.json"))?;
-    let tokens = setup.scratch.join(format!("{case}.tokens.json"));
     let produced = setup.scratch.join(format!(
         "{case}.{}.{}.safetensors",
         mode.isa.unwrap_or("best"),
         mode.activations
     ));
-    std::fs::write(&tokens, golden["input_ids"].to_string())
-        .map_err(|p| format!("{}: {p}", tokens.display()))?;
-    let greedy = golden["decode_tokens"].as_array().map_or(0, Vec::len).to_string();
-    let mut command = Command::new(&setup.binary);
-    command
-        .arg("logits")
-        .arg("--model")
-        .arg(&folder)
-        .arg("--tokens")
-        .arg(&tokens)
-        .arg("--out")
-        .arg(&produced);
-    command.args(["--greedy", &greedy, "--activations", mode.activations, "--trace"]);
-    if let Some(isa) = mode.isa {
-        command.args(["--isa", isa]);
-    }
-    let made = command
-        .output()
-        .map_err(|problem| format!("cannot run {}: {problem}", setup.binary.display()))?;
-    if !made.status.success() {
-        return Err(last_line(&made.stderr));
-    }
+    let greedy = golden["decode_tokens"].as_array().map_or(0, Vec::len);
+    logits(setup, model, &golden["input_ids"], greedy, mode, &produced)?;
     let compared = Command::new(&setup.python)
         .arg(setup.golden.join("compare.py"))
         .arg(&folder)
@@ -169,7 +161,39 @@ fn one(setup: &Setup, case: &str, mode: Mode) -> Result<Value> {
         .map_err(|_| format!("compare.py: {}", last_line(&compared.stderr)))
 }
 
-fn last_line(stderr: &[u8]) -> String {
+/// What `model` makes of the tokens, written to `produced`.
+pub(crate) fn logits(
+    setup: &Setup,
+    model: &Path,
+    input_ids: &Value,
+    greedy: usize,
+    mode: Mode,
+    produced: &Path,
+) -> Result<()> {
+    let tokens = produced.with_extension("tokens.json");
+    std::fs::write(&tokens, input_ids.to_string())
+        .map_err(|p| format!("{}: {p}", tokens.display()))?;
+    let mut command = Command::new(&setup.binary);
+    command
+        .arg("logits")
+        .arg("--model")
+        .arg(model)
+        .arg("--tokens")
+        .arg(&tokens)
+        .arg("--out")
+        .arg(produced);
+    let greedy = greedy.to_string();
+    command.args(["--greedy", &greedy, "--activations", mode.activations, "--trace"]);
+    if let Some(isa) = mode.isa {
+        command.args(["--isa", isa]);
+    }
+    let made = command
+        .output()
+        .map_err(|problem| format!("cannot run {}: {problem}", setup.binary.display()))?;
+    if made.status.success() { Ok(()) } else { Err(last_line(&made.stderr)) }
+}
+
+pub(crate) fn last_line(stderr: &[u8]) -> String {
     String::from_utf8_lossy(stderr)
         .trim()
         .lines()
@@ -179,12 +203,12 @@ fn last_line(stderr: &[u8]) -> String {
 }
 
 /// What the table shows of a comparison.
-struct Row {
-    numbers: String,
-    verdict: Result<()>,
+pub(crate) struct Row {
+    pub(crate) numbers: String,
+    pub(crate) verdict: Result<()>,
 }
 
-fn row(report: &Value) -> Row {
+pub(crate) fn row(report: &Value, has_mtp: bool) -> Row {
     let keys = &report["keys"];
     let number = |key: &str, field: &str| keys[key][field].as_f64().unwrap_or(f64::NAN);
     let greedy =
@@ -197,8 +221,10 @@ fn row(report: &Value) -> Row {
         }
     }
     // A run that produced neither logits nor tokens has shown nothing, whatever else agrees.
-    for key in ["logits", "decode_logits", "decode_tokens"] {
-        if keys[key].is_null() {
+    let drafts: &[&str] =
+        if has_mtp { &["mtp.logits", "mtp.hidden", "mtp.draft_tokens"] } else { &[] };
+    for key in ["logits", "decode_logits", "decode_tokens"].iter().chain(drafts) {
+        if keys[*key].is_null() {
             wrong.push(format!("{key} was not produced"));
         }
     }
@@ -224,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_passing_report_is_one_row_of_numbers() {
-        let row = row(&report());
+        let row = row(&report(), false);
         assert!(row.verdict.is_ok());
         assert_eq!(row.numbers, "   1.5e-5   2.0e-10   32/32");
     }
@@ -233,13 +259,14 @@ mod tests {
     fn failures_and_missing_tensors_fail_the_row() {
         let mut wrong = report();
         wrong["keys"]["hidden.1"] = json!({ "failures": ["rms > 5e-05"] });
-        assert_eq!(row(&wrong).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
+        assert_eq!(row(&wrong, false).verdict.unwrap_err(), "hidden.1: rms > 5e-05");
         let mut missing = report();
         missing["keys"].as_object_mut().unwrap().remove("decode_logits");
-        assert_eq!(row(&missing).verdict.unwrap_err(), "decode_logits was not produced");
+        assert_eq!(row(&missing, false).verdict.unwrap_err(), "decode_logits was not produced");
+        assert!(row(&report(), true).verdict.unwrap_err().contains("mtp.logits was not produced"));
         let mut silent = report();
         silent["pass"] = json!(false);
-        assert!(row(&silent).verdict.is_err());
+        assert!(row(&silent, false).verdict.is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod ci;
 mod fuzz;
+mod gguf;
 mod golden;
 mod tidy;
 mod tiny;
@@ -20,7 +21,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   ci                        formatting, lints, tidy, and cargo-deny where it is installed
   tidy                      sizes, layers, homes, markers, paths, links; prints the line budget
   tiny --out DIR            write a seeded random checkpoint in Hugging Face layout
-       [--preset NAME]      tiny (default), v2-lite, v3-layer, moonlight-cut
+       [--preset NAME]      tiny (default), blocks, v2-lite, v3-mini, v3-layer, moonlight-cut
        [--seed N]           default 1
   golden [CASE ...]         run `hadal logits` over tests/golden and compare with the references
        [--bin PATH]         the binary to run, default target/release/hadal
@@ -28,6 +29,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   fuzz [TARGET ...]         run the fuzz targets over real files as seeds (needs cargo-fuzz)
        [--seconds N]        for each target, default 600
        [--jobs N]           processes at once, default 1
+  gguf                      write GGUF files of the golden checkpoints and of quantised weights, and compare
+       [--bin PATH]         as above
+       [--python PATH]      as above, with the package gguf too
 ";
 
 fn main() -> ExitCode {
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         "tiny" => tiny::run(rest),
         "golden" => golden::run(&root(), rest),
         "fuzz" => fuzz::run(&root(), rest),
+        "gguf" => gguf::run(&root(), rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

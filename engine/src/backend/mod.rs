@@ -1,6 +1,6 @@
-//! The operations a model is made of: 14 fused, DeepSeek-shaped ones, their math and shapes, nothing else.
+//! The operations a model is made of: 15 fused, DeepSeek-shaped ones, their math and shapes, nothing else.
 //!
-//! Not a tensor library and not a forward pass: the model is written once over this trait. Shapes read outermost
+//! Not a tensor library and not a forward pass: each model is written once over this trait. Shapes read outermost
 //! first, in `config.json`'s words: `D` `hidden_size`, `H` `num_attention_heads`, `n` `qk_nope_head_dim`, `r`
 //! `qk_rope_head_dim`, `v` `v_head_dim`, `c` `kv_lora_rank`. All sums are f32. The order of every sum is a function of the
 //! row's own shape and position: a row's result has the same bits whatever else is in the step.
@@ -55,64 +55,46 @@ impl MlaShape {
     }
 }
 
-/// A matrix `[H * stride, c]` that expands latents, and which rows of it one head uses: `first..` of its own `stride`.
-pub struct HeadRows<'a, W> {
-    /// The matrix.
-    pub weight: &'a W,
-    /// Rows from one head to the next.
-    pub stride: usize,
-    /// The first row used, within a head's.
-    pub first: usize,
-}
-
-impl<W> Clone for HeadRows<'_, W> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<W> Copy for HeadRows<'_, W> {}
-
-/// What makes keys and values of latents: `n` rows a head for keys, `v` for values.
-pub struct Expansion<'a, W> {
-    /// `w_uk`.
-    pub key: HeadRows<'a, W>,
-    /// `w_uv`.
-    pub value: HeadRows<'a, W>,
-}
-
-impl<W> Clone for Expansion<'_, W> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<W> Copy for Expansion<'_, W> {}
-
-impl<'a, W> Expansion<'a, W> {
-    /// Both in one matrix, `kv_b_proj [H * (n + v), c]`.
-    pub fn joint(kv_b: &'a W, shape: &MlaShape) -> Self {
-        let stride = shape.qk_nope_head_dim + shape.v_head_dim;
-        let rows = |first| HeadRows { weight: kv_b, stride, first };
-        Self { key: rows(0), value: rows(shape.qk_nope_head_dim) }
-    }
-
-    /// Two matrices: `k_up [H * (n + r), c]`, of which the first `n` rows of a head are used, and `v_up [H * v, c]`.
-    pub fn split(k_up: &'a W, v_up: &'a W, shape: &MlaShape) -> Self {
-        Self {
-            key: HeadRows { weight: k_up, stride: shape.qk_head_dim(), first: 0 },
-            value: HeadRows { weight: v_up, stride: shape.v_head_dim, first: 0 },
-        }
-    }
-}
-
-/// Which side of an [`Expansion`] a [`Backend::head_linear`] multiplies with.
+/// Which half of a [`KvB`] a [`Backend::head_linear`] multiplies with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadSide {
     /// `q_latent[h, c] = sum_n q_nope[h, n] * w_uk[h, n, c]`: the key half folded into the query.
     Key,
     /// `o[h, v] = sum_c o_latent[h, c] * w_uv[h, v, c]`: the value half applied to attention's output.
     Value,
+}
+
+/// `kv_b_proj`, `[H, n + v, c]`, as checkpoints have it: stored, or borrowed as [`KvB::as_ref`] gives it.
+#[derive(Debug, Clone, Copy)]
+pub enum KvB<W> {
+    /// One matrix, `[H * (n + v), c]`.
+    Whole(W),
+    /// Two matrices that were never one: `k_up [H * (n + r), c]`, of which the first `n` rows of a head are used, and
+    /// `v_up [H * v, c]`.
+    Apart {
+        /// `[H * (n + r), c]`.
+        key: W,
+        /// `[H * v, c]`.
+        value: W,
+    },
+    /// Its halves, each head's key part turned round: `w_uk[h, n, c]` is in row `c` of the head's `c` rows.
+    Halves {
+        /// `[H * c, n]`.
+        key: W,
+        /// `[H * v, c]`.
+        value: W,
+    },
+}
+
+impl<W> KvB<W> {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> KvB<&W> {
+        match self {
+            Self::Whole(whole) => KvB::Whole(whole),
+            Self::Apart { key, value } => KvB::Apart { key, value },
+            Self::Halves { key, value } => KvB::Halves { key, value },
+        }
+    }
 }
 
 /// One layer's routed experts; `E` of each.
@@ -217,7 +199,7 @@ pub trait Backend: Send + 'static {
     );
     /// 4. `y[row] = W x[row]`; `W [out, in]`, `x [rows, in]`, `y [rows, out]`.
     fn linear(&mut self, y: &mut Self::Buf, x: &Self::Buf, weight: &Self::Weight, rows: usize);
-    /// 5. One product per head with one side of an expansion, for the rows in `rows`.
+    /// 5. One product per head with one half of `kv_b`, for the rows in `rows`.
     ///
     /// `Key`: `x` are queries `[row, H, n + r]` (the first `n` of each head are read), `y [row, H, c]`.
     /// `Value`: `x [row, H, c]`, `y [row, H, v]`.
@@ -225,7 +207,7 @@ pub trait Backend: Send + 'static {
         &mut self,
         y: &mut Self::Buf,
         x: &Self::Buf,
-        expansion: Expansion<'_, Self::Weight>,
+        kv_b: KvB<&Self::Weight>,
         side: HeadSide,
         shape: &MlaShape,
         rows: Range<usize>,
@@ -255,7 +237,7 @@ pub trait Backend: Send + 'static {
         shape: &MlaShape,
         plan: &Self::Plan,
     );
-    /// 7b. The same where each head has a rotary key of its own and latents have no norm: from `latent [n_row, c]` and
+    /// 15. `cache_store` where each head has a rotary key of its own and latents have no norm: from `latent [n_row, c]` and
     ///     rotated keys `k [n_row, H, n + r]`, of which the last `r` of each head are read, to the cache row
     ///     `[latent, k_pe of every head]`. `cache [n_page, PAGE_TOKENS, c + H * r]`.
     fn cache_store_heads(
@@ -286,7 +268,7 @@ pub trait Backend: Send + 'static {
         o: &mut Self::Buf,
         q: &Self::Buf,
         cache: &Self::Buf,
-        expansion: Expansion<'_, Self::Weight>,
+        kv_b: KvB<&Self::Weight>,
         shape: &MlaShape,
         plan: &Self::Plan,
     );

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::family::{Family, refuse_unsupported};
 use super::json::{Fields, parse_object};
 use super::scales;
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 pub struct ModelConfig {
     /// Which forward pass the sizes are for.
     pub architecture: Architecture,
-    /// `deepseek_v3`, `deepseek_v2` or `mini_deepseek`.
+    /// `deepseek_v3`, `deepseek_v2`, `kimi_k2`, `glm4_moe_lite` or `mini_deepseek`.
     pub model_type: String,
     /// `V`.
     pub vocab_size: usize,
@@ -51,7 +52,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// `max_position_embeddings`: the longest sequence the model was made for.
     pub max_position_embeddings: usize,
-    /// 1: one MTP layer follows the last layer in the checkpoint. Checked, kept for speculation, not run.
+    /// MTP layers that may follow the last layer in the checkpoint. The first is checked when it is there and kept for
+    /// speculation; an ordinary pass runs none.
     pub num_nextn_predict_layers: usize,
     /// Rows and columns of a block of an 8-bit float matrix that share a factor.
     pub fp8_block: [usize; 2],
@@ -177,7 +179,7 @@ impl ModelConfig {
             intermediate_size: fields.size("intermediate_size")?,
             is_moe_layer: moe_layers(&fields, family)?,
             moe: None,
-            rms_norm_eps: fields.positive_or("rms_norm_eps", Some(1e-6))? as f32,
+            rms_norm_eps: fields.positive_or("rms_norm_eps", Some(family.rms_norm_eps()))? as f32,
             rope_theta: rope_theta(&fields)?,
             rope_pairs: match fields.flag_or("rope_interleave", true)? {
                 true => RopePairs::Neighbours,
@@ -189,7 +191,9 @@ impl ModelConfig {
             num_nextn_predict_layers: fields.count_or("num_nextn_predict_layers", 0)?,
             fp8_block: scales::block(&fields)?,
         };
-        let has_moe = config.is_moe_layer.contains(&true) || config.num_nextn_predict_layers > 0;
+        // The MTP layer is a mixture too, wherever there are experts.
+        let has_moe = config.is_moe_layer.contains(&true)
+            || config.num_nextn_predict_layers > 0 && fields.get("n_routed_experts").is_some();
         let moe = if has_moe { Some(moe(&fields, family)?) } else { None };
         let config = Self { moe, ..config };
         config.check(&fields)?;
@@ -201,8 +205,8 @@ impl ModelConfig {
         if !self.qk_rope_head_dim.is_multiple_of(2) {
             return Err(fields.error("qk_rope_head_dim", "an even number: channels turn in pairs"));
         }
-        if self.num_nextn_predict_layers > 1 {
-            return Err(fields.error("num_nextn_predict_layers", "0 or 1"));
+        if self.num_nextn_predict_layers > 64 {
+            return Err(fields.error("num_nextn_predict_layers", "at most 64"));
         }
         if self.num_hidden_layers > 4096 {
             return Err(fields.error("num_hidden_layers", "at most 4096"));
@@ -233,65 +237,6 @@ impl ModelConfig {
     }
 }
 
-/// The two lines of models.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V2,
-    V3,
-}
-
-impl Family {
-    fn name(self) -> &'static str {
-        match self {
-            Self::V2 => "deepseek_v2",
-            Self::V3 => "deepseek_v3",
-        }
-    }
-
-    /// By `model_type`, else by `architectures`; anything else is refused by name, with what it would need.
-    fn of(fields: &Fields<'_>) -> Result<Self> {
-        let architecture = || fields.get("architectures")?.as_array()?.first()?.as_str();
-        let name = match fields.text("model_type")? {
-            Some(name) => name,
-            None => architecture()
-                .ok_or_else(|| fields.error("model_type", "`deepseek_v3` or `deepseek_v2`"))?,
-        };
-        let lacks = match name {
-            "deepseek_v3" | "DeepseekV3ForCausalLM" => return Ok(Self::V3),
-            "deepseek_v2" | "DeepseekV2ForCausalLM" => return Ok(Self::V2),
-            "deepseek_v32" | "DeepseekV32ForCausalLM" => {
-                "its sparse attention needs the lightning indexer"
-            }
-            "deepseek_v4" | "DeepseekV4ForCausalLM" => {
-                "its attention and residual streams are another architecture"
-            }
-            "glm_moe_dsa" => "its sparse attention needs an indexer",
-            "kimi_k2" => "its configuration and vocabulary are not read yet",
-            "glm4_moe_lite" => "its configuration is not read yet",
-            _ => "hadal runs the DeepSeek-V2 and V3 families",
-        };
-        Err(Error::Unsupported {
-            path: fields.path.to_owned(),
-            what: format!(
-                "model type `{}` is not supported: {lacks}",
-                name.chars().take(60).collect::<String>()
-            ),
-        })
-    }
-}
-
-/// Settings that change the result and that nothing here computes.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
-    let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
-    if fields.flag_or("attention_bias", false)? {
-        return refuse("`attention_bias` is true: biased projections are not supported".into());
-    }
-    match fields.text("hidden_act")? {
-        None | Some("silu") => Ok(()),
-        Some(other) => refuse(format!("`hidden_act` is `{other}`; `silu` is supported")),
-    }
-}
-
 /// Which layers are mixtures.
 fn moe_layers(fields: &Fields<'_>, family: Family) -> Result<Vec<bool>> {
     let layers = fields.size("num_hidden_layers")?;
@@ -301,24 +246,34 @@ fn moe_layers(fields: &Fields<'_>, family: Family) -> Result<Vec<bool>> {
     if fields.get("n_routed_experts").is_none() {
         return Ok(vec![false; layers]);
     }
-    let first =
-        fields.count_or("first_k_dense_replace", if family == Family::V3 { 3 } else { 0 })?;
+    if let Some(kinds) = fields.get("mlp_layer_types") {
+        let kind = |kind: &Value| match kind.as_str() {
+            Some("dense") => Some(false),
+            Some("sparse") => Some(true),
+            _ => None,
+        };
+        let kinds = kinds.as_array().filter(|kinds| kinds.len() == layers);
+        return kinds.and_then(|kinds| kinds.iter().map(kind).collect()).ok_or_else(|| {
+            fields.error("mlp_layer_types", "`dense` or `sparse` for each of `num_hidden_layers`")
+        });
+    }
+    let first = fields.count_or("first_k_dense_replace", family.first_k_dense_replace())?;
     let every = fields.size_or("moe_layer_freq", Some(1))?;
     Ok((0..layers).map(|layer| layer >= first && layer % every == 0).collect())
 }
 
 /// Sizes and rules of the mixtures.
 fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
-    let is_v3 = family == Family::V3;
+    let is_v3 = family.routes_as_v3();
     let experts = fields.size("n_routed_experts")?;
     let chosen = fields.size("num_experts_per_tok")?;
     let method = fields.text("topk_method")?.unwrap_or(if is_v3 { "noaux_tc" } else { "greedy" });
     let scoring = fields.text("scoring_func")?.unwrap_or(if is_v3 { "sigmoid" } else { "softmax" });
-    let has_groups = match (family, method) {
-        (Family::V3, "noaux_tc") | (Family::V2, "group_limited_greedy") => true,
-        (Family::V2, "greedy") => false,
-        (Family::V3, _) => return Err(fields.error("topk_method", "`noaux_tc`")),
-        (Family::V2, _) => {
+    let has_groups = match (is_v3, method) {
+        (true, "noaux_tc") | (false, "group_limited_greedy") => true,
+        (false, "greedy") => false,
+        (true, _) => return Err(fields.error("topk_method", "`noaux_tc`")),
+        (false, _) => {
             return Err(fields.error("topk_method", "`greedy` or `group_limited_greedy`"));
         }
     };
@@ -354,7 +309,7 @@ fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
         topk_group,
         norm_topk_prob,
         routed_scaling_factor: fields
-            .positive_or("routed_scaling_factor", Some(if is_v3 { 2.5 } else { 1.0 }))?
+            .positive_or("routed_scaling_factor", Some(family.routed_scaling_factor()))?
             as f32,
     };
     let moe_intermediate_size = fields.size("moe_intermediate_size")?;
@@ -368,12 +323,10 @@ fn moe(fields: &Fields<'_>, family: Family) -> Result<MoeConfig> {
 
 /// The rotary base, in either spelling.
 fn rope_theta(fields: &Fields<'_>) -> Result<f64> {
-    let newer = fields.object("rope_parameters")?;
-    let theta = match newer {
-        Some(newer) if newer.get("rope_theta").is_some() => {
-            newer.positive_or("rope_theta", None)?
-        }
-        _ => fields.positive_or("rope_theta", Some(10_000.0))?,
+    let places = [fields.object("rope_parameters")?, fields.object("rope_scaling")?];
+    let theta = match places.into_iter().flatten().find(|place| place.get("rope_theta").is_some()) {
+        Some(place) => place.positive_or("rope_theta", None)?,
+        None => fields.positive_or("rope_theta", Some(10_000.0))?,
     };
     if theta <= 1.0 { Err(fields.error("rope_theta", "a number above 1")) } else { Ok(theta) }
 }
@@ -390,6 +343,12 @@ fn yarn(fields: &Fields<'_>) -> Result<Option<Yarn>> {
             let what = format!("rotary scaling `{other}` is not supported; `yarn` is");
             return Err(Error::Unsupported { path: fields.path.to_owned(), what });
         }
+    }
+    // The reference's own additions, which no released file of these models uses.
+    if scaling.get("attention_factor").is_some() || !scaling.flag_or("truncate", true)? {
+        let what =
+            "YaRN with an `attention_factor` of its own or with `truncate` off is not supported";
+        return Err(Error::Unsupported { path: fields.path.to_owned(), what: what.to_owned() });
     }
     let original = scaling.get("original_max_position_embeddings").map(|_| ());
     let original_max_position_embeddings = match original {

@@ -15,23 +15,35 @@ pub(super) struct Expected {
 /// Collects names and shapes.
 struct List<'a> {
     config: &'a ModelConfig,
+    has: &'a dyn Fn(&str) -> bool,
     is_used: bool,
     tensors: Vec<Expected>,
     at_most: usize,
 }
 
-/// Everything `config` asks for, up to `at_most` tensors: a few bytes of configuration can ask for a hundred thousand.
-/// Who holds `n` tensors needs to see `n + 1`: names differ, so one of those is missing.
-pub(super) fn expected(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
+/// Everything `config` asks for, with the first MTP layer or without, up to `at_most` tensors: a few bytes of
+/// configuration can ask for a hundred thousand. Who holds `n` tensors needs to see `n + 1`: names differ, so one of
+/// those is missing. `has` says what is there: some matrices may be stored in two forms.
+pub(super) fn expected(
+    config: &ModelConfig,
+    has_mtp: bool,
+    has: &dyn Fn(&str) -> bool,
+    at_most: usize,
+) -> Vec<Expected> {
     match &config.architecture {
-        Architecture::DeepSeek => deepseek(config, at_most),
+        Architecture::DeepSeek => deepseek(config, has_mtp, has, at_most),
         Architecture::Mini(mini) => mini::expected(config, mini),
     }
 }
 
 /// DeepSeek-V2 and V3.
-fn deepseek(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
-    let mut list = List { config, is_used: true, tensors: Vec::new(), at_most };
+fn deepseek(
+    config: &ModelConfig,
+    has_mtp: bool,
+    has: &dyn Fn(&str) -> bool,
+    at_most: usize,
+) -> Vec<Expected> {
+    let mut list = List { config, has, is_used: true, tensors: Vec::new(), at_most };
     let (vocab, hidden, layers) = (config.vocab_size, config.hidden_size, config.num_hidden_layers);
     list.add("model.embed_tokens.weight", &[vocab, hidden]);
     for layer in 0..layers {
@@ -45,7 +57,7 @@ fn deepseek(config: &ModelConfig, at_most: usize) -> Vec<Expected> {
     if !config.tie_word_embeddings {
         list.add("lm_head.weight", &[vocab, hidden]);
     }
-    if config.num_nextn_predict_layers > 0 {
+    if has_mtp {
         list.is_used = false;
         let at = format!("model.layers.{layers}");
         list.add(&format!("{at}.enorm.weight"), &[hidden]);
@@ -104,11 +116,21 @@ impl List<'_> {
             &[c.kv_lora_rank + c.qk_rope_head_dim, hidden],
         );
         self.add(&format!("{at}.kv_a_layernorm.weight"), &[c.kv_lora_rank]);
-        self.add(
-            &format!("{at}.kv_b_proj.weight"),
-            &[heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank],
-        );
+        self.kv_b(at);
         self.add(&format!("{at}.o_proj.weight"), &[hidden, heads * c.v_head_dim]);
+    }
+
+    /// `kv_b_proj`, or its halves: the key's turned round for each head, as GGUF has it.
+    fn kv_b(&mut self, at: &str) {
+        let c = self.config;
+        let (heads, rank) = (c.num_attention_heads, c.kv_lora_rank);
+        let whole = format!("{at}.kv_b_proj.weight");
+        let key = format!("{at}.k_b_proj.weight");
+        if (self.has)(&whole) || !(self.has)(&key) {
+            return self.add(&whole, &[heads * (c.qk_nope_head_dim + c.v_head_dim), rank]);
+        }
+        self.add(&key, &[heads * rank, c.qk_nope_head_dim]);
+        self.add(&format!("{at}.v_b_proj.weight"), &[heads * c.v_head_dim, rank]);
     }
 
     fn mlp(&mut self, at: &str, width: usize) {

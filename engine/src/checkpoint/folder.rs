@@ -104,9 +104,10 @@ pub(super) fn text_files(files: &Files, is_mini: bool) -> Result<TextFiles> {
     if let (None, (Some(vocab), Some(merges))) = (&tokenizer, &vocabulary) {
         tokenizer = Some(gpt2::tokenizer((&vocab.0, &vocab.1), (&merges.0, &merges.1))?);
     }
+    let tiktoken = if tokenizer.is_none() { bytes("tiktoken.model")? } else { None };
     // Its trainers know GPT-2's vocabulary alone, and nothing else says what ends an answer.
     if is_mini && tokenizer_config.is_none() {
         tokenizer_config = Some(gpt2::tokenizer_config());
     }
-    Ok(TextFiles { tokenizer, tokenizer_config, chat_template })
+    Ok(TextFiles { tokenizer, tiktoken, tokenizer_config, chat_template })
 }

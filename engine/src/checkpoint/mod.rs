@@ -6,8 +6,10 @@ mod convert;
 mod discover;
 mod encode;
 mod expected;
+mod family;
 mod files;
 mod folder;
+mod gguf;
 mod gpt2;
 mod json;
 pub mod map;
@@ -32,7 +34,7 @@ use std::path::{Path, PathBuf};
 pub use account::Loaded;
 pub use config::ModelConfig;
 pub use convert::{ConvertOptions, Converted, convert};
-pub use discover::{Found, Summary, describe, describe_folder, discover};
+pub use discover::{Found, Summary, describe, describe_path, discover};
 pub use encode::Encoded;
 pub use map::{Bytes, Watch};
 pub use part::Part;
@@ -52,7 +54,8 @@ use safetensors::Entry;
 pub enum Source {
     /// A directory in Hugging Face layout.
     Directory(PathBuf),
-    /// A file that is a model by itself; settings and tokenizer are in its folder.
+    /// A file that is a model by itself: `.gguf` (the first one of a model in several), or `.pt` with its settings and
+    /// tokenizer in its folder.
     File(PathBuf),
     /// Files inside the binary: (file name, bytes), the weights 64-byte aligned.
     Embedded(&'static [(&'static str, &'static [u8])]),
@@ -122,6 +125,8 @@ impl Tensor {
 pub struct TextFiles {
     /// `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
+    /// `tiktoken.model`, where there is no `tokenizer.json`.
+    pub tiktoken: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Vec<u8>>,
     /// `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json` is used.
@@ -178,6 +183,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// Names the ordinary pass uses.
     used: Vec<String>,
+    has_mtp: bool,
     watch: Watch,
 }
 
@@ -188,12 +194,14 @@ impl Checkpoint {
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
         let Contents { path, config, generation, text, tensors, files } = contents(source)?;
+        let has_mtp = has_mtp(&config, &tensors);
         let mut problems = Vec::new();
         let used = check(&path, &config, &tensors, 0, &mut problems);
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem);
         }
-        Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
+        let watch = Watch::over(files.iter());
+        Ok(Self { config, generation, text, path, tensors, used, has_mtp, watch })
     }
 
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
@@ -230,6 +238,16 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Whether the first MTP layer is there, whole: many converted copies leave it out.
+    pub fn has_mtp(&self) -> bool {
+        self.has_mtp
+    }
+
+    /// Whether a tensor is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// A handle that says whether mapped files are still whole; cheap, asked after every step.
     pub fn watch(&self) -> Watch {
         self.watch.clone()
@@ -246,6 +264,13 @@ fn wrong_dtype(path: &Path, name: &str, entry: &Entry) -> Error {
     }
 }
 
+/// Whether anything of the first MTP layer is there; then all of it must be.
+fn has_mtp(config: &ModelConfig, tensors: &BTreeMap<String, Entry>) -> bool {
+    let prefix = format!("model.layers.{}.", config.num_hidden_layers);
+    config.num_nextn_predict_layers > 0
+        && tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+}
+
 /// Holds what is there to what must be there; gives the names the ordinary pass uses, and in `problems` what is wrong:
 /// all of it, up to `problems_max`.
 fn check(
@@ -256,7 +281,10 @@ fn check(
     problems: &mut Vec<Error>,
 ) -> Vec<String> {
     let mut used = Vec::new();
-    for Expected { name, shape, is_used } in expected(config, tensors.len() + 1 + problems_max) {
+    let at_most = tensors.len() + 1 + problems_max;
+    let has = |name: &str| tensors.contains_key(name);
+    let wanted = expected(config, has_mtp(config, tensors), &has, at_most);
+    for Expected { name, shape, is_used } in wanted {
         match check_one(path, config, tensors, &name, shape) {
             Ok(()) if is_used => used.push(name),
             Ok(()) => {}
@@ -317,14 +345,14 @@ fn factors(
         let name = format!("{name}_scale_inv");
         return Err(Error::TensorMissing { path: path.to_owned(), name, want });
     };
-    if factors.dtype != Some(DType::F32) {
+    let Some(bytes) = factor_bytes(factors) else {
         return Err(Error::TensorDType {
             path: path.to_owned(),
             name: scale,
             got: factors.dtype_name.clone(),
-            want: DType::F32.name().into(),
+            want: "float32, bfloat16 or float16".into(),
         });
-    }
+    };
     let block = match *factors.shape.as_slice() {
         _ if factors.shape == want => block,
         [] | [1] | [1, 1] => [scales::WHOLE, scales::WHOLE],
@@ -334,5 +362,18 @@ fn factors(
             return Err(Error::TensorShape { path, name: scale, got, want });
         }
     };
-    Ok(Some(Scales { bytes: factors.bytes.clone(), block }))
+    Ok(Some(Scales { bytes, block }))
+}
+
+/// Factors as f32: in place, or widened where a writer kept them in the type of the other tensors.
+fn factor_bytes(factors: &Entry) -> Option<Bytes> {
+    match factors.dtype? {
+        DType::F32 => Some(factors.bytes.clone()),
+        dtype @ (DType::Bf16 | DType::F16) => {
+            let mut values = vec![0.0; factors.shape.iter().product()];
+            dtype.decode(&factors.bytes, &mut values);
+            Some(Bytes::owned(values.iter().flat_map(|value: &f32| value.to_le_bytes()).collect()))
+        }
+        _ => None,
+    }
 }

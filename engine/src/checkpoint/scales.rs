@@ -48,35 +48,90 @@ impl Scales {
     }
 }
 
-/// `quantization_config`: 8-bit floats in blocks, or none. The blocks' sides; DeepSeek's own when it gives none.
+/// `quantization_config`: 8-bit floats with factors, or none. The blocks' sides; DeepSeek's own when it gives none.
+///
+/// What it says of activations (`activation_scheme`, `input_scale` tensors) is left out on purpose: it describes a
+/// cheaper product, and weights mean the same without it.
 pub(super) fn block(fields: &Fields<'_>) -> Result<[usize; 2]> {
     let Some(quantization) = fields.object("quantization_config")? else { return Ok(fp8::BLOCK) };
-    let refuse = |what: String| Err(Error::Unsupported { path: fields.path.to_owned(), what });
     match quantization.text("quant_method")?.unwrap_or("unnamed") {
         // The second is what `hadal convert` writes: tensors in blocks say what they are in their files.
         "fp8" | "hadal" => {}
+        "compressed-tensors" => return compressed(&quantization),
         method => {
-            return refuse(format!(
-                "weights quantised by `{method}` are not supported; `fp8`, float32, float16 and bfloat16 are"
+            return Err(unsupported(
+                fields,
+                format!(
+                    "weights quantised by `{method}` are not supported; `fp8`, float32, float16 and bfloat16 are"
+                ),
             ));
         }
     }
     match quantization.text("fmt")? {
-        None | Some("e4m3") => {}
-        Some(other) => {
-            return refuse(format!("8-bit floats of form `{other}` are not supported; `e4m3` is"));
+        None | Some("e4m3") => sides(&quantization, "weight_block_size"),
+        Some(other) => Err(unsupported(
+            fields,
+            format!("8-bit floats of form `{other}` are not supported; `e4m3` is"),
+        )),
+    }
+}
+
+/// `compressed-tensors`: groups of matrices, each with its own numbers. Those of 8-bit floats are stored and mean what
+/// DeepSeek's do, their factors in `weight_scale`.
+fn compressed(quantization: &Fields<'_>) -> Result<[usize; 2]> {
+    let format = quantization.text("format")?.unwrap_or("unnamed");
+    let mut block = None;
+    for (name, group) in quantization.object("config_groups")?.iter().flat_map(|all| all.object) {
+        let Some(object) = group.as_object() else {
+            return Err(quantization.error("config_groups", "objects"));
+        };
+        let group = Fields { path: quantization.path, object };
+        let Some(weights) = group.object("weights")? else { continue };
+        let bits = weights.size("num_bits")?;
+        let kind = weights.text("type")?.unwrap_or("int");
+        let strategy = weights.text("strategy")?.unwrap_or("tensor");
+        let is_float = bits == 8 && kind == "float" && weights.flag_or("symmetric", true)?;
+        let format = group.text("format")?.unwrap_or(format);
+        if !is_float || format != "float-quantized" {
+            let what = format!(
+                "`compressed-tensors` weights of {bits} bits, `{kind}`, format `{format}` (`{name}`) are not \
+                 supported; 8-bit `float` in `float-quantized` is"
+            );
+            return Err(unsupported(quantization, what));
+        }
+        match strategy {
+            "tensor" | "channel" => {}
+            "block" => {
+                let sides = sides(&weights, "block_structure")?;
+                if block.is_some_and(|block| block != sides) {
+                    return Err(weights.error("block_structure", "the same in all groups"));
+                }
+                block = Some(sides);
+            }
+            other => {
+                let what = format!(
+                    "`compressed-tensors` factors by `{other}` are not supported; `tensor`, `channel` and `block` are"
+                );
+                return Err(unsupported(quantization, what));
+            }
         }
     }
-    let Some(sides) = quantization.get("weight_block_size") else { return Ok(fp8::BLOCK) };
+    Ok(block.unwrap_or(fp8::BLOCK))
+}
+
+/// The sides of a block; DeepSeek's own when none are given.
+fn sides(fields: &Fields<'_>, field: &str) -> Result<[usize; 2]> {
+    let Some(sides) = fields.get(field) else { return Ok(fp8::BLOCK) };
     let sides = || -> Option<[usize; 2]> {
         let [rows, columns] = sides.as_array()?.as_slice() else { return None };
         Some([usize::try_from(rows.as_u64()?).ok()?, usize::try_from(columns.as_u64()?).ok()?])
     };
     match sides() {
         Some(sides) if Scales::takes(sides) && sides[0].max(sides[1]) <= 1 << 20 => Ok(sides),
-        _ => {
-            Err(quantization
-                .error("weight_block_size", "two powers of two, the second at least 16"))
-        }
+        _ => Err(fields.error(field, "two powers of two, the second at least 16")),
     }
+}
+
+fn unsupported(fields: &Fields<'_>, what: String) -> Error {
+    Error::Unsupported { path: fields.path.to_owned(), what }
 }

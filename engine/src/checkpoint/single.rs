@@ -1,4 +1,4 @@
-//! A file that is a model by itself, with its settings and tokenizer beside it.
+//! A file that is a model by itself; one of `torch.save` has its settings and tokenizer beside it.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::files::Files;
 use super::json::parse_object;
-use super::{Bytes, Contents, ModelConfig, Source, folder, mini, pt, yaml};
+use super::{Bytes, Contents, ModelConfig, Source, folder, gguf, mini, pt, yaml};
 use crate::error::{Error, Result};
 
 /// Endings of files of `torch.save`.
@@ -19,11 +19,12 @@ const TORCH: [&str; 3] = ["pt", "pth", "bin"];
 pub(super) fn read(path: &Path) -> Result<Contents> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     match ending {
+        "gguf" => gguf::read(path),
         _ if TORCH.contains(&ending) => torch(path),
         _ => Err(Error::Unsupported {
             path: path.to_owned(),
             what: format!(
-                "`.{ending}` files are not supported; `.pt`, `.pth` and `.bin` of `torch.save` are"
+                "`.{ending}` files are not supported; `.gguf`, and `.pt`, `.pth` and `.bin` of `torch.save` are"
             ),
         }),
     }

@@ -25,7 +25,14 @@ pub(super) fn alloc<B: Backend>(
     config: &ModelConfig,
     n_page: usize,
 ) -> Result<Vec<B::Buf>> {
-    (0..config.num_hidden_layers)
-        .map(|_| backend.alloc(n_page * PAGE_TOKENS * row_dim(config)))
-        .collect()
+    (0..config.num_hidden_layers).map(|_| layer(backend, config, n_page)).collect()
+}
+
+/// The buffer of one layer.
+pub(super) fn layer<B: Backend>(
+    backend: &mut B,
+    config: &ModelConfig,
+    n_page: usize,
+) -> Result<B::Buf> {
+    backend.alloc(n_page * PAGE_TOKENS * row_dim(config))
 }

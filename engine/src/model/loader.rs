@@ -10,6 +10,7 @@ pub(super) struct Loader<'a, B: Backend> {
     pub(super) checkpoint: &'a Checkpoint,
     progress: &'a mut dyn FnMut(u64, u64),
     done_bytes: u64,
+    total_bytes: u64,
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
@@ -18,12 +19,14 @@ impl<'a, B: Backend> Loader<'a, B> {
         checkpoint: &'a Checkpoint,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Self {
-        Self { backend, checkpoint, progress, done_bytes: 0 }
+        // Adding it up visits every tensor: once, not once for each.
+        let total_bytes = checkpoint.weight_bytes();
+        Self { backend, checkpoint, progress, done_bytes: 0, total_bytes }
     }
 
     fn count(&mut self, bytes: usize) {
         self.done_bytes += bytes as u64;
-        (self.progress)(self.done_bytes, self.checkpoint.weight_bytes());
+        (self.progress)(self.done_bytes, self.total_bytes);
     }
 
     /// A matrix as it is stored.

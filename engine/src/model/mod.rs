@@ -120,6 +120,41 @@ impl<B: Backend> Model<B> {
         self.network.forward(&mut self.backend, step, sampled, Some(recorder))
     }
 
+    /// Loads the MTP layer too, for [`Model::draft_recorded`]; `limits` and `n_page` as at [`Model::load`].
+    ///
+    /// # Errors
+    /// What the checkpoint, the backend or the memory refuses; [`crate::Error::TensorMissing`] where there is none.
+    pub fn load_mtp(
+        &mut self,
+        checkpoint: &Checkpoint,
+        limits: &Limits,
+        n_page: usize,
+    ) -> Result<()> {
+        match &mut self.network {
+            Network::DeepSeek(network) => {
+                network.load_mtp(&mut self.backend, checkpoint, limits, n_page)
+            }
+            Network::Mini(_) => Ok(()),
+        }
+    }
+
+    /// The MTP layer's drafts: `step.tokens` follow the states `hidden [n_row, D]` (after the last norm). Every row's
+    /// `mtp.hidden`, and `mtp.logits` of the rows that want a token, go into `recorder`.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub fn draft_recorded(
+        &mut self,
+        step: &Step,
+        hidden: &[f32],
+        recorder: &mut Recorder,
+    ) -> Result<()> {
+        match &mut self.network {
+            Network::DeepSeek(network) => network.draft(&mut self.backend, step, hidden, recorder),
+            Network::Mini(_) => Ok(()),
+        }
+    }
+
     /// The backend, for what only it knows (threads, instruction set).
     pub fn backend(&self) -> &B {
         &self.backend

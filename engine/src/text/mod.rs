@@ -4,6 +4,7 @@
 //! characters it is made of. Before rendering, each look-alike is marked with a character that no text has; after
 //! rendering, control tokens are recognised only where no mark stands before them.
 
+mod blocks;
 mod bytes;
 mod controls;
 mod detokenizer;
@@ -12,6 +13,7 @@ mod marks;
 mod runner;
 pub mod stop;
 mod template;
+mod tiktoken;
 mod tokenizer;
 
 use std::ops::Range;
@@ -77,15 +79,20 @@ impl Text {
     /// [`Error::Tokenizer`] or [`Error::Template`], with what was found.
     pub fn open(files: &TextFiles) -> Result<Self> {
         let problem = |problem: String| Error::Tokenizer { problem };
-        let json = files.tokenizer.as_deref();
-        let json =
-            json.ok_or_else(|| problem("there is no `tokenizer.json` beside the weights".into()))?;
-        let tokenizer = Arc::new(Tokenizer::open(json)?);
         let config: Value = match &files.tokenizer_config {
             None => Value::Null,
             Some(bytes) => serde_json::from_slice(bytes)
                 .map_err(|e| problem(format!("`tokenizer_config.json` is not valid JSON: {e}")))?,
         };
+        let tokenizer = match (&files.tokenizer, &files.tiktoken) {
+            (Some(json), _) => Tokenizer::open(json)?,
+            (None, Some(model)) => Tokenizer::open_tiktoken(model, &config)?,
+            (None, None) => {
+                let wanted = "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`, nor `tiktoken.model`";
+                return Err(problem(wanted.into()));
+            }
+        };
+        let tokenizer = Arc::new(tokenizer);
         let (bos, eos) = (token(&config, "bos_token"), token(&config, "eos_token"));
         let source = match &files.chat_template {
             Some(source) => Some(source.clone()),

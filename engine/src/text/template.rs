@@ -9,6 +9,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error as JinjaError, ErrorKind, UndefinedBehavior, context};
 
+use super::blocks::without_blocks_of_its_own;
 use super::runner::Runner;
 use super::{Message, Role, jinja};
 use crate::error::{Error, Result};
@@ -67,7 +68,9 @@ fn compile(source: String) -> Result<Environment<'static>> {
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     jinja::add_to(&mut environment);
-    environment.add_template_owned(NAME, source).map_err(|e| error(described(&e)))?;
+    environment
+        .add_template_owned(NAME, without_blocks_of_its_own(&source))
+        .map_err(|e| error(described(&e)))?;
     Ok(environment)
 }
 

@@ -16,6 +16,7 @@ use tokenizers::Tokenizer as Inner;
 use super::bytes::ByteTable;
 use super::controls::{Controls, is_control};
 use super::marks::Rendered;
+use super::tiktoken;
 use crate::error::{Error, Result};
 use crate::step::TokenId;
 
@@ -74,6 +75,21 @@ impl Tokenizer {
         let mut plain = read(&serde_json::to_vec(&value).map_err(error)?)?;
         plain.set_encode_special_tokens(true);
         Ok(Self { inner, plain, controls: Controls::new(added.into_iter()), control_ids, bytes })
+    }
+
+    /// Reads `tiktoken.model`, with the special tokens of `tokenizer_config.json`.
+    pub(super) fn open_tiktoken(model: &[u8], config: &Value) -> Result<Self> {
+        let json = tiktoken::to_json(model, config)?;
+        let tokenizer = Self::open(&serde_json::to_vec(&json).map_err(error)?)?;
+        // A special token that is a word of the vocabulary, or stands there twice, would move all behind it.
+        for token in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+            let name = token.get("content").and_then(Value::as_str).unwrap_or_default();
+            let id = token.get("id").and_then(Value::as_u64).map(|id| TokenId(id as u32));
+            if tokenizer.id(name) != id {
+                return Err(error(format!("special token `{name}` is another token too")));
+            }
+        }
+        Ok(tokenizer)
     }
 
     /// The control tokens.

@@ -1,7 +1,7 @@
 //! Which checkpoint a `--model` means. These commands run for the person at the terminal, so a path may lead anywhere;
 //! names from the network never come here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hadal_engine::checkpoint::{self, Source};
 
@@ -15,7 +15,7 @@ pub(crate) const DEFAULT_MODEL: &str = "sft/demo";
 /// A checkpoint and what to call it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Located {
-    /// Its name below the checkpoint folder, else its folder's own name.
+    /// Its name below the checkpoint folder, else its folder's or file's own name.
     pub(crate) name: String,
     /// Where it is.
     pub(crate) source: Source,
@@ -26,16 +26,10 @@ pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
     let wanted = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
     let found = checkpoint::discover(&args.checkpoints);
     if let Some(model) = found.iter().find(|model| model.name == wanted) {
-        return Ok(Located {
-            name: model.name.clone(),
-            source: Source::Directory(model.path.clone()),
-        });
+        return Ok(Located { name: model.name.clone(), source: model.source() });
     }
-    if args.model.is_some() && Path::new(wanted).is_dir() {
-        return Ok(Located {
-            name: folder_name(wanted),
-            source: Source::Directory(PathBuf::from(wanted)),
-        });
+    if let Some(source) = args.model.as_deref().and_then(at_path) {
+        return Ok(Located { name: last_name(wanted), source });
     }
     if wanted == DEFAULT_MODEL {
         return Ok(Located { name: wanted.into(), source: Source::Embedded(embedded::FILES) });
@@ -44,12 +38,22 @@ pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
     let there = if names.is_empty() { "none".into() } else { names.join(", ") };
     let root = args.checkpoints.display();
     Err(Failure::Usage(format!(
-        "no model `{wanted}`: it is no folder, and the models below {root} are: {there}"
+        "no model `{wanted}`: it is no folder and no file, and the models below {root} are: {there}"
     )))
 }
 
+/// A folder or a file where the path leads.
+fn at_path(path: &str) -> Option<Source> {
+    let path = PathBuf::from(path);
+    if path.is_dir() {
+        Some(Source::Directory(path))
+    } else {
+        path.is_file().then_some(Source::File(path))
+    }
+}
+
 /// The last part of a path, as far as it has one.
-fn folder_name(path: &str) -> String {
+fn last_name(path: &str) -> String {
     let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     full.file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
@@ -79,6 +83,12 @@ mod tests {
         assert_eq!(
             located,
             Located { name: "server".into(), source: Source::Directory(path.into()) }
+        );
+        let file = format!("{path}/Cargo.toml");
+        let located = locate(&args(Some(&file))).unwrap();
+        assert_eq!(
+            located,
+            Located { name: "Cargo.toml".into(), source: Source::File(file.into()) }
         );
     }
 

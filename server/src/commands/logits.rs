@@ -29,7 +29,7 @@ pub(crate) struct LogitsArgs {
     /// Where to write the tensors (safetensors)
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Also write the residual stream, attention, latent cache and routing of every layer
+    /// Also write the residual stream, attention, latent cache and routing of every layer, and the MTP layer's drafts
     #[arg(long)]
     pub(crate) trace: bool,
     /// Rows of one forward pass: the prompt is cut into chunks of this many

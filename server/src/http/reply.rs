@@ -111,7 +111,7 @@ impl From<crate::models::Problem> for Refusal {
             Problem::Unknown(sentence) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", sentence)
             }
-            Problem::Unusable(sentence) => {
+            Problem::Unusable(sentence) | Problem::Defect(sentence) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unusable", sentence)
             }
             Problem::Memory(sentence) => {

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 /// What there is to choose from.
-pub(super) const NAMES: &[&str] = &["tiny", "v2-lite", "v3-mini", "v3-layer", "moonlight-cut"];
+pub(super) const NAMES: &[&str] =
+    &["tiny", "blocks", "v2-lite", "v3-mini", "v3-layer", "moonlight-cut"];
 
 /// A model's sizes, in `config.json`'s words.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,17 @@ pub(super) fn find(name: &str) -> Option<Shape> {
     Some(match name {
         "v2-lite" => lite,
         "tiny" => small(v3),
+        // Rows of 256 numbers, as quantised formats want them, and heads that are shorter.
+        "blocks" => Shape {
+            hidden_size: 256,
+            q_lora_rank: Some(256),
+            kv_lora_rank: 256,
+            qk_nope_head_dim: 32,
+            v_head_dim: 64,
+            intermediate_size: 512,
+            moe_intermediate_size: 256,
+            ..small(v3)
+        },
         // Small enough for many quick runs, with V3's heads.
         "v3-mini" => Shape {
             vocab_size: 32_768,

@@ -360,6 +360,27 @@ mod tests {
     }
 
     #[test]
+    fn an_average_is_the_sum_of_all_experts_over_their_number() {
+        // Fewer than the scratch has room for: others keep their places empty.
+        let mut layer = Layer::seeded(DType::F32);
+        for all in [&mut layer.gate, &mut layer.up, &mut layer.down] {
+            all.truncate(3);
+        }
+        let d = sizes(DType::F32).0;
+        let x = numbers(1, 33 * d);
+        let choices = [0, 1, 2].map(|expert| (expert, 1.0 / 3.0));
+        let want: Vec<f64> = x.chunks(d).flat_map(|x| layer.oracle(x, &choices)).collect();
+        let weights = layer.weights();
+        for way in ways() {
+            let mut cpu = backend(way, 2);
+            let all = cpu.average_routing(33, 3).unwrap();
+            let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * d).unwrap());
+            cpu.experts(&mut y, None, &x, &all, &weights, 33);
+            assert_close(&y, &want, |_| 2e-2);
+        }
+    }
+
+    #[test]
     fn a_row_has_the_same_bits_whatever_the_others_chose_and_on_any_threads() {
         for dtype in DType::ALL {
             let d = sizes(dtype).0;

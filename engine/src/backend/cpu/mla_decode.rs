@@ -151,8 +151,8 @@ mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
     use crate::backend::cpu::testing::{
-        EVEN, ODD, Sequence, Way, assert_close, assert_same_bits, attend, backend_for, cache, step,
-        ways,
+        EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, attend, backend_for,
+        cache, step, ways,
     };
 
     fn inputs(sequences: &[Sequence], shape: &MlaShape) -> (Vec<f32>, Vec<f32>) {
@@ -181,9 +181,11 @@ mod tests {
         for (row, head) in (0..sequence.rows).flat_map(|r| (0..shape.n_head).map(move |h| (r, h))) {
             let at = row * shape.n_head + head;
             let q_pe = &q[at * shape.qk_head_dim() + shape.qk_nope_head_dim..];
-            let query: Vec<f32> =
-                [&q_latent[at * c..(at + 1) * c], &q_pe[..shape.qk_rope_head_dim]].concat();
-            let score = |key: &[f32]| -> f64 {
+            let r = shape.qk_rope_head_dim;
+            let query: Vec<f32> = [&q_latent[at * c..(at + 1) * c], &q_pe[..r]].concat();
+            let own = if shape.n_k_pe == 1 { 0 } else { head * r };
+            let score = |row: &[f32]| -> f64 {
+                let key = row[..c].iter().chain(&row[c + own..c + own + r]);
                 let dot: f64 =
                     query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
                 dot * f64::from(shape.softmax_scale)
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn contexts_around_pages_and_splits_agree_with_the_oracle() {
-        for shape in [ODD, EVEN] {
+        for shape in [ODD, EVEN, OWN_KEYS] {
             let sequences = [0, 1, 62, 63, 64, 127, 511, 512, 513, 1100]
                 .map(|before| sequence(before as u64, before, 1));
             let want: Vec<f64> = sequences.iter().flat_map(|s| oracle(*s, &shape)).collect();
@@ -224,17 +226,23 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_in_any_batch_on_any_threads() {
+        for shape in [EVEN, OWN_KEYS] {
+            same_bits(&shape);
+        }
+    }
+
+    fn same_bits(shape: &MlaShape) {
         let sequences = [3, 64, 700, 1500, 2100].map(|before| sequence(before as u64, before, 1));
         for way in ways() {
             let alone: Vec<f32> =
-                sequences.iter().flat_map(|s| run(way, 1, &[*s], &EVEN)).collect();
+                sequences.iter().flat_map(|s| run(way, 1, &[*s], shape)).collect();
             for threads in 1..=3 {
-                assert_same_bits(&run(way, threads, &sequences, &EVEN), &alone);
-                let last = run(way, threads, &sequences[4..], &EVEN);
+                assert_same_bits(&run(way, threads, &sequences, shape), &alone);
+                let last = run(way, threads, &sequences[4..], shape);
                 assert_same_bits(&last, &alone[alone.len() - last.len()..]);
             }
             // The same rows as one replayed run of a sequence.
-            let run_of = |before, rows| run(way, 3, &[sequence(9, before, rows)], &EVEN);
+            let run_of = |before, rows| run(way, 3, &[sequence(9, before, rows)], shape);
             let replayed = run_of(0, 6);
             for row in 0..6 {
                 // Latents of a sequence are drawn in order, so a shorter one is the beginning of a longer one.

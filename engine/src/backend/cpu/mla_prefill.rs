@@ -2,13 +2,14 @@
 //!
 //! A task is one head of one sequence. For each page of 64 latents it expands the head's keys and values once
 //! (`2 * 64 * (n + v) * c` FLOPs) and lets all rows of the chunk pass (`2 * (n + r + v)` a row and key). The score
-//! matrix exists for one tile and one row at a time.
+//! matrix exists for one tile and one row at a time. A key half that is stored by itself, turned round, is turned back
+//! and widened once a task.
 
 use super::pool::Block;
 use super::simd::attention::{Running, Tile, accumulate, score};
-use super::simd::multiply::strided_dot_rows;
+use super::simd::multiply::{strided_dot_f32, strided_dot_rows};
 use super::{Cpu, Plan, Weight};
-use crate::backend::{Expansion, HeadRows, MlaShape, ScratchShape};
+use crate::backend::{KvB, MlaShape, ScratchShape};
 use crate::step::PAGE_TOKENS;
 
 /// One thread's tile.
@@ -24,6 +25,10 @@ pub(super) struct Scratch {
     running: Vec<Running>,
     /// `[rows, v]`: the rows' unnormalised outputs.
     out: Vec<f32>,
+    /// `[n, c]`: one head's key half.
+    w_uk: Vec<f32>,
+    /// `[n]`: one row of it as it is stored.
+    stored: Vec<f32>,
 }
 
 impl Scratch {
@@ -34,6 +39,8 @@ impl Scratch {
             scores: vec![0.0; PAGE_TOKENS],
             running: vec![Running::START; shape.step_rows_max],
             out: vec![0.0; shape.step_rows_max * shape.mla.v_head_dim],
+            w_uk: vec![0.0; shape.mla.qk_nope_head_dim * shape.mla.kv_lora_rank],
+            stored: vec![0.0; shape.mla.qk_nope_head_dim],
         }
     }
 
@@ -42,7 +49,8 @@ impl Scratch {
             PAGE_TOKENS * (shape.mla.qk_head_dim() + shape.mla.v_head_dim + 1) * size_of::<f32>();
         let rows =
             shape.step_rows_max * (size_of::<Running>() + shape.mla.v_head_dim * size_of::<f32>());
-        (tile + rows) as u64
+        let turned = shape.mla.qk_nope_head_dim * (shape.mla.kv_lora_rank + 1) * size_of::<f32>();
+        (tile + rows + turned) as u64
     }
 }
 
@@ -51,7 +59,7 @@ struct Work<'a> {
     isa: super::Isa,
     q: &'a [f32],
     cache: &'a [f32],
-    expansion: Expansion<'a, Weight>,
+    kv_b: KvB<&'a Weight>,
     shape: &'a MlaShape,
     plan: &'a Plan,
 }
@@ -62,12 +70,12 @@ pub(super) fn mla_prefill(
     o: &mut [f32],
     q: &[f32],
     cache: &[f32],
-    expansion: Expansion<'_, Weight>,
+    kv_b: KvB<&Weight>,
     shape: &MlaShape,
     plan: &Plan,
 ) {
     let (heads, width) = (shape.n_head, shape.v_head_dim);
-    let work = Work { isa: cpu.isa, q, cache, expansion, shape, plan };
+    let work = Work { isa: cpu.isa, q, cache, kv_b, shape, plan };
     let n_task = (plan.n_seq() - plan.n_decode) * heads;
     let sequence_of = |task: usize| plan.n_decode + task / heads;
     let block = |task: usize| {
@@ -94,13 +102,16 @@ impl Work<'_> {
         let (width, qk) = (shape.v_head_dim, shape.qk_head_dim());
         scratch.running[..n_row].fill(Running::START);
         scratch.out[..n_row * width].fill(0.0);
+        if let KvB::Halves { key, .. } = self.kv_b {
+            turn(scratch, key, head * shape.kv_lora_rank);
+        }
         for (i, page) in plan.pages_of(sequence).iter().enumerate() {
             let start = i * PAGE_TOKENS;
             if start > last {
                 break;
             }
             self.expand(scratch, page.0 as usize, head, (last + 1 - start).min(PAGE_TOKENS));
-            let Scratch { keys, values, scores, running, out } = scratch;
+            let Scratch { keys, values, scores, running, out, .. } = scratch;
             for row in 0..n_row {
                 let position = plan.positions[first + row] as usize;
                 if position < start {
@@ -129,35 +140,42 @@ impl Work<'_> {
 
     /// One page's keys and values of one head.
     fn expand(&self, scratch: &mut Scratch, page: usize, head: usize, n_key: usize) {
-        let Self { isa, expansion: Expansion { key: w_uk, value: w_uv }, shape, .. } = *self;
+        let Self { isa, kv_b, shape, .. } = *self;
         let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.latent_dim());
         let rows = &self.cache[page * PAGE_TOKENS * latent..][..n_key * latent];
+        let Scratch { keys, values, w_uk, .. } = scratch;
         let (qk, k_pe) = (shape.qk_head_dim(), shape.k_pe_start(head));
-        let first = |w: HeadRows<'_, Weight>| head * w.stride + w.first;
-        strided_dot_rows(
-            isa,
-            &mut scratch.keys,
-            qk,
-            n,
-            rows,
-            latent,
-            n_key,
-            w_uk.weight,
-            first(w_uk),
-        );
-        strided_dot_rows(
-            isa,
-            &mut scratch.values,
-            v,
-            v,
-            rows,
-            latent,
-            n_key,
-            w_uv.weight,
-            first(w_uv),
-        );
-        for (key, row) in scratch.keys.chunks_mut(qk).zip(rows.chunks(latent)) {
+        let mut expand_keys =
+            |weight, first| strided_dot_rows(isa, keys, qk, n, rows, latent, n_key, weight, first);
+        let (weight, first) = match kv_b {
+            KvB::Whole(whole) => {
+                expand_keys(whole, head * (n + v));
+                (whole, head * (n + v) + n)
+            }
+            KvB::Apart { key, value } => {
+                expand_keys(key, head * qk);
+                (value, head * v)
+            }
+            KvB::Halves { value, .. } => {
+                strided_dot_f32(isa, keys, qk, rows, latent, n_key, w_uk, shape.kv_lora_rank);
+                (value, head * v)
+            }
+        };
+        strided_dot_rows(isa, values, v, v, rows, latent, n_key, weight, first);
+        for (key, row) in keys.chunks_mut(qk).zip(rows.chunks(latent)) {
             key[n..].copy_from_slice(&row[k_pe..k_pe + shape.qk_rope_head_dim]);
+        }
+    }
+}
+
+/// One head's key half, `[c, n]` from row `first`, turned round and widened.
+fn turn(scratch: &mut Scratch, key: &Weight, first: usize) {
+    let Scratch { w_uk, stored, .. } = scratch;
+    let latent = w_uk.len() / stored.len();
+    for c in 0..latent {
+        key.row(first + c, stored);
+        for (n, x) in stored.iter().enumerate() {
+            w_uk[n * latent + c] = *x;
         }
     }
 }
@@ -167,18 +185,13 @@ mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
     use crate::backend::cpu::testing::{
-        BLOCKS, EVEN, Matrix, ODD, Sequence, Way, assert_close, assert_same_bits, attend,
-        backend_for, cache, matrix, step, ways,
+        EVEN, Matrix, ODD, OWN_KEYS, Sequence, TestKvB, Way, assert_close, assert_same_bits,
+        attend, backend_for, cache, kv_b_forms, step, ways,
     };
     use crate::quant::DType;
 
     fn queries(sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
         sequences.iter().flat_map(|s| s.inputs(3, shape.n_head * shape.qk_head_dim())).collect()
-    }
-
-    fn weights(dtype: DType, shape: &MlaShape) -> Matrix {
-        let n_out = shape.n_head * (shape.qk_nope_head_dim + shape.v_head_dim);
-        matrix(8, dtype, n_out, shape.kv_lora_rank)
     }
 
     /// The first `n_decode` sequences are another operation's: their outputs must stay 9.
@@ -188,7 +201,7 @@ mod tests {
         sequences: &[Sequence],
         n_decode: usize,
         shape: &MlaShape,
-        kv_b: &Matrix,
+        kv_b: &TestKvB,
     ) -> Vec<f32> {
         let step = step(sequences, n_decode);
         let (mut cpu, mut plan) = backend_for(way, threads, *shape);
@@ -197,7 +210,7 @@ mod tests {
         let cache = cpu.vector(&cache(sequences, &step, shape)).unwrap();
         let len = step.n_row() * shape.n_head * shape.v_head_dim;
         let mut o = cpu.vector(&vec![9.0; len]).unwrap();
-        cpu.mla_prefill(&mut o, &q, &cache, &kv_b.weight, shape, &plan);
+        cpu.mla_prefill(&mut o, &q, &cache, kv_b.stored(), shape, &plan);
         o.clone()
     }
 
@@ -217,7 +230,9 @@ mod tests {
                 let at = row * shape.n_head + head;
                 let query = &q[at * shape.qk_head_dim()..(at + 1) * shape.qk_head_dim()];
                 let score = |u: usize| -> f64 {
-                    let k_pe = &latents[u * shape.latent_dim() + c..(u + 1) * shape.latent_dim()];
+                    let r = shape.qk_rope_head_dim;
+                    let own = if shape.n_k_pe == 1 { 0 } else { head * r };
+                    let k_pe = &latents[u * shape.latent_dim() + c + own..][..r];
                     let key = keys[u].iter().chain(k_pe);
                     let dot: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum();
                     dot * f64::from(shape.softmax_scale)
@@ -236,21 +251,9 @@ mod tests {
 
     #[test]
     fn chunks_around_pages_agree_with_the_oracle() {
-        for (shape, dtype) in [
-            (ODD, DType::Bf16),
-            (EVEN, DType::F32),
-            (EVEN, DType::Bf16),
-            (ODD, DType::F16),
-            (ODD, DType::Fp8E4m3),
-            (EVEN, DType::Q8_0),
-            (EVEN, DType::Q4_0),
-            (EVEN, DType::Q5_0),
-            (EVEN, DType::Q5_1),
-            (BLOCKS, DType::Q4K),
-            (BLOCKS, DType::Q5K),
-            (BLOCKS, DType::Q6K),
-        ] {
-            let kv_b = weights(dtype, &shape);
+        let mut forms = kv_b_forms(8);
+        forms.push((OWN_KEYS, DType::F32, TestKvB::whole(8, DType::F32, &OWN_KEYS)));
+        for (shape, _, kv_b) in forms {
             let sequences = [
                 sequence(1, 5, 2),
                 sequence(2, 0, 1),
@@ -260,7 +263,7 @@ mod tests {
             ];
             let decoded = 2 * shape.n_head * shape.v_head_dim;
             let want: Vec<f64> =
-                sequences[1..].iter().flat_map(|s| oracle(*s, &shape, &kv_b)).collect();
+                sequences[1..].iter().flat_map(|s| oracle(*s, &shape, &kv_b.whole)).collect();
             for way in ways() {
                 let got = run(way, 2, &sequences, 1, &shape, &kv_b);
                 assert!(got[..decoded].iter().all(|o| *o == 9.0));
@@ -273,8 +276,13 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_however_the_prompt_is_cut_and_whatever_is_beside_it() {
-        for shape in [ODD, EVEN] {
-            let kv_b = weights(DType::Bf16, &shape);
+        let forms = [
+            (ODD, TestKvB::whole(8, DType::Bf16, &ODD)),
+            (EVEN, TestKvB::whole(8, DType::Bf16, &EVEN)),
+            (EVEN, TestKvB::halves(8, DType::Q8_0, &EVEN)),
+            (OWN_KEYS, TestKvB::whole(8, DType::Bf16, &OWN_KEYS)),
+        ];
+        for (shape, kv_b) in forms {
             let width = shape.n_head * shape.v_head_dim;
             for way in ways() {
                 let whole = run(way, 1, &[sequence(1, 130, 33)], 0, &shape, &kv_b);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Cpu, Plan, Routing, Weight};
 use crate::backend::{
-    Backend, Expansion, ExpertWeights, HeadSide, MlaShape, RopeTable, RouteRule, RoutingTrace,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopeTable, RouteRule, RoutingTrace,
     ScratchShape,
 };
 use crate::checkpoint::Tensor;
@@ -100,14 +100,14 @@ impl Backend for Cpu {
         &mut self,
         y: &mut Vec<f32>,
         x: &Vec<f32>,
-        expansion: Expansion<'_, Weight>,
+        kv_b: KvB<&Weight>,
         side: HeadSide,
         shape: &MlaShape,
         rows: Range<usize>,
     ) {
         match side {
-            HeadSide::Key => super::head_linear::key(self, y, x, expansion.key, shape, rows),
-            HeadSide::Value => super::head_linear::value(self, y, x, expansion.value, shape, rows),
+            HeadSide::Key => super::head_linear::key(self, y, x, kv_b, shape, rows),
+            HeadSide::Value => super::head_linear::value(self, y, x, kv_b, shape, rows),
         }
     }
 
@@ -162,11 +162,11 @@ impl Backend for Cpu {
         o: &mut Vec<f32>,
         q: &Vec<f32>,
         cache: &Vec<f32>,
-        expansion: Expansion<'_, Weight>,
+        kv_b: KvB<&Weight>,
         shape: &MlaShape,
         plan: &Plan,
     ) {
-        super::mla_prefill::mla_prefill(self, o, q, cache, expansion, shape, plan);
+        super::mla_prefill::mla_prefill(self, o, q, cache, kv_b, shape, plan);
     }
 
     fn route(

@@ -99,7 +99,8 @@ pub(super) fn cache_store_heads(
 mod tests {
     use crate::backend::cpu::Cpu;
     use crate::backend::cpu::testing::{
-        EVEN, ODD, Sequence, Way, assert_close, assert_same_bits, backend_for, numbers, step, ways,
+        EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, backend_for, numbers,
+        step, ways,
     };
     use crate::backend::{Backend, MlaShape, RopePairs, RopeTable};
 
@@ -188,6 +189,29 @@ mod tests {
                 assert_close(row, &want, |_| 2f64.powi(-20));
             }
         });
+    }
+
+    #[test]
+    fn a_cache_row_with_own_keys_is_the_latent_and_every_heads_rotary_part() {
+        let shape = OWN_KEYS;
+        let (c, width, qk) = (shape.kv_lora_rank, shape.latent_dim(), shape.qk_head_dim());
+        let (latent, k) = (numbers(3, ROWS * c), numbers(4, ROWS * shape.n_head * qk));
+        let step = step(&SEQUENCES, 1);
+        let (mut cpu, mut plan) = backend_for(ways()[0], 2, shape);
+        cpu.begin(&mut plan, &step).unwrap();
+        let (latent_buf, k_buf) = (cpu.vector(&latent).unwrap(), cpu.vector(&k).unwrap());
+        let mut cache = cpu.vector(&vec![9.0; (step.pages.len() + 1) * 64 * width]).unwrap();
+        cpu.cache_store_heads(&mut cache, &latent_buf, &k_buf, &shape, &plan);
+        for (slot, row) in cache.chunks(width).enumerate() {
+            let Some(i) = step.slots.iter().position(|s| s.index() == slot) else {
+                assert!(row.iter().all(|x| *x == 9.0), "slot {slot} belongs to no row");
+                continue;
+            };
+            let heads = k[i * shape.n_head * qk..(i + 1) * shape.n_head * qk].chunks(qk);
+            let k_pe = heads.flat_map(|head| &head[shape.qk_nope_head_dim..]);
+            let want: Vec<f32> = latent[i * c..(i + 1) * c].iter().chain(k_pe).copied().collect();
+            assert_same_bits(row, &want);
+        }
     }
 
     fn table(cpu: &mut Cpu, cos: &[f32], sin: &[f32], pairs: RopePairs) -> RopeTable<Vec<f32>> {

@@ -205,6 +205,12 @@ mod tests {
     /// Expert and weight of each choice, straight from the papers: sorts everything, in f64.
     fn oracle(logits: &[f64], bias: Option<&[f32]>, rule: &RouteRule) -> Vec<(u32, f64)> {
         let e = logits.len();
+        // With softmax the bias is the logits' own; with sigmoid it chooses and does not weigh.
+        let of = |scoring| bias.filter(|_| rule.scoring == scoring);
+        let add = |values: &[f64], bias: Option<&[f32]>| -> Vec<f64> {
+            (0..e).map(|i| values[i] + bias.map_or(0.0, |b| f64::from(b[i]))).collect()
+        };
+        let logits = add(logits, of(Scoring::Softmax));
         let scores: Vec<f64> = match rule.scoring {
             Scoring::Sigmoid => logits.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect(),
             Scoring::Softmax => {
@@ -212,8 +218,7 @@ mod tests {
                 logits.iter().map(|z| z.exp() / sum).collect()
             }
         };
-        let choice: Vec<f64> =
-            (0..e).map(|i| scores[i] + bias.map_or(0.0, |b| f64::from(b[i]))).collect();
+        let choice = add(&scores, of(Scoring::Sigmoid));
         let size = e / rule.n_group;
         let mut groups: Vec<(f64, usize)> = (0..rule.n_group)
             .map(|g| {
@@ -241,8 +246,9 @@ mod tests {
         let sums = gate.product(&x);
         let logits: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
         let bias: Vec<f32> = numbers(3, 12).iter().map(|b| b * 0.3).collect();
-        for (scoring, bias) in
-            [(Scoring::Sigmoid, Some(&bias)), (Scoring::Sigmoid, None), (Scoring::Softmax, None)]
+        for (scoring, bias) in [Scoring::Sigmoid, Scoring::Softmax]
+            .into_iter()
+            .flat_map(|scoring| [(scoring, Some(&bias)), (scoring, None)])
         {
             for (n_group, topk_group) in [(1, 1), (3, 1), (3, 2), (4, 3), (6, 2)] {
                 let rule = rule(scoring, n_group, topk_group);
@@ -255,7 +261,10 @@ mod tests {
                     let trace = cpu.read_routing(&routing, 40).unwrap();
                     let error = product_error(way, DType::F32, 65);
                     for (i, z) in trace.logits.iter().enumerate() {
-                        assert!((f64::from(*z) - logits[i]).abs() <= error * sums[i].size);
+                        let bias = bias.filter(|_| scoring == Scoring::Softmax);
+                        let bias = bias.map_or(0.0, |bias| f64::from(bias[i % 12]));
+                        let bound = error * sums[i].size + bias.abs() * 2f64.powi(-22);
+                        assert!((f64::from(*z) - logits[i] - bias).abs() <= bound);
                     }
                     for (row, logits) in logits.chunks(12).enumerate() {
                         let want = oracle(logits, bias.map(Vec::as_slice), &rule);
@@ -283,6 +292,19 @@ mod tests {
         let bias = bias.map(|bias| cpu.vector(bias).unwrap());
         cpu.route(&mut routing, &one, &gate, bias.as_ref(), rule, 1);
         cpu.read_routing(&routing, 1).unwrap()
+    }
+
+    #[test]
+    fn chosen_softmax_weights_add_up_to_the_factor_when_they_are_normed() {
+        let rule = RouteRule { norm_topk_prob: true, ..rule(Scoring::Softmax, 1, 1) };
+        let logits: Vec<f32> = numbers(5, 12).iter().map(|z| z * 4.0).collect();
+        let trace = route_logits(&logits, None, &rule);
+        let probs: Vec<f64> = logits.iter().map(|z| f64::from(*z).exp()).collect();
+        let sum: f64 = trace.indices.iter().map(|i| probs[*i as usize]).sum();
+        for (i, weight) in trace.indices.iter().zip(&trace.weights) {
+            let want = 2.5 * probs[*i as usize] / sum;
+            assert!((f64::from(*weight) - want).abs() < 1e-6, "expert {i}: {weight}, want {want}");
+        }
     }
 
     #[test]

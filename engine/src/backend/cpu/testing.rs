@@ -2,6 +2,7 @@
 //! that knows none of the code under test.
 
 mod blocks;
+mod kv_b;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,6 +13,7 @@ use crate::checkpoint::{Bytes, Scales, Tensor};
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{PAGE_TOKENS, PageId, Slot, Step, TokenId};
+pub(super) use kv_b::{TestKvB, kv_b_forms};
 
 /// Counts what each thread allocates, so that tests beside each other do not see one another.
 struct Counting;
@@ -219,8 +221,6 @@ pub(super) const EVEN: MlaShape = MlaShape {
     softmax_scale: 0.3,
 };
 
-/// Latents that are whole blocks of every format.
-pub(super) const BLOCKS: MlaShape = MlaShape { kv_lora_rank: 256, ..ODD };
 /// Odd widths, more heads than a group, and a rotary key for each head.
 pub(super) const OWN_KEYS: MlaShape = MlaShape { n_head: 11, n_k_pe: 11, ..ODD };
 

@@ -119,7 +119,10 @@ impl Layout {
 fn names(checkpoint: &Checkpoint, listed: &BTreeMap<String, Listed>) -> Vec<String> {
     let config = &checkpoint.config;
     let mut names: Vec<String> =
-        expected(config, usize::MAX).into_iter().map(|tensor| tensor.name).collect();
+        expected(config, checkpoint.has_mtp(), &|name| checkpoint.has(name), usize::MAX)
+            .into_iter()
+            .map(|tensor| tensor.name)
+            .collect();
     let known: BTreeSet<String> = names.iter().cloned().collect();
     let is_mtp = |name: &str| Part::of(name, Some(config.num_hidden_layers)) == Part::Mtp;
     let more = listed.keys().filter(|name| is_mtp(name) && part::owner(name) == name.as_str());

@@ -6,7 +6,7 @@
 
 use super::DeepSeek;
 use super::weights::{Attention, Query};
-use crate::backend::{Backend, Expansion, HeadSide};
+use crate::backend::{Backend, HeadSide};
 use crate::error::Result;
 use crate::model::record::Recorder;
 use crate::step::Step;
@@ -26,7 +26,7 @@ pub(super) fn attention<B: Backend>(
     let (s, cache, shape, plan) = (&mut net.scratch, &mut net.latent[layer], &net.shape, &net.plan);
     let rows = step.n_row();
     let n_decode = step.n_decode_row();
-    let expansion = Expansion::joint(&weights.kv_b, shape);
+    let kv_b = weights.kv_b.as_ref();
 
     queries(backend, s, weights, rows);
     backend.rope(&mut s.q, &net.rope, shape, plan);
@@ -34,19 +34,12 @@ pub(super) fn attention<B: Backend>(
     backend.cache_store(cache, &s.kv, &weights.kv_norm, LATENT_NORM_EPS, &net.rope, shape, plan);
 
     if n_decode > 0 {
-        backend.head_linear(&mut s.q_latent, &s.q, expansion, HeadSide::Key, shape, 0..n_decode);
+        backend.head_linear(&mut s.q_latent, &s.q, kv_b, HeadSide::Key, shape, 0..n_decode);
         backend.mla_decode(&mut s.o_latent, &s.q_latent, &s.q, cache, shape, plan);
-        backend.head_linear(
-            &mut s.heads,
-            &s.o_latent,
-            expansion,
-            HeadSide::Value,
-            shape,
-            0..n_decode,
-        );
+        backend.head_linear(&mut s.heads, &s.o_latent, kv_b, HeadSide::Value, shape, 0..n_decode);
     }
     if n_decode < rows {
-        backend.mla_prefill(&mut s.heads, &s.q, cache, expansion, shape, plan);
+        backend.mla_prefill(&mut s.heads, &s.q, cache, kv_b, shape, plan);
     }
     backend.linear(&mut s.delta, &s.heads, &weights.o, rows);
     match recorder {

@@ -1,4 +1,5 @@
-//! DeepSeek-V2 and V3: multi-head latent attention and mixtures of experts, written once over the 14 operations.
+//! DeepSeek-V2 and V3: multi-head latent attention and mixtures of experts, written once over the operations of
+//! a backend.
 //!
 //! ```text
 //! x = embed[token]
@@ -10,6 +11,7 @@
 
 mod attention;
 mod ffn;
+mod mtp;
 mod weights;
 
 use super::loader::Loader;
@@ -21,11 +23,12 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
-use weights::Weights;
+use weights::{MtpWeights, Weights};
 
 /// A loaded network and the buffers of its steps.
 pub(super) struct DeepSeek<B: Backend> {
     weights: Weights<B>,
+    mtp: Option<MtpWeights<B>>,
     scratch: Scratch<B>,
     /// One paged buffer a layer.
     latent: Vec<B::Buf>,
@@ -54,6 +57,7 @@ impl<B: Backend> DeepSeek<B> {
             None => None,
         };
         Ok(Self {
+            mtp: None,
             weights,
             scratch: Scratch::alloc(backend, config, limits)?,
             latent: latent::alloc(backend, config, n_page)?,
@@ -80,11 +84,10 @@ impl<B: Backend> DeepSeek<B> {
         let rows = step.n_row();
         backend.begin(&mut self.plan, step)?;
         backend.embed(&mut self.scratch.x, &self.weights.embed, &self.plan);
-        let first_norm =
-            self.weights.layers.first().map_or(&self.weights.norm, |layer| &layer.input_norm);
+        let first_norm = self.weights.input_norm(0);
         backend.rms_norm(&mut self.scratch.y, &self.scratch.x, first_norm, self.eps, rows);
         self.record_stream(backend, 0, rows, inner.as_deref_mut())?;
-        for layer in 0..self.weights.layers.len() {
+        for layer in 0..self.weights.n_layer {
             attention::attention(self, backend, layer, step, inner.as_deref_mut())?;
             self.add_norm(backend, Norm::Post(layer), rows);
             ffn::ffn(self, backend, layer, rows, inner.as_deref_mut())?;
@@ -101,11 +104,7 @@ impl<B: Backend> DeepSeek<B> {
     fn add_norm(&mut self, backend: &mut B, norm: Norm, rows: usize) {
         let weight = match norm {
             Norm::Post(layer) => &self.weights.layers[layer].post_norm,
-            Norm::After(layer) => self
-                .weights
-                .layers
-                .get(layer + 1)
-                .map_or(&self.weights.norm, |next| &next.input_norm),
+            Norm::After(layer) => self.weights.input_norm(layer + 1),
         };
         let s = &mut self.scratch;
         backend.add_rms_norm(&mut s.y, &mut s.x, &s.delta, weight, self.eps, rows);

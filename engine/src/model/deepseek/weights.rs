@@ -1,12 +1,12 @@
 //! A model's weights, taken from the checkpoint by their released names.
 
-use crate::backend::{Backend, ExpertWeights};
+use crate::backend::{Backend, ExpertWeights, KvB};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::config::MoeConfig;
 use crate::error::Result;
 use crate::model::loader::Loader;
 
-/// All weights. The MTP layer stays in the checkpoint: nothing here runs it.
+/// All weights of an ordinary pass.
 pub(super) struct Weights<B: Backend> {
     /// `[V, D]`; also the head when the two are tied.
     pub(super) embed: B::Weight,
@@ -14,8 +14,29 @@ pub(super) struct Weights<B: Backend> {
     pub(super) head: Option<B::Weight>,
     /// `[D]`.
     pub(super) norm: B::Buf,
-    /// `[L]`.
+    /// `[L]`; the MTP layer stands behind them once it is loaded.
     pub(super) layers: Vec<Layer<B>>,
+    /// Layers of an ordinary pass.
+    pub(super) n_layer: usize,
+}
+
+impl<B: Backend> Weights<B> {
+    /// The norm in front of an ordinary layer; behind the last one, the final norm.
+    pub(super) fn input_norm(&self, layer: usize) -> &B::Buf {
+        self.layers[..self.n_layer].get(layer).map_or(&self.norm, |layer| &layer.input_norm)
+    }
+}
+
+/// What the MTP layer has beside a decoder layer.
+pub(super) struct MtpWeights<B: Backend> {
+    /// `[D]`, over the embedding.
+    pub(super) enorm: B::Buf,
+    /// `[D]`, over the state.
+    pub(super) hnorm: B::Buf,
+    /// `[D, 2 D]`, embedding first.
+    pub(super) eh_proj: B::Weight,
+    /// `shared_head.norm`, `[D]`.
+    pub(super) norm: B::Buf,
 }
 
 /// One decoder layer.
@@ -33,8 +54,8 @@ pub(super) struct Attention<B: Backend> {
     pub(super) kv_a: B::Weight,
     /// `[c]`.
     pub(super) kv_norm: B::Buf,
-    /// `[H * (n + v), c]`.
-    pub(super) kv_b: B::Weight,
+    /// `[H * (n + v), c]`, whole or in halves.
+    pub(super) kv_b: KvB<B::Weight>,
     /// `[D, H * v]`.
     pub(super) o: B::Weight,
 }
@@ -76,23 +97,35 @@ impl<B: Backend> Loader<'_, B> {
     pub(super) fn weights(&mut self) -> Result<Weights<B>> {
         let config = &self.checkpoint.config;
         let embed = self.matrix("model.embed_tokens.weight")?;
+        let kinds = config.is_moe_layer.iter().enumerate();
         let layers =
-            (0..config.num_hidden_layers).map(|i| self.layer(config, i)).collect::<Result<_>>()?;
+            kinds.map(|(i, is_moe)| self.layer(config, i, *is_moe)).collect::<Result<_>>()?;
         let norm = self.vector("model.norm.weight")?;
         let head =
             if config.tie_word_embeddings { None } else { Some(self.matrix("lm_head.weight")?) };
-        Ok(Weights { embed, head, norm, layers })
+        Ok(Weights { embed, head, norm, layers, n_layer: config.num_hidden_layers })
     }
 
-    fn layer(&mut self, config: &ModelConfig, index: usize) -> Result<Layer<B>> {
+    /// The first MTP layer: what it has of its own, and its decoder layer, a mixture whatever the others are.
+    pub(super) fn mtp(&mut self) -> Result<(MtpWeights<B>, Layer<B>)> {
+        let config = &self.checkpoint.config;
+        let at = format!("model.layers.{}", config.num_hidden_layers);
+        let weights = MtpWeights {
+            enorm: self.vector(&format!("{at}.enorm.weight"))?,
+            hnorm: self.vector(&format!("{at}.hnorm.weight"))?,
+            eh_proj: self.matrix(&format!("{at}.eh_proj.weight"))?,
+            norm: self.vector(&format!("{at}.shared_head.norm.weight"))?,
+        };
+        Ok((weights, self.layer(config, config.num_hidden_layers, true)?))
+    }
+
+    fn layer(&mut self, config: &ModelConfig, index: usize, is_moe: bool) -> Result<Layer<B>> {
         let at = format!("model.layers.{index}");
         let input_norm = self.vector(&format!("{at}.input_layernorm.weight"))?;
         let attention = self.attention(config, &format!("{at}.self_attn"))?;
         let post_norm = self.vector(&format!("{at}.post_attention_layernorm.weight"))?;
         let ffn = match &config.moe {
-            Some(moe) if config.is_moe_layer[index] => {
-                Ffn::Moe(self.moe(moe, &format!("{at}.mlp"))?)
-            }
+            Some(moe) if is_moe => Ffn::Moe(self.moe(moe, &format!("{at}.mlp"))?),
             _ => Ffn::Dense(self.mlp(&format!("{at}.mlp"), config.intermediate_size)?),
         };
         Ok(Layer { input_norm, attention, post_norm, ffn })
@@ -112,9 +145,20 @@ impl<B: Backend> Loader<'_, B> {
             query,
             kv_a: self.matrix(&format!("{at}.kv_a_proj_with_mqa.weight"))?,
             kv_norm: self.vector(&format!("{at}.kv_a_layernorm.weight"))?,
-            kv_b: self.matrix(&format!("{at}.kv_b_proj.weight"))?,
+            kv_b: self.kv_b(at)?,
             o: self.matrix(&format!("{at}.o_proj.weight"))?,
         })
+    }
+
+    /// The one matrix where it is there, else its halves.
+    fn kv_b(&mut self, at: &str) -> Result<KvB<B::Weight>> {
+        let whole = format!("{at}.kv_b_proj.weight");
+        let key = format!("{at}.k_b_proj.weight");
+        if self.checkpoint.has(&whole) || !self.checkpoint.has(&key) {
+            return Ok(KvB::Whole(self.matrix(&whole)?));
+        }
+        let value = format!("{at}.v_b_proj.weight");
+        Ok(KvB::Halves { key: self.matrix(&key)?, value: self.matrix(&value)? })
     }
 
     fn mlp(&mut self, at: &str, dim: usize) -> Result<Mlp<B>> {

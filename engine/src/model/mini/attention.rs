@@ -5,7 +5,7 @@
 //! the latent (prompt form) or folded into the query and the result (decode form), as there.
 
 use super::Mini;
-use crate::backend::{Backend, Expansion, HeadSide};
+use crate::backend::{Backend, HeadSide, KvB};
 use crate::error::Result;
 use crate::model::record::Recorder;
 use crate::step::Step;
@@ -21,7 +21,7 @@ pub(super) fn attention<B: Backend>(
     let w = &net.weights.layers[layer].attention;
     let (s, cache, shape, plan) = (&mut net.scratch, &mut net.latent[layer], &net.shape, &net.plan);
     let (rows, n_decode) = (step.n_row(), step.n_decode_row());
-    let expansion = Expansion::split(&w.k_up, &w.v_up, shape);
+    let kv_b = KvB::Apart { key: &w.k_up, value: &w.v_up };
 
     backend.linear(&mut s.q_a, &s.y, &w.q_down, rows);
     backend.linear(&mut s.q, &s.q_a, &w.q_up, rows);
@@ -34,19 +34,12 @@ pub(super) fn attention<B: Backend>(
 
     if n_decode > 0 {
         let decoding = 0..n_decode;
-        backend.head_linear(
-            &mut s.q_latent,
-            &s.q,
-            expansion,
-            HeadSide::Key,
-            shape,
-            decoding.clone(),
-        );
+        backend.head_linear(&mut s.q_latent, &s.q, kv_b, HeadSide::Key, shape, decoding.clone());
         backend.mla_decode(&mut s.o_latent, &s.q_latent, &s.q, cache, shape, plan);
-        backend.head_linear(&mut s.heads, &s.o_latent, expansion, HeadSide::Value, shape, decoding);
+        backend.head_linear(&mut s.heads, &s.o_latent, kv_b, HeadSide::Value, shape, decoding);
     }
     if n_decode < rows {
-        backend.mla_prefill(&mut s.heads, &s.q, cache, expansion, shape, plan);
+        backend.mla_prefill(&mut s.heads, &s.q, cache, kv_b, shape, plan);
     }
     backend.linear(&mut s.delta, &s.heads, &w.o, rows);
     match recorder {

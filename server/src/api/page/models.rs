@@ -16,7 +16,7 @@ use crate::api::fields::Fields;
 use crate::app::App;
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json};
-use crate::models::State;
+use crate::models::{Problem, State};
 
 /// `GET /api/models`.
 pub(crate) async fn list(app: &Arc<App>) -> Reply {
@@ -55,8 +55,12 @@ fn entry(app: &App, found: &Found) -> Value {
     };
     extend(&mut entry, more);
     // A file's own defect outlives an attempt to load it.
-    let state = state_fields(&app.models.state(&found.name));
-    extend(&mut entry, state);
+    let state = match app.models.state(&found.name) {
+        // It was asked for while its files were incomplete; now they are whole.
+        State::Failed(Problem::Defect(_)) if found.summary.is_ok() => State::NotLoaded,
+        state => state,
+    };
+    extend(&mut entry, state_fields(&state));
     if let (Err(reason), Some(object)) = (&found.summary, entry.as_object_mut()) {
         object.insert("error".into(), json!(reason));
         object.insert("status".into(), json!("error"));

@@ -347,3 +347,37 @@ pub(in super::super) fn strided_dot_rows(
     // SAFETY: lengths checked above; `y` is exclusive; `isa` was checked when the backend was made.
     unsafe { product(isa, &p, 0..n) }
 }
+
+/// [`strided_dot_rows`] with all rows of a matrix of our own, `w [n, dim]`.
+///
+/// # Panics
+/// When anything is outside: a bug of the caller.
+#[allow(clippy::too_many_arguments, reason = "two strided views and a matrix")]
+pub(in super::super) fn strided_dot_f32(
+    isa: Isa,
+    y: &mut [f32],
+    y_stride: usize,
+    x: &[f32],
+    x_stride: usize,
+    rows: usize,
+    w: &[f32],
+    dim: usize,
+) {
+    let n = w.len() / dim.max(1);
+    if rows == 0 || n == 0 {
+        return;
+    }
+    assert!(w.len() == n * dim, "no whole rows");
+    assert!(x.len() >= (rows - 1) * x_stride + dim && y.len() >= (rows - 1) * y_stride + n);
+    let p = Product {
+        w: super::Matrix::f32(w.as_ptr(), dim * size_of::<f32>()),
+        dim,
+        x: x.as_ptr(),
+        x_stride,
+        rows,
+        y: y.as_mut_ptr(),
+        y_stride,
+    };
+    // SAFETY: lengths checked above; `y` is exclusive; `isa` was checked when the backend was made.
+    unsafe { product(isa, &p, 0..n) }
+}

@@ -1,0 +1,463 @@
+//! Files made by hand: the smallest model there is, and everything that can be wrong with one.
+
+use std::path::{Path, PathBuf};
+
+use super::super::{Checkpoint, Source, discover};
+use super::Part;
+
+/// A GGUF file in the making.
+#[derive(Clone)]
+struct File {
+    version: u32,
+    keys: Vec<(String, Vec<u8>)>,
+    tensors: Vec<Tensor>,
+    alignment: usize,
+}
+
+#[derive(Clone)]
+struct Tensor {
+    name: String,
+    /// Innermost first.
+    shape: Vec<u64>,
+    kind: u32,
+    offset: Option<u64>,
+    bytes: Vec<u8>,
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+fn typed(kind: u32, value: &[u8]) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], value].concat()
+}
+
+fn texts(list: &[&str]) -> Vec<u8> {
+    let items: Vec<u8> = list.iter().flat_map(|item| text(item)).collect();
+    typed(9, &[&8u32.to_le_bytes()[..], &(list.len() as u64).to_le_bytes(), &items].concat())
+}
+
+impl File {
+    fn empty() -> Self {
+        Self { version: 3, keys: Vec::new(), tensors: Vec::new(), alignment: 32 }
+    }
+
+    fn key(&mut self, name: &str, value: Vec<u8>) -> &mut Self {
+        self.keys.retain(|(key, _)| key != name);
+        self.keys.push((name.to_owned(), value));
+        self
+    }
+
+    fn number(&mut self, name: &str, value: u32) -> &mut Self {
+        self.key(name, typed(4, &value.to_le_bytes()))
+    }
+
+    fn words(&mut self, name: &str, value: &str) -> &mut Self {
+        self.key(name, typed(8, &text(value)))
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[u64]) -> &mut Self {
+        self.stored(name, shape, 0, vec![0; shape.iter().product::<u64>() as usize * 4])
+    }
+
+    fn stored(&mut self, name: &str, shape: &[u64], kind: u32, bytes: Vec<u8>) -> &mut Self {
+        let shape = shape.to_vec();
+        self.tensors.push(Tensor { name: name.into(), shape, kind, offset: None, bytes });
+        self
+    }
+
+    /// Keys of a model of one dense layer.
+    fn model_keys(&mut self) -> &mut Self {
+        self.words("general.architecture", "deepseek2");
+        for (key, value) in [
+            ("block_count", 1),
+            ("context_length", 64),
+            ("embedding_length", 4),
+            ("feed_forward_length", 6),
+            ("attention.head_count", 2),
+            ("attention.kv_lora_rank", 5),
+            ("attention.key_length", 7),
+            ("attention.value_length", 5),
+            ("attention.key_length_mla", 5),
+            ("attention.value_length_mla", 4),
+            ("rope.dimension_count", 2),
+            ("vocab_size", 3),
+        ] {
+            self.number(&format!("deepseek2.{key}"), value);
+        }
+        self
+    }
+
+    fn model() -> Self {
+        let mut file = Self::empty();
+        file.model_keys();
+        for (name, shape) in [
+            ("token_embd.weight", &[4, 3][..]),
+            ("output_norm.weight", &[4]),
+            ("rope_freqs.weight", &[1]),
+            ("blk.0.attn_norm.weight", &[4]),
+            ("blk.0.attn_q.weight", &[4, 10]),
+            ("blk.0.attn_kv_a_mqa.weight", &[4, 7]),
+            ("blk.0.attn_kv_a_norm.weight", &[5]),
+            ("blk.0.attn_k_b.weight", &[3, 5, 2]),
+            ("blk.0.attn_v_b.weight", &[5, 4, 2]),
+            ("blk.0.attn_output.weight", &[8, 4]),
+            ("blk.0.ffn_norm.weight", &[4]),
+            ("blk.0.ffn_gate.weight", &[4, 6]),
+            ("blk.0.ffn_up.weight", &[4, 6]),
+            ("blk.0.ffn_down.weight", &[6, 4]),
+        ] {
+            file.tensor(name, shape);
+        }
+        file
+    }
+
+    fn find(&mut self, name: &str) -> &mut Tensor {
+        self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(self.version.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.keys.len() as u64).to_le_bytes());
+        for (key, value) in &self.keys {
+            out.extend(text(key));
+            out.extend(value);
+        }
+        let mut data = Vec::new();
+        for tensor in &self.tensors {
+            data.resize(data.len().next_multiple_of(self.alignment), 0);
+            out.extend(text(&tensor.name));
+            out.extend((tensor.shape.len() as u32).to_le_bytes());
+            out.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
+            out.extend(tensor.kind.to_le_bytes());
+            out.extend(tensor.offset.unwrap_or(data.len() as u64).to_le_bytes());
+            data.extend(&tensor.bytes);
+        }
+        out.resize(out.len().next_multiple_of(self.alignment), 0);
+        out.extend(data);
+        out
+    }
+}
+
+fn open_bytes(bytes: &[u8]) -> Result<Checkpoint, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    Checkpoint::open(&Source::File(path)).map_err(|error| error.to_string())
+}
+
+fn open(file: &File) -> Result<Checkpoint, String> {
+    open_bytes(&file.bytes())
+}
+
+/// One change to the smallest model, and words of the refusal.
+#[track_caller]
+fn refused(change: impl FnOnce(&mut File), words: &[&str]) {
+    let mut file = File::model();
+    change(&mut file);
+    let error = open(&file).err().expect("was opened");
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in: {error}");
+    }
+}
+
+#[test]
+fn the_smallest_model_opens_with_released_names_and_shapes() {
+    let checkpoint = open(&File::model()).unwrap();
+    let config = &checkpoint.config;
+    assert_eq!((config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim), (3, 2, 4));
+    assert!(config.tie_word_embeddings && config.moe.is_none() && config.q_lora_rank.is_none());
+    let shape = |name: &str| checkpoint.tensor(name).unwrap().shape;
+    assert_eq!(shape("model.layers.0.self_attn.k_b_proj.weight"), [10, 3]);
+    assert_eq!(shape("model.layers.0.self_attn.v_b_proj.weight"), [8, 5]);
+    assert!(!checkpoint.has("rope_freqs.weight"));
+}
+
+#[test]
+fn experts_are_slices_of_their_stack() {
+    let mut file = File::model();
+    let numbers = |n: u32| (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect::<Vec<u8>>();
+    file.tensors
+        .retain(|tensor| !tensor.name.contains("ffn_gate.") && !tensor.name.contains("ffn_up"));
+    for (key, value) in
+        [("count", 3), ("used_count", 2), ("feed_forward_length", 2), ("gating_func", 2)]
+    {
+        file.number(&format!("deepseek2.expert_{key}"), value);
+    }
+    file.tensor("blk.0.ffn_gate_inp.weight", &[4, 3]).tensor("blk.0.exp_probs_b.bias", &[3]);
+    file.stored("blk.0.ffn_gate_up_exps.weight", &[4, 4, 3], 0, numbers(48));
+    file.stored("blk.0.ffn_down_exps.weight", &[2, 4, 3], 0, numbers(24));
+    let checkpoint = open(&file).unwrap();
+    assert_eq!(checkpoint.config.model_type, "deepseek_v3");
+    let first = |name: &str| {
+        let tensor =
+            checkpoint.tensor(&format!("model.layers.0.mlp.experts.{name}.weight")).unwrap();
+        (tensor.shape.clone(), tensor.to_f32()[0])
+    };
+    assert_eq!(first("0.gate_proj"), (vec![2, 4], 0.0));
+    assert_eq!(first("0.up_proj"), (vec![2, 4], 8.0));
+    assert_eq!(first("2.gate_proj"), (vec![2, 4], 32.0));
+    assert_eq!(first("2.down_proj"), (vec![4, 2], 16.0));
+}
+
+#[test]
+fn a_router_without_a_named_function_is_v3s_where_it_has_a_bias() {
+    let mut file = File::model();
+    file.tensors
+        .retain(|tensor| !tensor.name.contains("ffn_gate.") && !tensor.name.contains("ffn_up"));
+    for (key, value) in [("count", 3), ("used_count", 2), ("feed_forward_length", 2)] {
+        file.number(&format!("deepseek2.expert_{key}"), value);
+    }
+    file.tensor("blk.0.ffn_gate_inp.weight", &[4, 3]);
+    for kind in ["gate", "up"] {
+        file.tensor(&format!("blk.0.ffn_{kind}_exps.weight"), &[4, 2, 3]);
+    }
+    file.tensor("blk.0.ffn_down_exps.weight", &[2, 4, 3]);
+    assert_eq!(open(&file).unwrap().config.model_type, "deepseek_v2");
+    file.tensor("blk.0.exp_probs_b.bias", &[3]);
+    assert_eq!(open(&file).unwrap().config.model_type, "deepseek_v3");
+}
+
+#[test]
+fn wrong_headers_are_refused_with_what_was_found() {
+    let whole = File::model().bytes();
+    let changed = |at: usize, new: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[at..at + new.len()].copy_from_slice(new);
+        open_bytes(&bytes).err().unwrap()
+    };
+    assert!(changed(0, b"GGML").contains("GGUF"));
+    assert!(changed(4, &[0, 0, 0, 3]).contains("big-endian"));
+    assert!(changed(4, &[1, 0, 0, 0]).contains("version 1"));
+    assert!(changed(4, &[9, 0, 0, 0]).contains("version 9"));
+    assert!(changed(8, &u64::MAX.to_le_bytes()).contains("tensors are announced"));
+    assert!(changed(16, &(1u64 << 40).to_le_bytes()).contains("keys are announced"));
+    let mut older = File::model();
+    older.version = 2;
+    open(&older).unwrap();
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    let whole = File::model().bytes();
+    for len in 0..whole.len() {
+        assert!(open_bytes(&whole[..len]).is_err(), "opened with {len} of {}", whole.len());
+    }
+    open_bytes(&whole).unwrap();
+}
+
+#[test]
+fn no_changed_byte_ends_in_a_panic() {
+    let whole = File::model().bytes();
+    for at in 0..whole.len().min(2500) {
+        for change in [0x01, 0x80] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= change;
+            // Most are refused; a byte of a weight or of an unused key's value is nobody's concern.
+            drop(open_bytes(&bytes));
+        }
+    }
+}
+
+#[test]
+fn wrong_keys_are_refused_by_name() {
+    refused(
+        |file| {
+            file.words("general.architecture", "llama");
+        },
+        &["`llama`", "deepseek2"],
+    );
+    refused(
+        |file| {
+            file.words("general.architecture", "glm-dsa");
+        },
+        &["`glm-dsa`", "indexer"],
+    );
+    refused(|file| file.keys.clear(), &["`general.architecture`", "missing"]);
+    refused(
+        |file| {
+            file.words("deepseek2.block_count", "many");
+        },
+        &["`deepseek2.block_count`", "many", "whole number"],
+    );
+    refused(
+        |file| {
+            file.number("deepseek2.rope.dimension_count", 5);
+        },
+        &["`deepseek2.rope.dimension_count`", "5"],
+    );
+    refused(
+        |file| {
+            file.key("deepseek2.context_length", typed(5, &(-1i32).to_le_bytes()));
+        },
+        &["`deepseek2.context_length`", "-1"],
+    );
+    refused(
+        |file| {
+            file.number("general.alignment", 24);
+        },
+        &["`general.alignment`", "24"],
+    );
+    refused(
+        |file| {
+            file.key("a.flag", typed(7, &[2]));
+        },
+        &["`a.flag`", "is 2"],
+    );
+    refused(
+        |file| {
+            file.key("a.key", typed(13, &[0; 8]));
+        },
+        &["`a.key`", "type 13"],
+    );
+    refused(|file| file.keys.push(file.keys[3].clone()), &["is there twice"]);
+    refused(
+        |file| {
+            let huge = [&4u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat();
+            file.key("a.list", typed(9, &huge));
+        },
+        &["`a.list`", "truncated"],
+    );
+    refused(
+        |file| {
+            let mut nested = [&4u32.to_le_bytes()[..], &0u64.to_le_bytes()].concat();
+            for _ in 0..5 {
+                nested = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes(), &nested].concat();
+            }
+            file.key("a.list", typed(9, &nested));
+        },
+        &["`a.list`", "nested"],
+    );
+    refused(
+        |file| {
+            file.words("deepseek2.rope.scaling.type", "linear");
+        },
+        &["`linear`", "yarn"],
+    );
+}
+
+#[test]
+fn wrong_tensors_are_refused_by_name() {
+    const GATE: &str = "blk.0.ffn_gate.weight";
+    refused(|file| file.find(GATE).kind = 16, &["gate_proj", "IQ2_XXS", "Q8_0"]);
+    refused(|file| file.find(GATE).kind = 99, &["gate_proj", "number 99"]);
+    refused(|file| file.find(GATE).kind = 8, &[GATE, "rows of 4", "multiple of 32"]);
+    refused(|file| file.find(GATE).shape = vec![4, 6, 1, 1, 1], &[GATE, "5 dimensions"]);
+    refused(|file| file.find(GATE).shape = vec![4, 0], &[GATE, "nothing is in it"]);
+    refused(|file| file.find(GATE).shape = vec![1 << 40, 1 << 40], &[GATE, "2^64"]);
+    refused(|file| file.find(GATE).shape = vec![4, 1 << 20], &[GATE, "truncated"]);
+    refused(|file| file.find(GATE).shape = vec![6, 4], &["gate_proj", "[4, 6]", "[6, 4]"]);
+    refused(|file| file.find(GATE).offset = Some(33), &[GATE, "33", "multiple of 32"]);
+    refused(|file| file.find(GATE).offset = Some(0), &["overlap"]);
+    refused(|file| file.find(GATE).offset = Some(u64::MAX - 31), &[GATE, "truncated"]);
+    refused(|file| file.find(GATE).name = "blk.0.ffn_up.weight".into(), &["ffn_up", "twice"]);
+    refused(|file| file.tensors.retain(|tensor| tensor.name != GATE), &["gate_proj", "missing"]);
+    refused(
+        |file| file.find("blk.0.attn_k_b.weight").shape = vec![30],
+        &["attn_k_b", "a matrix for each head"],
+    );
+}
+
+#[test]
+fn tokenizers_are_built_or_refused_by_name() {
+    let mut file = File::model();
+    file.words("tokenizer.ggml.model", "gpt2").words("tokenizer.ggml.pre", "deepseek-v3");
+    file.key("tokenizer.ggml.tokens", texts(&["a", "b", "<end>"]));
+    file.key("tokenizer.ggml.merges", texts(&[]));
+    file.number("tokenizer.ggml.eos_token_id", 2).number("tokenizer.ggml.eot_token_id", 2);
+    file.words("tokenizer.chat_template", "{{ messages }}");
+    let checkpoint = open(&file).unwrap();
+    assert_eq!(checkpoint.generation.eos_token_ids, [2]);
+    let text = crate::text::Text::open(&checkpoint.text).unwrap();
+    let ids: Vec<u32> = text.encode_raw("ab<end>").unwrap().tokens.iter().map(|id| id.0).collect();
+    assert_eq!(ids, [0, 1, 2]);
+    let problem = |change: &dyn Fn(&mut File)| {
+        let mut file = file.clone();
+        change(&mut file);
+        open(&file).err().unwrap()
+    };
+    let error = problem(&|file| {
+        file.words("tokenizer.ggml.model", "llama");
+    });
+    assert!(error.contains("`llama`") && error.contains("gpt2"), "{error}");
+    let error = problem(&|file| {
+        file.words("tokenizer.ggml.pre", "qwen2");
+    });
+    assert!(error.contains("qwen2") && error.contains("deepseek-v3"), "{error}");
+    let error = problem(&|file| {
+        file.number("tokenizer.ggml.merges", 1);
+    });
+    assert!(error.contains("`tokenizer.ggml.merges`"), "{error}");
+}
+
+/// A model in parts, in a folder of its own.
+fn parts(folder: &Path, count: u32) -> Vec<PathBuf> {
+    let whole = File::model();
+    let path = |number| folder.join(format!("m-{number:05}-of-{count:05}.gguf"));
+    let per_part = whole.tensors.len().div_ceil(count as usize);
+    for (number, tensors) in (1..).zip(whole.tensors.chunks(per_part)) {
+        let mut file = File::empty();
+        if number == 1 {
+            file.model_keys();
+        }
+        file.key("split.no", typed(2, &(number as u16 - 1).to_le_bytes()));
+        file.key("split.count", typed(2, &(count as u16).to_le_bytes()));
+        file.key("split.tensors.count", typed(5, &(whole.tensors.len() as i32).to_le_bytes()));
+        file.tensors = tensors.to_vec();
+        std::fs::write(path(number), file.bytes()).unwrap();
+    }
+    (1..=count).map(path).collect()
+}
+
+#[test]
+fn a_model_in_several_files_is_one_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = parts(folder.path(), 3);
+    let checkpoint = Checkpoint::open(&Source::File(paths[0].clone())).unwrap();
+    assert_eq!(checkpoint.weight_bytes(), open(&File::model()).unwrap().weight_bytes());
+    let found = discover(folder.path());
+    let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
+    assert_eq!(names, ["m-00001-of-00003.gguf"]);
+    assert_eq!(found[0].summary.as_ref().unwrap().architecture, "deepseek_v2");
+    let on_disk: u64 = paths.iter().map(|path| std::fs::metadata(path).unwrap().len()).sum();
+    assert_eq!(found[0].size_bytes, on_disk);
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = parts(folder.path(), 3);
+    let error =
+        |path: &PathBuf| Checkpoint::open(&Source::File(path.clone())).err().unwrap().to_string();
+    assert!(
+        error(&paths[1]).contains("part 2 of 3")
+            && error(&paths[1]).contains("m-00001-of-00003.gguf")
+    );
+    std::fs::rename(&paths[1], folder.path().join("away")).unwrap();
+    assert!(error(&paths[0]).contains("m-00002-of-00003.gguf"));
+    std::fs::copy(&paths[2], &paths[1]).unwrap();
+    assert!(error(&paths[0]).contains("says it is part 2 of 3"), "{}", error(&paths[0]));
+    // Without the first the others are listed, each with its reason.
+    std::fs::remove_file(&paths[0]).unwrap();
+    let found = discover(folder.path());
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|found| found.summary.is_err()));
+}
+
+#[test]
+fn names_of_parts_are_read_strictly() {
+    let part = Part::of(Path::new("a/x-of-y-00002-of-00010.gguf")).unwrap();
+    assert_eq!((part.number, part.count), (2, 10));
+    assert_eq!(part.path(1), Path::new("a/x-of-y-00001-of-00010.gguf"));
+    for name in [
+        "x.gguf",
+        "x-2-of-3.gguf",
+        "x-00004-of-00003.gguf",
+        "x-00000-of-00003.gguf",
+        "x-+0001-of-00003.gguf",
+    ] {
+        assert_eq!(Part::of(Path::new(name)), None, "{name}");
+    }
+}

@@ -1,0 +1,227 @@
+//! The tokenizer in a file's metadata, written as the `tokenizer.json` it came from.
+//!
+//! Only byte-level BPE (`tokenizer.ggml.model` = `gpt2`) is known, which is what every DeepSeek model has. How text is
+//! split before merging is not in the file but behind a name, `tokenizer.ggml.pre`: the expressions below are those of the
+//! released tokenizers of that name.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::super::{GenerationConfig, TextFiles};
+use super::container::{Container, Value};
+use crate::error::{Error, Result};
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// Token types: the rest are `NORMAL` (1) and `BYTE` (6), which byte-level vocabularies do not have.
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+const UNUSED: i64 = 5;
+
+const DEEPSEEK_V3: &[&str] = &[
+    r"\p{N}{1,3}",
+    "[一-龥\u{3040}-ゟ゠-ヿ]+",
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+];
+
+/// Letters of scripts with two cases, as the first tokenizer lists them.
+const DEEPSEEK_LLM: &[&str] = &[
+    r"[\r\n]",
+    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    r"\s+$",
+    "[一-龥ࠀ-一가-퟿]+",
+];
+
+const DEEPSEEK_CODER: &[&str] = &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"];
+
+const KIMI_K2: &[&str] = &[concat!(
+    r"[\p{Han}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)];
+
+const LLAMA_3: &[&str] = &[
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+];
+
+/// How text is split before merging.
+struct Splits {
+    expressions: &'static [&'static str],
+    /// Every digit is a word of its own.
+    digits: bool,
+    /// Words as GPT-2 has them.
+    gpt2: bool,
+}
+
+/// The splits behind a name.
+fn splits(file: &Container) -> Result<Splits> {
+    let name = file.text(PRE)?.unwrap_or("missing");
+    let of = |expressions, digits| Ok(Splits { expressions, digits, gpt2: false });
+    match name {
+        "deepseek-v3" => of(DEEPSEEK_V3, false),
+        "deepseek-llm" => of(DEEPSEEK_LLM, true),
+        "deepseek-coder" => of(DEEPSEEK_CODER, true),
+        "kimi-k2" => of(KIMI_K2, false),
+        "glm4" | "chatglm-bpe" | "llama-bpe" | "llama3" => of(LLAMA_3, false),
+        "gpt-2" | "gpt2" => Ok(Splits { expressions: &[], digits: false, gpt2: true }),
+        _ => {
+            let want =
+                "deepseek-v3, deepseek-llm, deepseek-coder, kimi-k2, glm4, llama-bpe or gpt-2";
+            Err(file.wrong(PRE, want))
+        }
+    }
+}
+
+/// Tokenizer, its settings and the chat template; nothing in a file without a tokenizer.
+///
+/// # Errors
+/// Names the key, with what was found and wanted.
+pub(super) fn text(file: &Container) -> Result<TextFiles> {
+    let chat_template = file.text("tokenizer.chat_template")?.map(ToOwned::to_owned);
+    match file.text(MODEL)? {
+        None => return Ok(TextFiles { chat_template, ..TextFiles::default() }),
+        Some("gpt2") => {}
+        Some(other) => {
+            let what = format!(
+                "`{MODEL}` is `{}`: byte-level BPE (`gpt2`) is supported; a GGUF file made from the released DeepSeek \
+                 checkpoint has it",
+                other.chars().take(60).collect::<String>()
+            );
+            return Err(Error::Unsupported { path: file.path.clone(), what });
+        }
+    }
+    let vocabulary = Vocabulary::read(file)?;
+    let json = |value: &Json| {
+        serde_json::to_vec(value).map_err(|source| Error::Json { path: file.path.clone(), source })
+    };
+    let special = |key: &str| -> Result<Json> {
+        let id = file.count(key)?.and_then(|id| u32::try_from(id).ok());
+        Ok(id.and_then(|id| vocabulary.controls.get(&id)).map_or(Json::Null, |text| json!(text)))
+    };
+    let settings = json!({
+        "bos_token": special("tokenizer.ggml.bos_token_id")?,
+        "eos_token": special("tokenizer.ggml.eos_token_id")?,
+        "add_bos_token": file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+    });
+    let tokenizer_config = Some(json(&settings)?);
+    let tokenizer = Some(json(&vocabulary.tokenizer(file)?)?);
+    Ok(TextFiles { tokenizer, tiktoken: None, tokenizer_config, chat_template })
+}
+
+/// Ids and sampling defaults.
+///
+/// # Errors
+/// Names the key, with what was found and wanted.
+pub(super) fn generation(file: &Container) -> Result<GenerationConfig> {
+    let id = |key: &str| -> Result<Option<u32>> {
+        let id = file.count(key)?;
+        id.map(|id| u32::try_from(id).map_err(|_| file.wrong(key, "a token id"))).transpose()
+    };
+    let mut eos_token_ids = Vec::new();
+    for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        let id = id(&format!("tokenizer.ggml.{key}"))?;
+        eos_token_ids.extend(id.filter(|id| !eos_token_ids.contains(id)));
+    }
+    let number = |key: &str, is_right: fn(f64) -> bool| -> Result<Option<f32>> {
+        match file.number(key)? {
+            Some(number) if !is_right(number) => Err(file.wrong(key, "a number above 0")),
+            number => Ok(number.map(|number| number as f32)),
+        }
+    };
+    let top_k = file.count("general.sampling.top_k")?;
+    Ok(GenerationConfig {
+        eos_token_ids,
+        bos_token_id: id("tokenizer.ggml.bos_token_id")?,
+        temperature: number("general.sampling.temp", |n| n >= 0.0)?,
+        top_p: number("general.sampling.top_p", |n| n > 0.0)?.map(|p| p.min(1.0)),
+        top_k: top_k.and_then(|k| u32::try_from(k).ok()),
+        repetition_penalty: number("general.sampling.penalty_repeat", |n| n > 0.0)?,
+    })
+}
+
+/// The tokens.
+struct Vocabulary {
+    ids: Map<String, Json>,
+    added: Vec<Json>,
+    /// Text of the tokens that begin, end or structure a text, and of those that the keys may name.
+    controls: std::collections::BTreeMap<u32, String>,
+}
+
+impl Vocabulary {
+    fn read(file: &Container) -> Result<Self> {
+        let mut types = Vec::new();
+        file.each(TYPES, |value| {
+            types.push(match value {
+                Value::Signed(kind) => kind,
+                Value::Unsigned(kind) => i64::try_from(kind).unwrap_or(i64::MAX),
+                _ => return Err(file.wrong(TYPES, "a list of whole numbers")),
+            });
+            Ok(())
+        })?;
+        let named = ["bos", "eos", "eot", "eom", "unknown", "padding"]
+            .map(|name| file.count(&format!("tokenizer.ggml.{name}_token_id")));
+        let named: Vec<u64> =
+            named.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let mut all = Self { ids: Map::new(), added: Vec::new(), controls: Default::default() };
+        let found = file.texts(TOKENS, |id, text| {
+            let kind = types.get(id).copied().unwrap_or(1);
+            let is_named = named.contains(&(id as u64));
+            // What fills a vocabulary up to a round size has no text.
+            if kind == UNUSED && !is_named {
+                return Ok(());
+            }
+            all.ids.insert(text.to_owned(), json!(id));
+            if matches!(kind, UNKNOWN | CONTROL | USER_DEFINED) || is_named {
+                let special = kind != USER_DEFINED || is_named;
+                all.added.push(json!({
+                    "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": special,
+                }));
+                all.controls.extend(u32::try_from(id).ok().map(|id| (id, text.to_owned())));
+            }
+            Ok(())
+        })?;
+        if found { Ok(all) } else { Err(file.wrong(TOKENS, "a list of texts")) }
+    }
+
+    /// `tokenizer.json`.
+    fn tokenizer(self, file: &Container) -> Result<Json> {
+        let Splits { expressions, digits, gpt2 } = splits(file)?;
+        let mut steps: Vec<Json> = expressions
+            .iter()
+            .map(|expression| {
+                json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false})
+            })
+            .collect();
+        if digits {
+            steps.push(json!({"type": "Digits", "individual_digits": true}));
+        }
+        let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+        steps.push(byte_level(gpt2));
+        let mut merges = Vec::new();
+        if !file.texts(MERGES, |_, merge| {
+            merges.push(json!(merge));
+            Ok(())
+        })? {
+            return Err(file.wrong(MERGES, "a list of texts"));
+        }
+        Ok(json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": self.added,
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+            "post_processor": null,
+            "decoder": byte_level(true),
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                "ignore_merges": false, "vocab": self.ids, "merges": merges,
+            },
+        }))
+    }
+}
