@@ -157,7 +157,8 @@ fn prompts() -> Vec<Vec<u32>> {
 #[test]
 fn the_demo_stays_near_itself() {
     let source = Source::Directory(demo());
-    for (target, bound) in [(Target::Q8, 0.003), (Target::Q4, 0.2)] {
+    // Measured: 0.00095 and 0.045; the bounds leave room for another order of sums.
+    for (target, bound) in [(Target::Q8, 0.002), (Target::Q4, 0.08)] {
         let (mut sum, mut n) = (0.0, 0.0);
         for prompt in prompts() {
             let want = prompt_logits(&source, &prompt, &F32);
