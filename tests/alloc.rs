@@ -72,8 +72,13 @@ fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
         ..Limits::default()
     };
     let n_page = 64;
-    let cpu = Cpu::new(&CpuOptions { threads: Some(2), isa: None, activations: Some(activations) })
-        .unwrap();
+    let cpu = Cpu::new(&CpuOptions {
+        threads: Some(2),
+        isa: None,
+        activations: Some(activations),
+        quant: None,
+    })
+    .unwrap();
     let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut |_, _| {}).unwrap();
     let mut scheduler = Scheduler::new(&limits, n_page);
     let mut pages = PagePool::new(n_page);

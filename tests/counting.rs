@@ -56,6 +56,11 @@ pub fn allocations<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (result, ASKED.load(Ordering::SeqCst))
 }
 
+/// Bytes held now.
+pub fn held() -> usize {
+    HELD.load(Ordering::SeqCst)
+}
+
 /// The most bytes held at once during `work`, beyond what was held before, on any thread.
 pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.load(Ordering::SeqCst);

@@ -153,6 +153,7 @@ fn info(checkpoint: &Checkpoint) -> ModelInfo {
         activations: "f32",
         threads: 1,
         generation: checkpoint.generation.clone(),
+        warning: None,
     }
 }
 

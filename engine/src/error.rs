@@ -114,6 +114,15 @@ pub enum Error {
         /// What was found and what was wanted.
         problem: String,
     },
+    /// A file or folder could not be written.
+    #[error("{path}: cannot write: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The tokenizer's files cannot be used.
     #[error("tokenizer: {problem}")]
     Tokenizer {

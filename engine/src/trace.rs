@@ -5,7 +5,7 @@
 //! step, in decode form: the very steps a served request takes.
 
 use crate::backend::cpu::{Cpu, CpuOptions};
-use crate::checkpoint::{Checkpoint, Source};
+use crate::checkpoint::{Checkpoint, Source, open_with_cache};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::Model;
@@ -66,7 +66,9 @@ const STEP_ROWS: usize = 64;
 /// # Errors
 /// What loading refuses; a prompt that is empty, too long or outside the vocabulary.
 pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
-    let checkpoint = Checkpoint::open(source)?;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let checkpoint =
+        open_with_cache(source, options.cpu.quant, threads, &mut |_, _| {})?.checkpoint;
     let n_token = options.tokens.len() + options.n_greedy;
     check(&checkpoint, options, n_token)?;
     let step_rows = if options.step_rows == 0 { STEP_ROWS } else { options.step_rows };

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 
 use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::cache::pages::PagePool;
-use crate::checkpoint::{Checkpoint, GenerationConfig, Source, TextFiles};
+use crate::checkpoint::{GenerationConfig, Opened, Source, TextFiles, open_with_cache};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::Model;
@@ -84,6 +84,8 @@ pub struct ModelInfo {
     pub threads: usize,
     /// The checkpoint's own sampling defaults and end tokens.
     pub generation: GenerationConfig,
+    /// What was asked for and could not be had, and does no harm.
+    pub warning: Option<String>,
 }
 
 /// What a handle sends to the model's thread.
@@ -142,21 +144,23 @@ fn load_on(
     options: LoadOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Engine> {
-    let LoadOptions { limits, cpu: _, now, on_stats } = options;
+    let LoadOptions { limits, cpu: CpuOptions { quant, .. }, now, on_stats } = options;
     limits.check()?;
-    let checkpoint = Checkpoint::open(source)?;
+    let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
+    let Opened { checkpoint, warning } =
+        open_with_cache(source, quant, cpu.threads(), &mut report)?;
     let plan = MemoryPlan::for_checkpoint(&cpu, &checkpoint, &limits)?;
     plan.check()?;
     let (limits, n_page) = (&plan.limits, plan.n_page);
+    let cpu_quant = cpu.quant();
     let (isa, activations, threads) = (cpu.isa().name(), cpu.activations().name(), cpu.threads());
-    let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
     let mut model = Model::load(cpu, &checkpoint, limits, n_page, &mut report)?;
     let watch = checkpoint.watch();
     watch.check()?;
     let info = ModelInfo {
         architecture: checkpoint.config.model_type.clone(),
         parameters: checkpoint.parameters(),
-        dtype: checkpoint.dtype().name(),
+        dtype: checkpoint.dtype_as(cpu_quant).name(),
         context_length: limits.context_tokens_max,
         vocab_size: checkpoint.config.vocab_size,
         weight_bytes: plan.weight_bytes(),
@@ -167,6 +171,7 @@ fn load_on(
         activations,
         threads,
         generation: checkpoint.generation.clone(),
+        warning,
     };
     let forward = move |step: &Step, sampled: &mut Vec<Sampled>| {
         model.forward(step, sampled)?;

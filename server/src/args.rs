@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
+use hadal_engine::checkpoint::{Quant, Target};
 
 use crate::commands::{
-    bench::BenchArgs, chat::ChatArgs, inspect::InspectArgs, logits::LogitsArgs, plan::PlanArgs,
-    run::RunArgs, serve::ServeArgs, verify::VerifyArgs,
+    bench::BenchArgs, chat::ChatArgs, convert::ConvertArgs, inspect::InspectArgs,
+    logits::LogitsArgs, plan::PlanArgs, run::RunArgs, serve::ServeArgs, verify::VerifyArgs,
 };
 
 /// Serves DeepSeek-V3-family models from this machine: a chat page and an HTTP API, a terminal chat, and tools.
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Say what a checkpoint holds and all that is wrong with it, from its headers
     Inspect(InspectArgs),
+    /// Write a checkpoint anew: other number formats, in safetensors
+    Convert(ConvertArgs),
     /// Say what memory a model will take here, whether it fits, and how fast it can be
     Plan(PlanArgs),
     /// Read all of a checkpoint: a hash of every tensor, and values that are no numbers
@@ -72,12 +75,19 @@ pub(crate) struct ComputeArgs {
     /// What bf16 matrices are multiplied with: f32 or bf16 [default: bf16 with avx512 and amx, else f32]
     #[arg(long, value_name = "TYPE", value_parser = activations)]
     pub(crate) activations: Option<Activations>,
+    /// Quantise matrices while loading: q8 or q4; takes less memory and time, and costs some accuracy
+    #[arg(long, value_name = "FORMAT", value_parser = quant)]
+    pub(crate) quant: Option<Target>,
+    /// Keep the quantised weights beside the checkpoint, in a hidden folder, and use them the next time
+    #[arg(long, requires = "quant")]
+    pub(crate) quant_cache: bool,
 }
 
 impl ComputeArgs {
     /// As the engine wants them.
     pub(crate) fn options(&self) -> CpuOptions {
-        CpuOptions { threads: self.threads, isa: self.isa, activations: self.activations }
+        let quant = self.quant.map(|target| Quant { target, cache: self.quant_cache });
+        CpuOptions { threads: self.threads, isa: self.isa, activations: self.activations, quant }
     }
 }
 
@@ -120,6 +130,12 @@ impl LimitArgs {
 /// `--isa`, and `HADAL_ISA`.
 pub(crate) fn isa(text: &str) -> Result<Isa, String> {
     Isa::parse(text).map_err(|_| "wanted portable, avx2, avx512 or amx".into())
+}
+
+/// `--quant`.
+fn quant(text: &str) -> Result<Target, String> {
+    let target = Target::parse(text).ok().filter(|target| target.is_blocks());
+    target.ok_or_else(|| "wanted q8 or q4".into())
 }
 
 fn activations(text: &str) -> Result<Activations, String> {

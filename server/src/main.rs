@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use args::{Cli, Command};
-use commands::{Failure, Outcome, bench, chat, inspect, logits, plan, run, serve, verify};
+use commands::{Failure, Outcome, bench, chat, convert, inspect, logits, plan, run, serve, verify};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -75,6 +75,7 @@ fn dispatch(cli: Cli, isa: Option<Isa>) -> Outcome {
             args.compute.isa = args.compute.isa.or(isa);
             plan::run(&args)
         }
+        Command::Convert(args) => convert::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Logits(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);

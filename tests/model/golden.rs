@@ -182,7 +182,12 @@ fn on_every_isa(activations: Activations, limits: &Limits) {
             println!("skipped: this processor has no {isa:?}");
             continue;
         }
-        let cpu = CpuOptions { threads: Some(2), isa: Some(isa), activations: Some(activations) };
+        let cpu = CpuOptions {
+            threads: Some(2),
+            isa: Some(isa),
+            activations: Some(activations),
+            quant: None,
+        };
         for (case, required) in CASES {
             check(case, required, &cpu, 64, limits);
         }
@@ -201,7 +206,12 @@ fn bf16_activations_follow_the_reference_to_bf16_accuracy() {
 
 #[test]
 fn short_chunks_give_the_same_numbers() {
-    let cpu = CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
+    let cpu = CpuOptions {
+        threads: Some(1),
+        isa: None,
+        activations: Some(Activations::F32),
+        quant: None,
+    };
     for (case, required) in CASES {
         check(case, required, &cpu, 7, &compare::F32);
     }
@@ -222,8 +232,12 @@ fn extra_prompts_give_the_first_logits_and_the_tokens_of_the_reference() {
                 prompt[key].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
             };
             let (ids, want) = (list("input_ids"), list("decode_tokens"));
-            let cpu =
-                CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
+            let cpu = CpuOptions {
+                threads: Some(1),
+                isa: None,
+                activations: Some(Activations::F32),
+                quant: None,
+            };
             let source = Source::Directory(folder(case));
             let made = run_on(&source, &ids, want.len(), 64, &cpu);
             let logits = &made["logits"];

@@ -102,7 +102,12 @@ fn on_every_isa(activations: Activations, limits: &Limits) {
             println!("skipped: this processor has no {isa:?}");
             continue;
         }
-        let cpu = CpuOptions { threads: Some(2), isa: Some(isa), activations: Some(activations) };
+        let cpu = CpuOptions {
+            threads: Some(2),
+            isa: Some(isa),
+            activations: Some(activations),
+            quant: None,
+        };
         for file in FILES {
             check(file, &cpu, 64, limits);
         }
@@ -140,7 +145,12 @@ fn answers_of_rounded_weights_are_what_their_prompts_give() {
 
 #[test]
 fn short_chunks_give_the_same_numbers() {
-    let cpu = CpuOptions { threads: Some(1), isa: None, activations: Some(Activations::F32) };
+    let cpu = CpuOptions {
+        threads: Some(1),
+        isa: None,
+        activations: Some(Activations::F32),
+        quant: None,
+    };
     for file in FILES {
         check(file, &cpu, 7, &compare::F32);
     }

@@ -65,6 +65,7 @@ fn load(case: &str, setting: &Setting) -> Model {
             threads: Some(setting.threads),
             isa: None,
             activations: Some(setting.activations),
+            quant: None,
         },
         now: Box::new(move || start.elapsed().as_nanos() as u64),
         on_stats: Box::new({

@@ -1,5 +1,7 @@
 //! What the tools say of checkpoints and make of them, held to the files themselves.
 
+mod convert;
+mod quant;
 mod survey;
 
 use std::collections::BTreeMap;

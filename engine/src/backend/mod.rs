@@ -159,7 +159,8 @@ pub trait Backend: Send + 'static {
     fn alloc(&mut self, len: usize) -> Result<Self::Buf>;
     /// A small tensor widened to the backend's activation type: norm weights, biases, tables.
     fn vector(&mut self, values: &[f32]) -> Result<Self::Buf>;
-    /// A matrix, used in place where the format allows it. Touches its bytes, so that the first token need not.
+    /// A matrix, used in place where the format allows it and no other format was asked for. Touches its bytes, so that
+    /// the first token need not.
     fn weight(&mut self, tensor: &Tensor) -> Result<Self::Weight>;
     /// Room for the choices of `rows` rows.
     fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Self::Routing>;

@@ -1,7 +1,10 @@
 //! Checkpoints on disk: found, opened, checked, mapped.
 
+mod account;
 pub mod config;
+mod convert;
 mod discover;
+mod encode;
 mod expected;
 mod family;
 mod files;
@@ -15,11 +18,13 @@ mod mini;
 mod part;
 mod pickle;
 mod pt;
+mod quantised;
 mod safetensors;
 mod scales;
 mod scan;
 mod single;
 mod survey;
+mod target;
 mod text_size;
 mod yaml;
 mod zip;
@@ -27,14 +32,19 @@ mod zip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+pub use account::Loaded;
 pub use config::ModelConfig;
+pub use convert::{ConvertOptions, Converted, convert};
 pub use discover::{Found, Summary, describe, describe_path, discover, discover_again};
+pub use encode::Encoded;
 pub use known::Known;
 pub use map::{Bytes, Watch};
 pub use part::Part;
+pub use quantised::{Opened, Quant, open_with_cache};
 pub use scales::Scales;
 pub use scan::Defects;
 pub use survey::{Listed, Survey};
+pub use target::Target;
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
@@ -238,53 +248,6 @@ impl Checkpoint {
     /// Whether a tensor is there.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
-    }
-
-    /// The tensors the ordinary pass uses.
-    fn used(&self) -> impl Iterator<Item = &Entry> {
-        self.used.iter().filter_map(|name| self.tensors.get(name))
-    }
-
-    /// Bytes of all tensors the model uses (the MTP layer, which is checked but not run, is not counted).
-    pub fn weight_bytes(&self) -> u64 {
-        self.stored().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Stored bytes of the matrices the model uses, factors included: they stay where they lie.
-    pub fn matrix_bytes(&self) -> u64 {
-        self.stored().filter(|(name, _)| !self.is_vector(name)).map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Bytes of the norms and biases the model uses, widened to f32 as it keeps them.
-    pub fn vector_bytes(&self) -> u64 {
-        let vectors = self.used.iter().filter(|name| self.is_vector(name));
-        let n = vectors.filter_map(|name| self.tensors.get(name)?.shape.first());
-        n.map(|n| (n * size_of::<f32>()) as u64).sum()
-    }
-
-    fn is_vector(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|entry| entry.shape.len() == 1)
-    }
-
-    /// Name and stored bytes, factors included, of every tensor the model uses.
-    pub fn stored(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.used.iter().filter_map(|name| {
-            let factors = scale_entry(name, &self.tensors).map_or(0, |(_, e)| e.bytes.len());
-            Some((name.as_str(), (self.tensors.get(name)?.bytes.len() + factors) as u64))
-        })
-    }
-
-    /// Numbers in all tensors the model uses.
-    pub fn parameters(&self) -> u64 {
-        self.used().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
-    }
-
-    /// Most frequent dtype by bytes.
-    pub fn dtype(&self) -> DType {
-        let bytes = |dtype| {
-            self.used().filter(|e| e.dtype == Some(dtype)).map(|e| e.bytes.len()).sum::<usize>()
-        };
-        DType::ALL.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
     }
 
     /// A handle that says whether mapped files are still whole; cheap, asked after every step.

@@ -26,7 +26,8 @@ pub enum Part {
 }
 
 /// The matrices of layers, by the last word before `.weight`: what DeepSeek's FP8 files quantise.
-const LAYER_MATRICES: [&str; 9] = [
+/// The second line: the two halves of `kv_b_proj` where they are stored apart, and mini-deepseek's names.
+const LAYER_MATRICES: [&str; 16] = [
     "q_proj",
     "q_a_proj",
     "q_b_proj",
@@ -36,6 +37,13 @@ const LAYER_MATRICES: [&str; 9] = [
     "gate_proj",
     "up_proj",
     "down_proj",
+    "k_b_proj",
+    "v_b_proj",
+    "q_down_proj",
+    "q_up_proj",
+    "kv_down_proj",
+    "k_up_proj",
+    "v_up_proj",
 ];
 
 impl Part {
@@ -78,15 +86,16 @@ impl Part {
         }
         let within = |part: &str| name.contains(part);
         match name {
-            "model.embed_tokens.weight" => Self::Embedding,
+            "model.embed_tokens.weight" | "embed_tokens.weight" => Self::Embedding,
             "lm_head.weight" => Self::Head,
+            _ if name.starts_with("mtp_head.") => Self::Mtp,
             _ if name.ends_with("norm.weight") => Self::Norms,
             _ if layer.is_none() => Self::Other,
-            _ if within(".self_attn.") => Self::Attention,
-            _ if within(".mlp.experts.") => Self::RoutedExperts,
-            _ if within(".mlp.shared_experts.") => Self::SharedExperts,
-            _ if within(".mlp.gate.") => Self::Router,
-            _ if within(".mlp.") => Self::DenseMlp,
+            _ if within(".self_attn.") || within(".attention.") => Self::Attention,
+            _ if within(".shared_experts.") => Self::SharedExperts,
+            _ if within(".experts.") => Self::RoutedExperts,
+            _ if within(".gate.") => Self::Router,
+            _ if within(".mlp.") || within(".ffn.") => Self::DenseMlp,
             _ => Self::Other,
         }
     }
@@ -100,15 +109,21 @@ pub(super) fn owner(name: &str) -> &str {
 /// Whether a tensor is one of the matrices that DeepSeek's FP8 files quantise: attention and MLPs, in every layer. Not
 /// embedding, head, norms, routers and `eh_proj`.
 pub(super) fn is_layer_matrix(name: &str) -> bool {
-    let Some(stem) = name.strip_suffix(".weight").filter(|_| layer_of(name).is_some()) else {
-        return false;
-    };
-    LAYER_MATRICES.contains(&stem.rsplit('.').next().unwrap_or(stem))
+    let is_weight = name.ends_with(".weight") && layer_of(name).is_some();
+    is_weight && LAYER_MATRICES.contains(&last_word(name))
 }
 
-/// The layer in `model.layers.7.…`.
+/// The last word before `.weight`.
+pub(super) fn last_word(name: &str) -> &str {
+    let stem = name.strip_suffix(".weight").unwrap_or(name);
+    stem.rsplit('.').next().unwrap_or(stem)
+}
+
+/// The layer in `model.layers.7.…`, 7.
 fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+    // mini-deepseek leaves the first word out.
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    name.strip_prefix("layers.")?.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -129,6 +144,9 @@ mod tests {
         check("model.layers.1.mlp.gate.e_score_correction_bias", Part::Router);
         check("model.layers.4.mlp.up_proj.weight", Part::Mtp);
         check("model.layers.1.novel.weight", Part::Other);
+        check("layers.1.ffn.experts.3.gate_proj.weight", Part::RoutedExperts);
+        check("layers.1.ffn.gate.gate.weight", Part::Router);
+        check("mtp_head.layer_norms.0.weight", Part::Mtp);
         check("up_proj.weight", Part::Other);
     }
 

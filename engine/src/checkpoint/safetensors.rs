@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::quant::DType;
 
 /// The format's own bound on a header.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
+pub(super) const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// A tensor as a header lists it; bytes checked against its shape, the file's end and its neighbours.
 #[derive(Debug, Clone)]
@@ -69,7 +69,8 @@ pub(super) fn entries_and_problems(
     let mut entries = BTreeMap::new();
     let mut ranges = Vec::new();
     for (name, value) in object.iter().filter(|(name, _)| *name != "__metadata__") {
-        match entry(path, name, value, &data) {
+        let note = object.get("__metadata__").and_then(|notes| notes.get(note_key(name)));
+        match entry(path, name, value, &data, note) {
             Ok((entry, start, end)) => {
                 ranges.push((start, end, name));
                 entries.insert(name.clone(), entry);
@@ -81,8 +82,48 @@ pub(super) fn entries_and_problems(
     Ok(entries)
 }
 
+/// Where the metadata says what a tensor of bytes is.
+fn note_key(name: &str) -> String {
+    format!("hadal.{name}")
+}
+
+/// The metadata's line about a tensor in blocks: `Q8_0 4096 2048`, its format and its shape in numbers. The format
+/// has no name for such tensors: they stand in the file as bytes, `[n_out, bytes of a row]`.
+pub(super) fn block_note(name: &str, dtype: DType, shape: &[usize]) -> (String, String) {
+    let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+    (note_key(name), format!("{} {}", dtype.name(), shape.join(" ")))
+}
+
+/// Reads [`block_note`]; the bytes' own shape must be what follows from it.
+fn read_note(note: &str, stored: &[usize]) -> Option<(DType, Vec<usize>)> {
+    let mut words = note.split(' ');
+    let name = words.next()?;
+    let dtype =
+        DType::ALL.into_iter().find(|dtype| dtype.name() == name && dtype.block_len() > 1)?;
+    let shape: Vec<usize> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    let [n_out, dim] = *shape.as_slice() else { return None };
+    (stored == [n_out, dtype.row_bytes(dim)?]).then_some((dtype, shape))
+}
+
+/// The format's name for a type; tensors in blocks are bytes.
+pub(super) fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "F32",
+        DType::Bf16 => "BF16",
+        DType::F16 => "F16",
+        DType::Fp8E4m3 => "F8_E4M3",
+        _ => "U8",
+    }
+}
+
 /// One tensor's line of the header.
-fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<(Entry, usize, usize)> {
+fn entry(
+    path: &Path,
+    name: &str,
+    value: &Value,
+    data: &Bytes,
+    note: Option<&Value>,
+) -> Result<(Entry, usize, usize)> {
     let wrong = |problem: String| Error::TensorRange {
         path: path.to_owned(),
         name: name.to_owned(),
@@ -118,18 +159,21 @@ fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<(Entry,
             )));
         }
     }
-    let dtype = match dtype_name {
-        "F32" => Some(DType::F32),
-        "BF16" => Some(DType::Bf16),
-        "F16" => Some(DType::F16),
-        "F8_E4M3" => Some(DType::Fp8E4m3),
-        _ => None,
-    };
-    Ok((
-        Entry { dtype_name: dtype_name.chars().take(20).collect(), dtype, shape, bytes },
-        start,
-        end,
-    ))
+    let dtype = DType::ALL
+        .into_iter()
+        .find(|dtype| dtype.block_len() == 1 && self::dtype_name(*dtype) == dtype_name);
+    if let Some(note) = note {
+        let read = note.as_str().and_then(|note| read_note(note, &shape));
+        let Some((dtype, logical)) = read.filter(|_| dtype_name == "U8") else {
+            return Err(wrong(format!(
+                "the metadata says it is {note}, which {dtype_name} {shape:?} is not"
+            )));
+        };
+        let dtype_name = dtype.name().to_owned();
+        return Ok((Entry { dtype_name, dtype: Some(dtype), shape: logical, bytes }, start, end));
+    }
+    let dtype_name = dtype_name.chars().take(20).collect();
+    Ok((Entry { dtype_name, dtype, shape, bytes }, start, end))
 }
 
 /// Bytes of an element; `None` for a type this build has not heard of.

@@ -55,7 +55,8 @@ impl Scales {
 pub(super) fn block(fields: &Fields<'_>) -> Result<[usize; 2]> {
     let Some(quantization) = fields.object("quantization_config")? else { return Ok(fp8::BLOCK) };
     match quantization.text("quant_method")?.unwrap_or("unnamed") {
-        "fp8" => {}
+        // The second is what `hadal convert` writes: tensors in blocks say what they are in their files.
+        "fp8" | "hadal" => {}
         "compressed-tensors" => return compressed(&quantization),
         method => {
             return Err(unsupported(

@@ -1,14 +1,14 @@
 //! All that can be said of a checkpoint, whole or broken: `open` stops at the first thing that is wrong, a survey goes
 //! on and collects them all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Path, PathBuf};
 
 use super::discover::shown;
 use super::files::Files;
 use super::json::parse_object;
 use super::safetensors::{Entry, entries_and_problems};
-use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, mini, part};
+use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, mini, part, pt};
 use crate::error::Error;
 
 /// Problems and notes that are kept: a file full of them must not fill the memory too.
@@ -151,8 +151,12 @@ impl Survey {
         }) {
             n_file += 1;
             let path = files.path().join(name);
-            let read =
-                Bytes::open(&path).and_then(|bytes| entries_and_problems(&path, &bytes, problems));
+            let read = Bytes::open(&path).and_then(|bytes| match path.extension() {
+                Some(ending) if ending == "safetensors" => {
+                    entries_and_problems(&path, &bytes, problems)
+                }
+                _ => Ok(pt::read(&path, &bytes)?.tensors),
+            });
             match read {
                 Ok(entries) => merge(&path, entries, &mut tensors, problems),
                 Err(problem) => problems.push(problem),
@@ -200,11 +204,13 @@ fn merge(
     problems: &mut Vec<Error>,
 ) {
     for (name, entry) in entries {
-        if tensors.contains_key(&name) {
-            let problem = "it is in another file of this checkpoint too".to_owned();
-            problems.push(Error::TensorRange { path: path.to_owned(), name, problem });
-        } else {
-            tensors.insert(name, entry);
+        match tensors.entry(name) {
+            btree_map::Entry::Vacant(place) => drop(place.insert(entry)),
+            btree_map::Entry::Occupied(place) => {
+                let problem = "it is in another file of this checkpoint too".to_owned();
+                let (path, name) = (path.to_owned(), place.key().clone());
+                problems.push(Error::TensorRange { path, name, problem });
+            }
         }
     }
 }

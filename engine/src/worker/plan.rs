@@ -19,6 +19,8 @@ pub struct MemoryPlan {
     pub limits: Limits,
     /// Weights used where they lie in the mapped files: the system reads them in, and may drop them again.
     pub mapped_bytes: u64,
+    /// Weights that are written anew in memory, in another format.
+    pub encoded_bytes: u64,
     /// Weights that are copied: norms and biases, widened to f32.
     pub copied_bytes: u64,
     /// The latent cache.
@@ -56,7 +58,10 @@ impl MemoryPlan {
         let mut limits = limits.clone();
         limits.context_tokens_max =
             limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
-        let (mapped_bytes, copied_bytes) = (checkpoint.matrix_bytes(), checkpoint.vector_bytes());
+        let quant = cpu.quant();
+        let (mapped_bytes, encoded_bytes) =
+            (checkpoint.mapped_bytes(quant), checkpoint.encoded_bytes(quant));
+        let copied_bytes = checkpoint.vector_bytes();
         // Scratch does not depend on the number of pages, nor on what of the context the cache will hold.
         let shape = Model::<Cpu>::scratch_shape(checkpoint, &limits, 0);
         let scratch_bytes = Model::<Cpu>::scratch_bytes(checkpoint, &limits)
@@ -66,7 +71,7 @@ impl MemoryPlan {
         let text_bytes = checkpoint.text.loaded_bytes();
         let cache_page_bytes = Model::<Cpu>::page_bytes(checkpoint);
         let footprint = Footprint {
-            beside_bytes: mapped_bytes + copied_bytes + scratch_bytes + text_bytes,
+            beside_bytes: mapped_bytes + encoded_bytes + copied_bytes + scratch_bytes + text_bytes,
             page_bytes: cache_page_bytes + PagePool::PAGE_BYTES,
         };
         let free_bytes = memory::free_bytes();
@@ -79,6 +84,7 @@ impl MemoryPlan {
         Ok(Self {
             limits,
             mapped_bytes,
+            encoded_bytes,
             copied_bytes,
             cache_bytes: page_bytes * n_page as u64,
             n_page,
@@ -90,9 +96,9 @@ impl MemoryPlan {
         })
     }
 
-    /// Weights, mapped and copied.
+    /// Weights, mapped, encoded and copied.
     pub fn weight_bytes(&self) -> u64 {
-        self.mapped_bytes + self.copied_bytes
+        self.mapped_bytes + self.encoded_bytes + self.copied_bytes
     }
 
     /// Everything.

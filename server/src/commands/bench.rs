@@ -51,7 +51,7 @@ pub(crate) struct BenchArgs {
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs) -> Outcome {
     let model = locate(&args.model)?;
-    let weights = weights(&model.source)?;
+    let weights = weights(&model.source, args)?;
     let (engine, load_seconds) = loaded(args, &model.source)?;
     let bandwidth = memory::read_bandwidth(engine.info.threads, args.runs);
     let prompt = prompt(args, &engine)?;
@@ -125,9 +125,9 @@ fn check_context(args: &BenchArgs, info: &ModelInfo) -> Outcome {
 }
 
 /// The sizes that decide how much a step reads.
-fn weights(source: &Source) -> Result<Weights, Failure> {
+fn weights(source: &Source, args: &BenchArgs) -> Result<Weights, Failure> {
     let checkpoint = Checkpoint::open(source)?;
-    Ok(Weights::of(&checkpoint))
+    Ok(Weights::of(&checkpoint, args.compute.quant))
 }
 
 /// Seconds from submission to the first token of a lone request, which are the prompt's.

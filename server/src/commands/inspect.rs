@@ -1,5 +1,6 @@
 //! `hadal inspect`: what a checkpoint holds and all that is wrong with it, from its headers alone.
 
+mod list;
 mod report;
 
 use clap::Args;

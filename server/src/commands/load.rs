@@ -17,7 +17,11 @@ pub(crate) fn load(source: &Source, cpu: CpuOptions, limits: Limits) -> Result<E
         bar.set_position(progress.done_bytes);
     });
     bar.finish_and_clear();
-    Ok(engine?)
+    let engine = engine?;
+    if let Some(warning) = &engine.info.warning {
+        super::tell(format_args!("warning: {warning}"));
+    }
+    Ok(engine)
 }
 
 /// A clock that begins now, and nobody to hear the counters.

@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod convert;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod locate;

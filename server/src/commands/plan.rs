@@ -87,7 +87,7 @@ pub(crate) fn run(args: &PlanArgs) -> Outcome {
     let token_bytes = plan.page_bytes as f64 / hadal_engine::step::PAGE_TOKENS as f64;
     let speed = Speed {
         batch,
-        weight_bytes: Weights::of(&checkpoint).bytes_per_step(batch),
+        weight_bytes: Weights::of(&checkpoint, args.compute.quant).bytes_per_step(batch),
         cache_bytes: batch * plan.limits.context_tokens_max as f64 * token_bytes,
         bandwidth,
     };
@@ -130,6 +130,9 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed) -> String {
         plan.mapped_bytes,
         "used in place; the system can drop and read them again",
     );
+    if plan.encoded_bytes > 0 {
+        row("weights, quantised", plan.encoded_bytes, "in memory of our own");
+    }
     row("weights, copied", plan.copied_bytes, "norms and biases");
     let full = if plan.cache_bytes < plan.cache_bytes_full {
         format!("shared; all at full length would take {}", size(plan.cache_bytes_full))
@@ -167,6 +170,7 @@ fn as_json(name: &str, plan: &MemoryPlan, speed: Speed) -> Value {
         "batch": plan.limits.sequences_max,
         "bytes": {
             "weights_mapped": plan.mapped_bytes,
+            "weights_quantised": plan.encoded_bytes,
             "weights_copied": plan.copied_bytes,
             "cache": plan.cache_bytes,
             "scratch": plan.scratch_bytes,
@@ -191,6 +195,7 @@ mod tests {
     const PLAN: fn() -> MemoryPlan = || MemoryPlan {
         limits: Limits { context_tokens_max: 640, sequences_max: 4, ..Limits::default() },
         mapped_bytes: 1000,
+        encoded_bytes: 0,
         copied_bytes: 20,
         cache_bytes: 300,
         n_page: 3,

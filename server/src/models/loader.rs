@@ -95,6 +95,9 @@ impl Loader for EngineLoader {
             on_stats: Box::new(move |stats| cell.set(stats)),
         };
         let mut engine = Engine::load(source, options, progress)?;
+        if let Some(warning) = &engine.info.warning {
+            tracing::warn!("{warning}");
+        }
         let text = Arc::new(Text::open(&std::mem::take(&mut engine.text))?);
         let (handle, info) = (engine.handle.clone(), engine.info.clone());
         Ok(Loaded { handle, text, info, stats, end: Box::new(move || engine.join()) })

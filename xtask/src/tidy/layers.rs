@@ -39,6 +39,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "checkpoint::Scales",
             "checkpoint::Tensor",
             "checkpoint::Bytes",
+            "checkpoint::Quant",
+            "checkpoint::Target",
             "checkpoint::config::RopePairs",
             "checkpoint::config::RouteRule",
             "checkpoint::config::Scoring",
@@ -55,6 +57,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cudarc", &["engine/src/backend/cuda/device.rs"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
     ("memmap2", &["engine/src/checkpoint/map.rs"]),
+    ("rustix", &["engine/src/checkpoint/convert/"]),
     (
         "safetensors",
         &[

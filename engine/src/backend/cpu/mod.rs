@@ -14,6 +14,7 @@ mod mla_prefill;
 mod operations;
 mod plan;
 mod pool;
+mod quantise;
 mod rms_norm;
 mod rope;
 mod route;
@@ -30,7 +31,7 @@ use pool::Pool;
 use simd::multiply::{Order, PairRows};
 
 use super::ScratchShape;
-use crate::checkpoint::{Bytes, Scales, Tensor};
+use crate::checkpoint::{Bytes, Quant, Scales, Target, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
@@ -156,6 +157,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// `None`: bf16 with [`Isa::Avx512Bf16`] and [`Isa::Amx`], f32 otherwise.
     pub activations: Option<Activations>,
+    /// How matrices are kept; `None`: as they are stored.
+    pub quant: Option<Quant>,
 }
 
 /// A matrix where it lies: `[n_out, dim]`, rows back to back.
@@ -221,6 +224,7 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     activations: Activations,
+    quant: Option<Target>,
     /// A step's inputs in the form bf16 weights want.
     inputs: InputScratch,
     /// One for each thread.
@@ -262,6 +266,7 @@ impl Cpu {
             pool,
             isa,
             activations: options.activations.unwrap_or(bf16),
+            quant: options.quant.map(|quant| quant.target),
             inputs: InputScratch::default(),
             experts: experts::Scratch::default(),
         })
@@ -275,6 +280,11 @@ impl Cpu {
     /// The form of inputs chosen.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// How matrices are kept, when not as they are stored.
+    pub fn quant(&self) -> Option<Target> {
+        self.quant
     }
 
     /// Compute threads.
@@ -337,7 +347,7 @@ impl Cpu {
 mod tests {
     use super::testing::{EVEN, ODD, allocated, limits, scratch_shape, ways};
     use super::*;
-    use crate::backend::{Backend, RouteRule, Scoring};
+    use crate::backend::Backend;
 
     #[test]
     fn scratch_takes_what_was_announced() {
@@ -347,23 +357,13 @@ mod tests {
                     threads: Some(threads),
                     isa: Some(way.isa),
                     activations: Some(way.activations),
+                    quant: None,
                 };
                 let mut cpu = Cpu::new(&options).unwrap();
                 let shape = scratch_shape(mla);
-                let announced = cpu.scratch_bytes(&shape) as f64;
-                let rule = RouteRule {
-                    scoring: Scoring::Sigmoid,
-                    n_routed_experts: shape.n_routed_experts,
-                    num_experts_per_tok: shape.num_experts_per_tok,
-                    n_group: 1,
-                    topk_group: 1,
-                    norm_topk_prob: true,
-                    routed_scaling_factor: 1.0,
-                };
-                let taken = allocated(|| {
-                    drop(cpu.reserve(&shape, &limits()).unwrap());
-                    drop(cpu.routing(shape.step_rows_max, &rule).unwrap());
-                }) as f64;
+                // Choices of experts are made apart from the rest.
+                let announced = (cpu.scratch_bytes(&shape) - Routing::bytes(&shape)) as f64;
+                let taken = allocated(|| drop(cpu.reserve(&shape, &limits()).unwrap())) as f64;
                 let off = (taken - announced).abs() / taken;
                 assert!(off < 0.02, "{way:?}: announced {announced}, took {taken}");
             }

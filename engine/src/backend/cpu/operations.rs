@@ -27,6 +27,10 @@ impl Backend for Cpu {
     }
 
     fn weight(&mut self, tensor: &Tensor) -> Result<Weight> {
+        let to = self.quant.map_or(tensor.dtype, |target| target.dtype(tensor));
+        if to != tensor.dtype && tensor.shape.len() == 2 {
+            return super::quantise::quantise(self, tensor, to);
+        }
         let weight = Weight::new(tensor)?;
         // One byte a page: the file is read now, where progress shows, and not under the first request.
         std::hint::black_box(tensor.bytes.iter().step_by(4096).fold(0u8, |sum, byte| sum ^ byte));

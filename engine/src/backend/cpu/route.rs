@@ -186,7 +186,7 @@ mod tests {
     use crate::backend::cpu::testing::{
         assert_same_bits, backend, matrix, numbers, product_error, ways,
     };
-    use crate::backend::{RouteRule, RoutingTrace, Scoring, ScratchShape};
+    use crate::backend::{RouteRule, RoutingTrace, Scoring};
     use crate::checkpoint::{Bytes, Tensor};
     use crate::quant::DType;
 

@@ -252,6 +252,7 @@ pub(super) fn backend_for(way: Way, threads: usize, mla: MlaShape) -> (Cpu, Plan
         threads: Some(threads),
         isa: Some(way.isa),
         activations: Some(way.activations),
+        quant: None,
     };
     let mut cpu = Cpu::new(&options).unwrap();
     let plan = cpu.reserve(&scratch_shape(mla), &limits()).unwrap();

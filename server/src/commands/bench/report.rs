@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use hadal_engine::ModelInfo;
-use hadal_engine::checkpoint::Checkpoint;
+use hadal_engine::checkpoint::{Checkpoint, Loaded, Part, Target};
 use serde_json::{Value, json};
 
 /// Median, minimum and maximum of repeated measurements.
@@ -49,14 +49,14 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// From a checkpoint's own tensors, as they are stored.
-    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
+    /// From a checkpoint's own tensors, as they are kept.
+    pub(crate) fn of(checkpoint: &Checkpoint, quant: Option<Target>) -> Self {
         let config = &checkpoint.config;
         let (mut always, mut experts) = (0.0, 0.0);
-        for (name, bytes) in checkpoint.stored() {
-            if name.contains(".mlp.experts.") {
+        for Loaded { name, bytes, .. } in checkpoint.loaded(quant) {
+            if Part::of(name, None) == Part::RoutedExperts {
                 experts += bytes as f64;
-            } else if name != "model.embed_tokens.weight" || config.tie_word_embeddings {
+            } else if Part::of(name, None) != Part::Embedding || config.tie_word_embeddings {
                 always += bytes as f64;
             }
         }

@@ -1,0 +1,101 @@
+//! What a checkpoint's tensors take: stored, and kept as a model will have them.
+
+use super::safetensors::Entry;
+use super::{Checkpoint, Target, scale_entry};
+use crate::quant::DType;
+
+/// A tensor that a model uses, as it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded<'a> {
+    /// Its name in the checkpoint.
+    pub name: &'a str,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// Written anew in memory; otherwise used where it lies, or copied when it is a vector.
+    pub is_encoded: bool,
+}
+
+impl Checkpoint {
+    /// The tensors the ordinary pass uses.
+    fn used(&self) -> impl Iterator<Item = &Entry> {
+        self.used.iter().filter_map(|name| self.tensors.get(name))
+    }
+
+    /// Bytes of all tensors the model uses (the MTP layer, which is checked but not run, is not counted).
+    pub fn weight_bytes(&self) -> u64 {
+        self.stored().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of the matrices that stay where they lie, factors included, when matrices are kept as `quant` says.
+    pub fn mapped_bytes(&self, quant: Option<Target>) -> u64 {
+        let stay = self.loaded(quant).filter(|loaded| !loaded.is_encoded);
+        stay.filter(|loaded| !self.is_vector(loaded.name)).map(|loaded| loaded.bytes).sum()
+    }
+
+    /// Bytes of the matrices that are written anew in memory when they are kept as `quant` says.
+    pub fn encoded_bytes(&self, quant: Option<Target>) -> u64 {
+        self.loaded(quant).filter(|loaded| loaded.is_encoded).map(|loaded| loaded.bytes).sum()
+    }
+
+    /// What every tensor that the model uses takes when matrices are kept as `quant` says.
+    pub fn loaded(&self, quant: Option<Target>) -> impl Iterator<Item = Loaded<'_>> {
+        self.stored().map(move |(name, bytes)| {
+            let as_it_is = Loaded { name, bytes, is_encoded: false };
+            let entry = self.tensors.get(name).filter(|entry| entry.shape.len() == 2);
+            let (Some(target), Some(entry)) = (quant, entry) else { return as_it_is };
+            let Some(stored) = entry.dtype else { return as_it_is };
+            let dtype = target.dtype_of(name, stored, &entry.shape);
+            let row_bytes = entry.shape.last().and_then(|dim| dtype.row_bytes(*dim));
+            match (row_bytes, entry.shape.first()) {
+                (Some(row_bytes), Some(n_out)) if dtype != stored => {
+                    Loaded { name, bytes: (row_bytes * n_out) as u64, is_encoded: true }
+                }
+                _ => as_it_is,
+            }
+        })
+    }
+
+    /// Bytes of the norms and biases the model uses, widened to f32 as it keeps them.
+    pub fn vector_bytes(&self) -> u64 {
+        let vectors = self.used.iter().filter(|name| self.is_vector(name));
+        let n = vectors.filter_map(|name| self.tensors.get(name)?.shape.first());
+        n.map(|n| (n * size_of::<f32>()) as u64).sum()
+    }
+
+    fn is_vector(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|entry| entry.shape.len() == 1)
+    }
+
+    /// Name and stored bytes, factors included, of every tensor the model uses.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.used.iter().filter_map(|name| {
+            let factors = scale_entry(name, &self.tensors).map_or(0, |(_, e)| e.bytes.len());
+            Some((name.as_str(), (self.tensors.get(name)?.bytes.len() + factors) as u64))
+        })
+    }
+
+    /// Numbers in all tensors the model uses.
+    pub fn parameters(&self) -> u64 {
+        self.used().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Most frequent dtype by bytes.
+    pub fn dtype(&self) -> DType {
+        self.dtype_as(None)
+    }
+
+    /// Most frequent dtype by stored bytes, when matrices are kept as `quant` says.
+    pub fn dtype_as(&self, quant: Option<Target>) -> DType {
+        let kept = |name: &String| {
+            let entry = self.tensors.get(name)?;
+            let dtype = entry.dtype?;
+            let is_kept = |target: Target| target.dtype_of(name, dtype, &entry.shape);
+            Some((quant.map_or(dtype, is_kept), entry.bytes.len()))
+        };
+        let used: Vec<(DType, usize)> = self.used.iter().filter_map(kept).collect();
+        let bytes = |dtype| {
+            used.iter().filter(|(used, _)| *used == dtype).map(|(_, bytes)| bytes).sum::<usize>()
+        };
+        DType::ALL.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
+    }
+}
