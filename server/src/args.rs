@@ -47,7 +47,7 @@ pub(crate) struct ModelArgs {
     /// Folder below which checkpoints are found
     #[arg(long, value_name = "DIR", default_value = "checkpoints")]
     pub(crate) checkpoints: PathBuf,
-    /// The model: a name below the checkpoint folder, or the path of a checkpoint's folder [default: sft/demo]
+    /// The model: a name below the checkpoint folder, or the path of a checkpoint's folder or `.gguf` file [default: sft/demo]
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) model: Option<String>,
 }

@@ -202,7 +202,7 @@ impl Container {
 fn header(cursor: &mut Cursor<'_>) -> Result<(u64, u64)> {
     let magic: [u8; 4] = cursor.array("the magic `GGUF`")?;
     if &magic != b"GGUF" {
-        let problem = format!("begins with {:02x?}, a GGUF file with `GGUF`", magic);
+        let problem = format!("begins with {magic:02x?}, a GGUF file with `GGUF`");
         return Err(cursor.error(problem));
     }
     match cursor.u32("the version")? {

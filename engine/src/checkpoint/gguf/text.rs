@@ -4,6 +4,8 @@
 //! split before merging is not in the file but behind a name, `tokenizer.ggml.pre`: the expressions below are those of the
 //! released tokenizers of that name.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::super::{GenerationConfig, TextFiles};
@@ -152,7 +154,7 @@ struct Vocabulary {
     has_words: bool,
     added: Vec<Json>,
     /// Text of the tokens that begin, end or structure a text, and of those that the keys may name.
-    controls: std::collections::BTreeMap<u32, String>,
+    controls: BTreeMap<u32, String>,
 }
 
 impl Vocabulary {
@@ -174,7 +176,7 @@ impl Vocabulary {
             has_words: false,
             ids: Map::new(),
             added: Vec::new(),
-            controls: Default::default(),
+            controls: BTreeMap::new(),
         };
         let found = file.texts(TOKENS, |id, text| {
             let kind = types.get(id).copied().unwrap_or(1);
