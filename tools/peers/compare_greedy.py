@@ -53,6 +53,7 @@ def open_peer(model):
     params.warmup = False
     # f16 by default, which is enough to move a router's choice now and then.
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return xllamacpp.Server(params)
 
 
