@@ -18,6 +18,9 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 
+/// Entries of a list: the largest vocabularies have some 200,000.
+const ENTRIES_MAX: u64 = 1 << 22;
+
 /// Token types: the rest are `NORMAL` (1) and `BYTE` (6), which byte-level vocabularies do not have.
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
@@ -159,6 +162,11 @@ struct Vocabulary {
 
 impl Vocabulary {
     fn read(file: &Container) -> Result<Self> {
+        for key in [TOKENS, TYPES, MERGES] {
+            if let Some(Value::Array(_, ENTRIES_MAX.., _)) = file.metadata.get(key) {
+                return Err(file.wrong(key, "a list of less than 4194304"));
+            }
+        }
         let mut types = Vec::new();
         file.each(TYPES, |value| {
             types.push(match value {
@@ -168,7 +176,7 @@ impl Vocabulary {
             });
             Ok(())
         })?;
-        let named = ["bos", "eos", "eot", "eom", "unknown", "padding"]
+        let named = ["bos", "eos", "eot", "eom"]
             .map(|name| file.count(&format!("tokenizer.ggml.{name}_token_id")));
         let named: Vec<u64> =
             named.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
