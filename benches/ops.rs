@@ -102,20 +102,10 @@ fn backend(activations: Activations, mla: MlaShape, rows: usize, context: usize)
 fn linear(c: &mut Criterion) {
     const DIM: usize = 7168;
     let mut group = c.benchmark_group("linear 7168 x 7168");
-    for (name, dtype, activations) in [
-        ("f32", DType::F32, Activations::F32),
-        ("bf16, f32 inputs", DType::Bf16, Activations::F32),
-        ("bf16, pairs", DType::Bf16, Activations::Bf16),
-        ("f16", DType::F16, Activations::F32),
-        ("fp8", DType::Fp8E4m3, Activations::F32),
-        ("q8_0", DType::Q8_0, Activations::F32),
-        ("q4_0", DType::Q4_0, Activations::F32),
-        ("q5_0", DType::Q5_0, Activations::F32),
-        ("q5_1", DType::Q5_1, Activations::F32),
-        ("q4_k", DType::Q4K, Activations::F32),
-        ("q5_k", DType::Q5K, Activations::F32),
-        ("q6_k", DType::Q6K, Activations::F32),
-    ] {
+    let plain = DType::ALL.map(|dtype| (dtype, Activations::F32));
+    for (dtype, activations) in plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]) {
+        let pairs = if activations == Activations::Bf16 { ", pairs" } else { "" };
+        let name = format!("{}{pairs}", dtype.name());
         let (mut cpu, _) = backend(activations, LITE, 256, 64);
         let weight = matrix(&mut cpu, dtype, DIM, DIM);
         for rows in [1, 8, 64, 256] {
@@ -123,7 +113,7 @@ fn linear(c: &mut Criterion) {
             let mut y = cpu.alloc(rows * DIM).unwrap();
             let n_byte = DIM * dtype.row_bytes(DIM).unwrap();
             group.throughput(Throughput::Bytes(n_byte as u64));
-            group.bench_function(BenchmarkId::new(name, rows), |b| {
+            group.bench_function(BenchmarkId::new(&name, rows), |b| {
                 b.iter(|| cpu.linear(&mut y, black_box(&x), &weight, rows));
             });
         }
@@ -134,36 +124,19 @@ fn linear(c: &mut Criterion) {
 fn head_linear(c: &mut Criterion) {
     let mut group = c.benchmark_group("head_linear, V3");
     let (mut cpu, _) = backend(Activations::Bf16, V3, 8, 64);
-    let kv_b = matrix(&mut cpu, DType::Bf16, 128 * 256, 512);
+    let whole = matrix(&mut cpu, DType::Bf16, 128 * 256, 512);
+    let kv_b = KvB::Whole(&whole);
     group.throughput(Throughput::Bytes(128 * 128 * 512 * 2));
     for rows in [1, 8] {
         let q = buffer(&mut cpu, rows * 128 * 192);
         let mut y = cpu.alloc(rows * 128 * 512).unwrap();
         group.bench_function(BenchmarkId::new("key", rows), |b| {
-            b.iter(|| {
-                cpu.head_linear(
-                    &mut y,
-                    black_box(&q),
-                    KvB::Whole(&kv_b),
-                    HeadSide::Key,
-                    &V3,
-                    0..rows,
-                )
-            });
+            b.iter(|| cpu.head_linear(&mut y, black_box(&q), kv_b, HeadSide::Key, &V3, 0..rows));
         });
         let x = buffer(&mut cpu, rows * 128 * 512);
         let mut y = cpu.alloc(rows * 128 * 128).unwrap();
         group.bench_function(BenchmarkId::new("value", rows), |b| {
-            b.iter(|| {
-                cpu.head_linear(
-                    &mut y,
-                    black_box(&x),
-                    KvB::Whole(&kv_b),
-                    HeadSide::Value,
-                    &V3,
-                    0..rows,
-                )
-            });
+            b.iter(|| cpu.head_linear(&mut y, black_box(&x), kv_b, HeadSide::Value, &V3, 0..rows));
         });
     }
     group.finish();
@@ -213,13 +186,12 @@ fn mla_prefill(c: &mut Criterion) {
         cpu.begin(&mut plan, &step(context, 128, 0)).unwrap();
         let cache = buffer(&mut cpu, context * LITE.latent_dim());
         let q = buffer(&mut cpu, 128 * 16 * 192);
-        let kv_b = matrix(&mut cpu, DType::Bf16, 16 * 256, 512);
+        let whole = matrix(&mut cpu, DType::Bf16, 16 * 256, 512);
+        let kv_b = KvB::Whole(&whole);
         let mut o = cpu.alloc(128 * 16 * 128).unwrap();
         group.throughput(Throughput::Bytes((context * LITE.latent_dim() * 4) as u64));
         group.bench_function(BenchmarkId::from_parameter(context), |b| {
-            b.iter(|| {
-                cpu.mla_prefill(&mut o, black_box(&q), &cache, KvB::Whole(&kv_b), &LITE, &plan)
-            });
+            b.iter(|| cpu.mla_prefill(&mut o, black_box(&q), &cache, kv_b, &LITE, &plan));
         });
     }
     group.finish();

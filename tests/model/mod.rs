@@ -1,5 +1,6 @@
 //! Models held to golden numbers.
 
+mod blocks;
 mod compare;
 mod discovery;
 mod factors;

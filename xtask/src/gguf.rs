@@ -29,6 +29,10 @@ const EXACT: &[(&str, &[&str])] = &[
 const QUANTISED: &[&str] =
     &["F16", "Q8_0", "Q4_0", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "Q4_K_M"];
 
+/// Names of how text is split before merging.
+const SPLITS: &[&str] =
+    &["deepseek-v3", "deepseek-llm", "deepseek-coder", "kimi-k2", "glm4", "gpt-2"];
+
 /// Tokens of the quantised runs, and how many are decoded behind them.
 const PROMPT: [u32; 24] = [
     5, 300, 17, 42, 380, 91, 7, 256, 33, 128, 64, 9, 211, 77, 310, 2, 145, 199, 50, 366, 21, 88,
@@ -45,6 +49,9 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     for (index, (case, how)) in EXACT.iter().enumerate() {
         let row = exact(&setup, index, case, how);
         failed += usize::from(show(&format!("{case} {}", how[1..].join(" ")), row));
+    }
+    for pre in SPLITS {
+        failed += usize::from(show(&format!("v3-moe-f32 --pre {pre}"), answers(&setup, pre)));
     }
     let source = setup.scratch.join("blocks");
     let out = source.display().to_string();
@@ -76,6 +83,21 @@ fn exact(setup: &Setup, index: usize, case: &str, how: &[&str]) -> Result<String
     let row =
         golden::row(&golden::one(setup, &path, case, BEST, Wanted::Ordinary)?, Wanted::Ordinary);
     row.verdict.map(|()| row.numbers)
+}
+
+/// A prompt of many kinds of characters through a tokenizer with those splits.
+fn answers(setup: &Setup, pre: &str) -> Result<String> {
+    let name = format!("pre-{pre}");
+    let path = write(setup, &setup.golden.join("v3-moe-f32"), &name, &["--pre", pre])?;
+    let prompt = "Don't STOP at 12345, 漢字かな 한글 naïve\n\n  é!";
+    let ran = Command::new(&setup.binary)
+        .arg("run")
+        .arg("--model")
+        .arg(&path)
+        .args(["--max-tokens", "4", "--temperature", "0", prompt])
+        .output()
+        .map_err(|problem| format!("cannot run {}: {problem}", setup.binary.display()))?;
+    if ran.status.success() { Ok(String::new()) } else { Err(last_line(&ran.stderr)) }
 }
 
 fn quantised(setup: &Setup, source: &Path, kind: &str, form: &str) -> Result<String> {

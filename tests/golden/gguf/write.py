@@ -1,6 +1,6 @@
 """Writes a checkpoint in Hugging Face layout as GGUF, with llama.cpp's `deepseek2` names and keys.
 
-    write.py FOLDER OUT.gguf [--kind Q4_K] [--kv-b halves|whole|both] [--parts N] [--older] [--values FOLDER]
+    write.py FOLDER OUT.gguf [--kind Q4_K] [--kv-b halves|whole|both] [--parts N] [--pre NAME] [--older] [--values FOLDER]
 
 Matrices get the type KIND, or one of llama.cpp's substitutes where their rows are no whole blocks; norms, routers and
 biases are F32. `--kv-b halves` splits `kv_b_proj` as newer files do, `--older` writes the keys of files before that.
@@ -206,7 +206,7 @@ def metadata(writer, config, older):
         writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
 
 
-def tokenizer(writer, folder, vocab_size):
+def tokenizer(writer, folder, vocab_size, pre):
     """`tokenizer.json` as keys: token types, merges, template, ids."""
     content = json.loads((folder / "tokenizer.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -219,7 +219,7 @@ def tokenizer(writer, folder, vocab_size):
         types.append(5 if text is None else (3 if added[id]["special"] else 4) if id in added else 1)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("deepseek-v3")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(texts)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
@@ -285,6 +285,7 @@ def main():
     parser.add_argument("--kind", default="F32", choices=[kind.name for kind in Type] + list(MIXTURES))
     parser.add_argument("--kv-b", default="halves", choices=["halves", "whole", "both"])
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--pre", default="deepseek-v3")
     parser.add_argument("--older", action="store_true")
     parser.add_argument("--values", type=pathlib.Path)
     args = parser.parse_args()
@@ -298,7 +299,7 @@ def main():
     per_part = 0 if args.parts == 1 else -(-sum(1 for _ in layers(config, tensors, args.kv_b)) // args.parts)
     writer = GGUFWriter(args.out, "deepseek2", split_max_tensors=per_part)
     metadata(writer, config, args.older)
-    tokenizer(writer, args.folder, config["vocab_size"])
+    tokenizer(writer, args.folder, config["vocab_size"], args.pre)
     held = {}
     for own, values, name in layers(config, tensors, args.kv_b):
         values = np.ascontiguousarray(values, np.float32)

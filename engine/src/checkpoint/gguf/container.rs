@@ -17,6 +17,10 @@ use crate::error::{Error, Result};
 const KEY_BYTES_MIN: u64 = 8 + 4 + 1;
 /// The least a tensor takes: length of its name, dimensions, type, offset.
 const TENSOR_BYTES_MIN: u64 = 8 + 4 + 4 + 8;
+/// Keys of a file: released ones have some fifty.
+const KEYS_MAX: u64 = 1 << 16;
+/// Tensors of a file: released ones have some two thousand.
+const TENSORS_MAX: u64 = 1 << 17;
 /// Arrays of arrays: nothing the format is used for has any; two levels are read over.
 const NESTING_MAX: usize = 2;
 /// Dimensions of a tensor.
@@ -202,7 +206,7 @@ impl Container {
 fn header(cursor: &mut Cursor<'_>) -> Result<(u64, u64)> {
     let magic: [u8; 4] = cursor.array("the magic `GGUF`")?;
     if &magic != b"GGUF" {
-        let problem = format!("begins with {:02x?}, a GGUF file with `GGUF`", magic);
+        let problem = format!("begins with {magic:02x?}, a GGUF file with `GGUF`");
         return Err(cursor.error(problem));
     }
     match cursor.u32("the version")? {
@@ -218,13 +222,19 @@ fn header(cursor: &mut Cursor<'_>) -> Result<(u64, u64)> {
     let n_tensor = cursor.u64("the number of tensors")?;
     let n_key = cursor.u64("the number of keys")?;
     let left = cursor.left();
-    for (count, least, what) in
-        [(n_key, KEY_BYTES_MIN, "keys"), (n_tensor, TENSOR_BYTES_MIN, "tensors")]
-    {
+    for (count, max, least, what) in [
+        (n_key, KEYS_MAX, KEY_BYTES_MIN, "keys"),
+        (n_tensor, TENSORS_MAX, TENSOR_BYTES_MIN, "tensors"),
+    ] {
         if count > left / least {
             return Err(cursor.error(format!(
                 "{count} {what} are announced, {left} bytes follow: it is truncated or damaged"
             )));
+        }
+        if count > max {
+            return Err(
+                cursor.error(format!("{count} {what} are announced, at most {max} are read"))
+            );
         }
     }
     Ok((n_tensor, n_key))

@@ -1,145 +1,12 @@
 //! Files made by hand: the smallest model there is, and everything that can be wrong with one.
 
+mod file;
+
 use std::path::{Path, PathBuf};
 
 use super::super::{Checkpoint, Source, discover};
 use super::Part;
-
-/// A GGUF file in the making.
-#[derive(Clone)]
-struct File {
-    version: u32,
-    keys: Vec<(String, Vec<u8>)>,
-    tensors: Vec<Tensor>,
-    alignment: usize,
-}
-
-#[derive(Clone)]
-struct Tensor {
-    name: String,
-    /// Innermost first.
-    shape: Vec<u64>,
-    kind: u32,
-    offset: Option<u64>,
-    bytes: Vec<u8>,
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
-}
-
-fn typed(kind: u32, value: &[u8]) -> Vec<u8> {
-    [&kind.to_le_bytes()[..], value].concat()
-}
-
-fn texts(list: &[&str]) -> Vec<u8> {
-    let items: Vec<u8> = list.iter().flat_map(|item| text(item)).collect();
-    typed(9, &[&8u32.to_le_bytes()[..], &(list.len() as u64).to_le_bytes(), &items].concat())
-}
-
-impl File {
-    fn empty() -> Self {
-        Self { version: 3, keys: Vec::new(), tensors: Vec::new(), alignment: 32 }
-    }
-
-    fn key(&mut self, name: &str, value: Vec<u8>) -> &mut Self {
-        self.keys.retain(|(key, _)| key != name);
-        self.keys.push((name.to_owned(), value));
-        self
-    }
-
-    fn number(&mut self, name: &str, value: u32) -> &mut Self {
-        self.key(name, typed(4, &value.to_le_bytes()))
-    }
-
-    fn words(&mut self, name: &str, value: &str) -> &mut Self {
-        self.key(name, typed(8, &text(value)))
-    }
-
-    fn tensor(&mut self, name: &str, shape: &[u64]) -> &mut Self {
-        self.stored(name, shape, 0, vec![0; shape.iter().product::<u64>() as usize * 4])
-    }
-
-    fn stored(&mut self, name: &str, shape: &[u64], kind: u32, bytes: Vec<u8>) -> &mut Self {
-        let shape = shape.to_vec();
-        self.tensors.push(Tensor { name: name.into(), shape, kind, offset: None, bytes });
-        self
-    }
-
-    /// Keys of a model of one dense layer.
-    fn model_keys(&mut self) -> &mut Self {
-        self.words("general.architecture", "deepseek2");
-        for (key, value) in [
-            ("block_count", 1),
-            ("context_length", 64),
-            ("embedding_length", 4),
-            ("feed_forward_length", 6),
-            ("attention.head_count", 2),
-            ("attention.kv_lora_rank", 5),
-            ("attention.key_length", 7),
-            ("attention.value_length", 5),
-            ("attention.key_length_mla", 5),
-            ("attention.value_length_mla", 4),
-            ("rope.dimension_count", 2),
-            ("vocab_size", 3),
-        ] {
-            self.number(&format!("deepseek2.{key}"), value);
-        }
-        self
-    }
-
-    fn model() -> Self {
-        let mut file = Self::empty();
-        file.model_keys();
-        for (name, shape) in [
-            ("token_embd.weight", &[4, 3][..]),
-            ("output_norm.weight", &[4]),
-            ("rope_freqs.weight", &[1]),
-            ("blk.0.attn_norm.weight", &[4]),
-            ("blk.0.attn_q.weight", &[4, 10]),
-            ("blk.0.attn_kv_a_mqa.weight", &[4, 7]),
-            ("blk.0.attn_kv_a_norm.weight", &[5]),
-            ("blk.0.attn_k_b.weight", &[3, 5, 2]),
-            ("blk.0.attn_v_b.weight", &[5, 4, 2]),
-            ("blk.0.attn_output.weight", &[8, 4]),
-            ("blk.0.ffn_norm.weight", &[4]),
-            ("blk.0.ffn_gate.weight", &[4, 6]),
-            ("blk.0.ffn_up.weight", &[4, 6]),
-            ("blk.0.ffn_down.weight", &[6, 4]),
-        ] {
-            file.tensor(name, shape);
-        }
-        file
-    }
-
-    fn find(&mut self, name: &str) -> &mut Tensor {
-        self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = b"GGUF".to_vec();
-        out.extend(self.version.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.keys.len() as u64).to_le_bytes());
-        for (key, value) in &self.keys {
-            out.extend(text(key));
-            out.extend(value);
-        }
-        let mut data = Vec::new();
-        for tensor in &self.tensors {
-            data.resize(data.len().next_multiple_of(self.alignment), 0);
-            out.extend(text(&tensor.name));
-            out.extend((tensor.shape.len() as u32).to_le_bytes());
-            out.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
-            out.extend(tensor.kind.to_le_bytes());
-            out.extend(tensor.offset.unwrap_or(data.len() as u64).to_le_bytes());
-            data.extend(&tensor.bytes);
-        }
-        out.resize(out.len().next_multiple_of(self.alignment), 0);
-        out.extend(data);
-        out
-    }
-}
+use file::{File, texts, typed};
 
 fn open_bytes(bytes: &[u8]) -> Result<Checkpoint, String> {
     let folder = tempfile::tempdir().unwrap();
@@ -313,6 +180,10 @@ fn wrong_keys_are_refused_by_name() {
         &["`a.key`", "type 13"],
     );
     refused(|file| file.keys.push(file.keys[3].clone()), &["is there twice"]);
+}
+
+#[test]
+fn lists_beyond_the_file_and_foreign_scaling_are_refused_by_name() {
     refused(
         |file| {
             let huge = [&4u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat();
@@ -370,9 +241,13 @@ fn tokenizers_are_built_or_refused_by_name() {
     file.words("tokenizer.chat_template", "{{ messages }}");
     let checkpoint = open(&file).unwrap();
     assert_eq!(checkpoint.generation.eos_token_ids, [2]);
-    let text = crate::text::Text::open(&checkpoint.text).unwrap();
-    let ids: Vec<u32> = text.encode_raw("ab<end>").unwrap().tokens.iter().map(|id| id.0).collect();
-    assert_eq!(ids, [0, 1, 2]);
+    let read = |bytes: &Option<Vec<u8>>| -> serde_json::Value {
+        serde_json::from_slice(bytes.as_ref().unwrap()).unwrap()
+    };
+    let tokenizer = read(&checkpoint.text.tokenizer);
+    assert_eq!(tokenizer["model"]["vocab"]["b"], 1);
+    assert_eq!(tokenizer["added_tokens"][0]["content"], "<end>");
+    assert_eq!(read(&checkpoint.text.tokenizer_config)["eos_token"], "<end>");
     let problem = |change: &dyn Fn(&mut File)| {
         let mut file = file.clone();
         change(&mut file);

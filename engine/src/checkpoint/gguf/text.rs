@@ -4,6 +4,8 @@
 //! split before merging is not in the file but behind a name, `tokenizer.ggml.pre`: the expressions below are those of the
 //! released tokenizers of that name.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::super::{GenerationConfig, TextFiles};
@@ -15,6 +17,9 @@ const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+
+/// Entries of a list: the largest vocabularies have some 200,000.
+const ENTRIES_MAX: u64 = 1 << 22;
 
 /// Token types: the rest are `NORMAL` (1) and `BYTE` (6), which byte-level vocabularies do not have.
 const UNKNOWN: i64 = 2;
@@ -152,11 +157,16 @@ struct Vocabulary {
     has_words: bool,
     added: Vec<Json>,
     /// Text of the tokens that begin, end or structure a text, and of those that the keys may name.
-    controls: std::collections::BTreeMap<u32, String>,
+    controls: BTreeMap<u32, String>,
 }
 
 impl Vocabulary {
     fn read(file: &Container) -> Result<Self> {
+        for key in [TOKENS, TYPES, MERGES] {
+            if let Some(Value::Array(_, ENTRIES_MAX.., _)) = file.metadata.get(key) {
+                return Err(file.wrong(key, "a list of less than 4194304"));
+            }
+        }
         let mut types = Vec::new();
         file.each(TYPES, |value| {
             types.push(match value {
@@ -166,7 +176,7 @@ impl Vocabulary {
             });
             Ok(())
         })?;
-        let named = ["bos", "eos", "eot", "eom", "unknown", "padding"]
+        let named = ["bos", "eos", "eot", "eom"]
             .map(|name| file.count(&format!("tokenizer.ggml.{name}_token_id")));
         let named: Vec<u64> =
             named.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
@@ -174,7 +184,7 @@ impl Vocabulary {
             has_words: false,
             ids: Map::new(),
             added: Vec::new(),
-            controls: Default::default(),
+            controls: BTreeMap::new(),
         };
         let found = file.texts(TOKENS, |id, text| {
             let kind = types.get(id).copied().unwrap_or(1);

@@ -10,7 +10,7 @@ impl Draw {
     /// 0 to `below - 1`.
     fn next(&mut self, below: u32) -> u32 {
         let x = self.0.next().unwrap();
-        (((x + 1.0) / 2.0 * below as f32) as u32).min(below - 1)
+        (((x * 0.5 + 0.5) * below as f32) as u32).min(below - 1)
     }
 
     /// `len` numbers below `below`.

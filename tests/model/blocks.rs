@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::{DType, q4_0, q8_0};
+use hadal_engine::quant::{DType, q4_0, q8_0};
 
 fn golden() -> Value {
-    serde_json::from_str(include_str!("../../../tests/golden/quant/blocks.json")).unwrap()
+    serde_json::from_str(include_str!("../golden/quant/blocks.json")).unwrap()
 }
 
 fn bytes(case: &Value, field: &str) -> Vec<u8> {
@@ -35,12 +35,12 @@ fn blocks_decode_to_the_bits_the_reference_gives() {
     }
 }
 
+type Encode = fn(&[f32], &mut Vec<u8>);
+
 #[test]
 fn numbers_encode_to_the_bytes_the_reference_gives() {
     let golden = golden();
-    let encoders: [(DType, fn(&[f32], &mut Vec<u8>)); 2] =
-        [(DType::Q8_0, q8_0::encode), (DType::Q4_0, q4_0::encode)];
-    for (dtype, encode) in encoders {
+    for (dtype, encode) in [(DType::Q8_0, q8_0::encode as Encode), (DType::Q4_0, q4_0::encode)] {
         let (plain, want) =
             (floats(&golden[dtype.name()], "plain"), bytes(&golden[dtype.name()], "encoded"));
         let mut got = vec![1, 2, 3];
