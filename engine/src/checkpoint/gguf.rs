@@ -43,7 +43,7 @@ pub(super) fn read(path: &Path) -> Result<Contents> {
             }
         }
     }
-    let tensors = names::released(path, tensors)?;
+    let tensors = names::released(path, tensors, &config)?;
     Ok(Contents { path: path.to_owned(), config, generation, text, tensors, files })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::ModelConfig;
 use super::super::safetensors::Entry;
 use crate::error::{Error, Result};
 
@@ -56,7 +57,9 @@ const EXPERTS: &[(&str, &[&str])] = &[
 pub(super) fn released(
     path: &std::path::Path,
     tensors: BTreeMap<String, Entry>,
+    config: &ModelConfig,
 ) -> Result<BTreeMap<String, Entry>> {
+    let n_expert = config.moe.as_ref().map_or(0, |moe| moe.route.n_routed_experts);
     let mut out = BTreeMap::new();
     for (name, entry) in tensors {
         if let Some((_, released)) = WHOLE.iter().find(|(own, _)| *own == name) {
@@ -67,7 +70,8 @@ pub(super) fn released(
         else {
             continue;
         };
-        if layer.is_empty() || !layer.bytes().all(|digit| digit.is_ascii_digit()) {
+        let number = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer);
+        if number.is_none_or(|number| number >= config.num_hidden_layers) {
             continue;
         }
         let at = format!("model.layers.{layer}");
@@ -81,7 +85,7 @@ pub(super) fn released(
         } else if let Some((_, released)) = HEADS.iter().find(|(own, _)| *own == part) {
             out.insert(format!("{at}.{released}"), stacked(entry).map_err(wrong)?);
         } else if let Some((_, matrices)) = EXPERTS.iter().find(|(own, _)| *own == part) {
-            for (expert, kind, entry) in experts(&entry, matrices).map_err(wrong)? {
+            for (expert, kind, entry) in experts(&entry, n_expert, matrices).map_err(wrong)? {
                 out.insert(format!("{at}.mlp.experts.{expert}.{kind}.weight"), entry);
             }
         }
@@ -105,18 +109,17 @@ fn stacked(entry: Entry) -> std::result::Result<Entry, String> {
 /// The matrices of each expert, cut out of their stack.
 fn experts(
     entry: &Entry,
+    wanted: usize,
     kinds: &[&'static str],
 ) -> std::result::Result<Vec<(usize, &'static str, Entry)>, String> {
     let [experts, rows, columns] = *entry.shape.as_slice() else {
         return Err(format!("has shape {:?}, wanted a matrix for each expert", entry.shape));
     };
-    let parts = experts.checked_mul(kinds.len()).filter(|_| rows % kinds.len() == 0);
-    let Some(parts) = parts.filter(|parts| *parts <= 1 << 20) else {
-        return Err(format!(
-            "has shape {:?}, wanted up to 2^20 matrices of even size",
-            entry.shape
-        ));
-    };
+    if experts != wanted || rows % kinds.len() != 0 {
+        let (shape, each) = (&entry.shape, kinds.len());
+        return Err(format!("has shape {shape:?}, wanted {wanted} experts, {each} matrices each"));
+    }
+    let parts = experts * kinds.len();
     if entry.dtype.is_none() {
         // Its size is not known. One is enough for the refusal that names its type.
         let kind = kinds.first().copied().unwrap_or_default();

@@ -67,6 +67,9 @@ fn experts_are_slices_of_their_stack() {
     assert_eq!(first("0.up_proj"), (vec![2, 4], 8.0));
     assert_eq!(first("2.gate_proj"), (vec![2, 4], 32.0));
     assert_eq!(first("2.down_proj"), (vec![4, 2], 16.0));
+    file.find("blk.0.ffn_down_exps.weight").shape = vec![2, 2, 6];
+    let error = open(&file).err().unwrap();
+    assert!(error.contains("ffn_down_exps") && error.contains("3 experts"), "{error}");
 }
 
 #[test]
