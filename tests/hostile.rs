@@ -22,8 +22,6 @@ mod index;
 mod pt;
 #[path = "hostile/safetensors.rs"]
 mod safetensors;
-#[path = "hostile/zip.rs"]
-mod zip;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -9,6 +9,7 @@
     reason = "this crate is tests: a panic is how they fail"
 )]
 
+pub mod archive;
 pub mod client;
 pub mod counting;
 pub mod scripted;

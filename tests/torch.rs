@@ -46,7 +46,9 @@ fn int(out: &mut Vec<u8>, number: usize) {
 
 fn tuple(out: &mut Vec<u8>, numbers: &[usize]) {
     out.push(b'(');
-    numbers.iter().for_each(|number| int(out, *number));
+    for number in numbers {
+        int(out, *number);
+    }
     out.push(b't');
 }
 
@@ -137,7 +139,9 @@ pub fn save_legacy(
     file.extend(b"u.");
     file.extend(pickle(views, false));
     file.extend(b"\x80\x02](");
-    storages.iter().for_each(|(key, ..)| text(&mut file, key));
+    for (key, ..) in storages {
+        text(&mut file, key);
+    }
     file.extend(b"e.");
     for (_, count, bytes) in storages {
         file.extend((*count as u64).to_le_bytes());

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use hadal_fuzz::{Folder, bounded, zip};
+use hadal_fuzz::{Folder, archive, bounded};
 use libfuzzer_sys::fuzz_target;
 
 static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
@@ -15,8 +15,8 @@ static FOLDER: LazyLock<Folder> = LazyLock::new(|| {
 static STORAGE: [u8; 1 << 16] = [0; 1 << 16];
 
 fuzz_target!(|input: &[u8]| {
-    let archive =
-        zip::stored(&[("x/data.pkl", input), ("x/data/0", &STORAGE), ("x/data/1", &STORAGE)]);
-    FOLDER.write("model.pt", &archive);
-    bounded(archive.len(), 0, || FOLDER.open_file("model.pt"));
+    let file =
+        archive::stored(&[("x/data.pkl", input), ("x/data/0", &STORAGE), ("x/data/1", &STORAGE)]);
+    FOLDER.write("model.pt", &file);
+    bounded(file.len(), 0, || FOLDER.open_file("model.pt"));
 });

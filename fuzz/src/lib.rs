@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use hadal_engine::checkpoint::{Checkpoint, Source};
 
+/// Archives for the pickle under test.
+#[path = "../../tests/archive.rs"]
+pub mod archive;
 #[path = "../../tests/counting.rs"]
 mod counting;
-/// Archives for the pickle under test.
-#[path = "../../tests/hostile/zip.rs"]
-pub mod zip;
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;

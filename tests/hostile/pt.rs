@@ -1,6 +1,8 @@
 //! Files of `torch.save` that are broken, or that want to do something: archives, pickles, the older container.
 
-use crate::{Corpus, golden, zip};
+use hadal_tests::archive::stored;
+
+use crate::{Corpus, golden};
 
 const CASE: &str = "mini-tied";
 
@@ -17,7 +19,7 @@ pub(crate) fn add(corpus: &mut Corpus) {
         file(
             &format!("pickle-{name}"),
             words,
-            &zip::stored(&[("x/data.pkl", &pickle), ("x/version", b"3\n")]),
+            &stored(&[("x/data.pkl", &pickle), ("x/version", b"3\n")]),
         );
     }
     entries(&mut file);
@@ -131,16 +133,16 @@ fn doubling() -> Vec<u8> {
 /// Archives whose entries are not what `torch.save` writes.
 fn entries(file: &mut impl FnMut(&str, &'static str, &[u8])) {
     let empty: &[u8] = b"\x80\x02}.";
-    file("no-pickle", "data.pkl", &zip::stored(&[("x/version", b"3\n")]));
-    file("no-entries", "model.pt", &zip::stored(&[]));
-    file("two-pickles", "model.pt", &zip::stored(&[("x/data.pkl", empty), ("x/data.pkl", empty)]));
-    file("no-tensors", "model.pt", &zip::stored(&[("x/data.pkl", empty), ("x/version", b"3\n")]));
-    file("big-endian", "big", &zip::stored(&[("x/data.pkl", empty), ("x/byteorder", b"big")]));
+    file("no-pickle", "data.pkl", &stored(&[("x/version", b"3\n")]));
+    file("no-entries", "model.pt", &stored(&[]));
+    file("two-pickles", "model.pt", &stored(&[("x/data.pkl", empty), ("x/data.pkl", empty)]));
+    file("no-tensors", "model.pt", &stored(&[("x/data.pkl", empty), ("x/version", b"3\n")]));
+    file("big-endian", "big", &stored(&[("x/data.pkl", empty), ("x/byteorder", b"big")]));
     for name in ["../data.pkl", "/etc/data.pkl", "x/../../data.pkl", "x\\..\\data.pkl", ""] {
-        file("away", "model.pt", &zip::stored(&[(name, empty), ("x/version", b"3\n")]));
+        file("away", "model.pt", &stored(&[(name, empty), ("x/version", b"3\n")]));
     }
     // Compressed: a few bytes that claim to be many.
-    let mut bomb = zip::stored(&[("x/data.pkl", empty), ("x/version", b"3\n")]);
+    let mut bomb = stored(&[("x/data.pkl", empty), ("x/version", b"3\n")]);
     let directory = bomb.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
     bomb[8] = 8;
     bomb[directory + 10] = 8;

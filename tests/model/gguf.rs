@@ -30,14 +30,19 @@ fn their_numbers_are_the_references_on_every_instruction_set() {
             for (activations, limits) in
                 [(Activations::F32, compare::F32), (Activations::Bf16, compare::BF16)]
             {
-                let cpu =
-                    CpuOptions { threads: Some(2), isa: Some(isa), activations: Some(activations) };
+                let cpu = CpuOptions {
+                    threads: Some(2),
+                    isa: Some(isa),
+                    activations: Some(activations),
+                    quant: None,
+                };
                 check_source(&source, case, &["hidden.final"], &cpu, 64, &limits);
             }
             let cpu = CpuOptions {
                 threads: Some(1),
                 isa: Some(isa),
                 activations: Some(Activations::F32),
+                quant: None,
             };
             check_source(&source, case, &["hidden.final"], &cpu, 7, &compare::F32);
         }

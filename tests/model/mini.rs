@@ -130,7 +130,8 @@ fn answers_of_rounded_weights_are_what_their_prompts_give() {
     let (case, name) = ("mini-tied", "state_dict_bf16.pt");
     let prompt = ids(&compare::read(&folder(case).join("golden.safetensors"))["input_ids"]);
     for (activations, bound) in [(Activations::F32, 3e-4), (Activations::Bf16, 3e-3)] {
-        let cpu = CpuOptions { threads: Some(2), isa: None, activations: Some(activations) };
+        let cpu =
+            CpuOptions { threads: Some(2), isa: None, activations: Some(activations), quant: None };
         let decoded = run_on(&source(case, name), &prompt, 32, 64, &cpu);
         let all = [prompt.clone(), ids(&decoded["decode_tokens"])].concat();
         let prompted = run_on(&source(case, name), &all, 0, 64, &cpu);
@@ -178,7 +179,9 @@ mod their_sampling {
         let mut seen = seen.to_vec();
         seen.sort_unstable();
         seen.dedup();
-        seen.iter().for_each(|id| logits[*id as usize] /= penalty);
+        for id in &seen {
+            logits[*id as usize] /= penalty;
+        }
     }
 
     /// Temperature 0 leaves logits as they are and still draws; ties with the k-th are all kept.
@@ -242,7 +245,12 @@ fn filtered_distributions_are_those_of_the_models_own_sampler() {
 
 #[test]
 fn greedy_tokens_under_their_repetition_penalty_are_the_references() {
-    let cpu = CpuOptions { threads: Some(2), isa: None, activations: Some(Activations::F32) };
+    let cpu = CpuOptions {
+        threads: Some(2),
+        isa: None,
+        activations: Some(Activations::F32),
+        quant: None,
+    };
     for case in ["mini-tied", "mini-untied"] {
         let golden = compare::read(&folder(case).join("golden.safetensors"));
         let prompt = ids(&golden["input_ids"]);

@@ -16,8 +16,8 @@ use super::{Raw, copy, golden, read, write};
 const F32: CpuOptions =
     CpuOptions { threads: Some(2), isa: None, activations: Some(Activations::F32), quant: None };
 
-fn quant(target: Target) -> Option<Quant> {
-    Some(Quant { target, cache: false })
+fn quant(target: Target) -> Quant {
+    Quant { target, cache: false }
 }
 
 fn run(source: &Source, tokens: &[u32], cpu: &CpuOptions) -> BTreeMap<String, Vec<f32>> {
@@ -72,7 +72,7 @@ fn quantised_at_load_or_converted_before_the_bits_are_the_same() {
                     for threads in [1, 3] {
                         let cpu = CpuOptions {
                             threads: Some(threads),
-                            quant: quant(target),
+                            quant: Some(quant(target)),
                             ..cpu.clone()
                         };
                         let got = logits(&plain, &tokens(20), &cpu);
@@ -114,7 +114,7 @@ fn the_numbers_are_those_of_the_dequantised_weights() {
             let folder = dequantised(from.path(), target);
             let reference = Source::Directory(folder.path().join("out"));
             let want = logits(&reference, &tokens(24), &F32);
-            let cpu = CpuOptions { quant: quant(target), ..F32 };
+            let cpu = CpuOptions { quant: Some(quant(target)), ..F32 };
             let got = logits(&Source::Directory(from.path().to_owned()), &tokens(24), &cpu);
             assert_eq!(got.len(), want.len());
             // The goldens' bound for float32 arithmetic on equal weights.
@@ -162,7 +162,8 @@ fn the_demo_stays_near_itself() {
         let (mut sum, mut n) = (0.0, 0.0);
         for prompt in prompts() {
             let want = prompt_logits(&source, &prompt, &F32);
-            let got = prompt_logits(&source, &prompt, &CpuOptions { quant: quant(target), ..F32 });
+            let got =
+                prompt_logits(&source, &prompt, &CpuOptions { quant: Some(quant(target)), ..F32 });
             assert_eq!(want.len(), prompt.len() * 2048);
             sum += divergence(&want, &got, 2048);
             n += 1.0;
@@ -177,7 +178,7 @@ fn the_demo_stays_near_itself() {
 fn it_takes_less_memory_and_the_plan_says_so() {
     let source = Source::Directory(demo());
     let bytes = |target: Option<Target>| {
-        let cpu = CpuOptions { quant: target.and_then(quant), ..F32 };
+        let cpu = CpuOptions { quant: target.map(quant), ..F32 };
         MemoryPlan::of(&source, &Limits::default(), &cpu).unwrap().weight_bytes() as f64
     };
     let plain = bytes(None);
@@ -205,7 +206,7 @@ fn a_cache_is_written_once_and_anew_when_the_source_changes() {
     assert_eq!(made(), first, "used as it is");
 
     // The cache gives what quantising at load gives.
-    let cpu = CpuOptions { quant: quant(Target::Q8), ..F32 };
+    let cpu = CpuOptions { quant: Some(quant(Target::Q8)), ..F32 };
     let want = logits(&source, &tokens(12), &cpu);
     let cached = CpuOptions { quant: Some(Quant { target: Target::Q8, cache: true }), ..F32 };
     assert!(logits(&source, &tokens(12), &cached) == want);

@@ -1,9 +1,7 @@
-//! `cargo xtask golden`: the binary's numbers against those of independent references.
-//!
-//! `tests/golden/<case>/` holds a small checkpoint and what a reference computed from it; `tests/golden/compare.py`
-//! knows the tolerances and shares no code with us. Each case runs with the portable kernels and with the best this
-//! processor has, in f32, and once more with bf16 activations where the weights are bf16. A case of `.pt` files runs once for
-//! each of them that can be served.
+//! `cargo xtask golden`: the binary's numbers against those of independent references. `tests/golden/<case>/` holds a small
+//! checkpoint and what a reference computed from it; `compare.py` there knows the tolerances and shares no code with us.
+//! Each case runs with the portable kernels and the best this processor
+//! has, in f32, and again with bf16 activations where weights are bf16; a case of `.pt` files once for each of them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -126,10 +124,10 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                 Err(problem) => Row { numbers: String::new(), verdict: Err(problem) },
             };
             failed += usize::from(row.verdict.is_err());
-            let verdict = row
-                .verdict
-                .as_ref()
-                .map_or_else(|problem| format!("FAIL {problem}"), |()| "ok".into());
+            let verdict = match &row.verdict {
+                Ok(()) => "ok".into(),
+                Err(problem) => format!("FAIL {problem}"),
+            };
             let isa = mode.isa.unwrap_or("best");
             println!("{model:28} {isa:9} {:5}  {:27}  {verdict}", mode.activations, row.numbers);
         }

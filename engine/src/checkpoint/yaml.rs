@@ -58,7 +58,7 @@ mod tests {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for i in 1..12 {
             let last = format!("*a{}, ", i - 1).repeat(10);
-            bomb.push_str(&format!("a{i}: &a{i} [{last}]\n"));
+            bomb = format!("{bomb}a{i}: &a{i} [{last}]\n");
         }
         assert!(parse(&bomb).is_err());
         assert!(parse(&"a: b\n".repeat(1 << 18)).unwrap_err().to_string().contains("at most"));

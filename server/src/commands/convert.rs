@@ -70,26 +70,27 @@ pub(crate) fn run(args: &ConvertArgs) -> Outcome {
             "kept": converted.kept,
         }));
     }
-    print_text(&said(args, &located.name, converted))
+    print_text(&said(args, &located.name, &converted))
 }
 
-fn said(args: &ConvertArgs, name: &str, converted: Converted) -> String {
-    let Converted { n_file, n_tensor, bytes, left_out, kept } = converted;
-    let mut text = format!(
-        "{name} in {}: {}, {}, {}\n",
+fn said(args: &ConvertArgs, name: &str, converted: &Converted) -> String {
+    let Converted { n_file, n_tensor, bytes, left_out, kept } = *converted;
+    let mut lines = vec![format!(
+        "{name} in {}: {}, {}, {}",
         args.to.name(),
         plural(n_tensor, "tensor"),
         plural(n_file, "file"),
         size(bytes)
-    );
+    )];
     if left_out > 0 {
-        text += &format!("left out {} that the model does not use\n", plural(left_out, "tensor"));
+        lines.push(format!("left out {} that the model does not use", plural(left_out, "tensor")));
     }
     if kept > 0 {
-        text += &format!(
-            "{} kept as stored: their rows are no multiple of 32 numbers\n",
-            plural(kept, "matrix").replace("matrixs", "matrices")
-        );
+        lines.push(format!(
+            "{} kept as stored: rows that are no multiple of 32 numbers",
+            plural(kept, "tensor")
+        ));
     }
-    text + &format!("{}\n", args.out.display())
+    lines.push(format!("{}\n", args.out.display()));
+    lines.join("\n")
 }

@@ -145,7 +145,7 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed) -> String {
     row("needed", plan.needed_bytes(), "");
     match plan.free_bytes {
         Some(free) => {
-            row("free now", free, if plan.check().is_ok() { "it fits" } else { "it does not fit" })
+            row("free now", free, if plan.check().is_ok() { "it fits" } else { "it does not fit" });
         }
         None => {
             let _ = writeln!(out, "  this system does not say how much memory is free");

@@ -208,21 +208,15 @@ fn combine(
 ) {
     let k = routing.per_row;
     let part = |row: usize| row * hidden..(row + 1) * hidden;
-    cpu.pool.run_parts(
-        rows * k * hidden,
-        &mut y[..rows * hidden],
-        &mut cpu.threads,
-        rows,
-        part,
-        |row, y, _| {
-            y.fill(0.0);
-            for choice in row * k..(row + 1) * k {
-                let weight = routing.weights[choice];
-                let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
-                y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
-            }
-        },
-    );
+    let (work, y) = (rows * k * hidden, &mut y[..rows * hidden]);
+    cpu.pool.run_parts(work, y, &mut cpu.threads, rows, part, |row, y, _| {
+        y.fill(0.0);
+        for choice in row * k..(row + 1) * k {
+            let weight = routing.weights[choice];
+            let from = &scratch.down[scratch.place[choice] as usize * hidden..][..hidden];
+            y.iter_mut().zip(from).for_each(|(y, x)| *y += weight * x);
+        }
+    });
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub(super) struct Machine<'a> {
 /// Either goes on, or the value that `STOP` leaves.
 type Stepped = Result<Option<Value>, String>;
 
-impl<'a> Machine<'a> {
+impl Machine<'_> {
     fn step(&mut self) -> Stepped {
         let [opcode] = self.fixed::<1>()?;
         match opcode {
