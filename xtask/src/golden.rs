@@ -1,7 +1,6 @@
 //! `cargo xtask golden`: the binary's numbers against those of independent references. `tests/golden/<case>/` holds a small
 //! checkpoint and what a reference computed from it; `compare.py` there knows the tolerances and shares no code with us.
-//! Each case runs with the portable kernels and the best this processor
-//! has, in f32, and again with bf16 activations where weights are bf16; a case of `.pt` files once for each of them.
+//! Each case runs in f32 (portable kernels, then the best there are) and in bf16 where its weights are; `.pt` files one by one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
