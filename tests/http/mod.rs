@@ -9,3 +9,4 @@ mod models;
 mod openai;
 mod page;
 mod reluctant;
+mod stalled;
