@@ -32,4 +32,4 @@ pub use limits::Limits;
 pub use request::{Event, FinishReason, Request, Sampling, Sink, Usage};
 pub use stats::Stats;
 pub use step::{PageId, Slot, Step, TokenId};
-pub use worker::{Engine, EngineHandle, LoadOptions, ModelInfo, Progress, Refused};
+pub use worker::{Engine, EngineHandle, LoadOptions, ModelInfo, Place, Progress, Refused};

@@ -28,7 +28,7 @@ use handle::Door;
 use memory::Footprint;
 use run::Worker;
 
-pub use handle::{EngineHandle, HandleLimits, Refused};
+pub use handle::{EngineHandle, HandleLimits, Place, Refused};
 
 /// How to load a model.
 pub struct LoadOptions {

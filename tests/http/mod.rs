@@ -8,5 +8,6 @@ mod limits;
 mod models;
 mod openai;
 mod page;
+mod prompts;
 mod reluctant;
 mod stalled;

@@ -102,7 +102,7 @@ fn single_byte(token: &str) -> Option<u8> {
 }
 
 /// GPT-2's mapping: printable Latin-1 characters stand for their byte, the others begin at U+0100 in order.
-fn byte_level_mapping() -> HashMap<char, u8> {
+pub(super) fn byte_level_mapping() -> HashMap<char, u8> {
     let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100;
     let mut mapping = HashMap::new();

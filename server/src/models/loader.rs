@@ -95,7 +95,8 @@ impl Loader for EngineLoader {
             on_stats: Box::new(move |stats| cell.set(stats)),
         };
         let mut engine = Engine::load(source, options, progress)?;
-        let text = Arc::new(Text::open(&std::mem::take(&mut engine.text))?);
+        let text = Text::open(&std::mem::take(&mut engine.text))?;
+        let text = Arc::new(text.within(engine.info.context_length));
         let (handle, info) = (engine.handle.clone(), engine.info.clone());
         Ok(Loaded { handle, text, info, stats, end: Box::new(move || engine.join()) })
     }
