@@ -86,9 +86,23 @@ impl Call {
         self
     }
 
+    /// The connection is kept after the answer.
+    #[must_use]
+    pub fn keep_alive(mut self) -> Self {
+        self.head = self.head.replace("connection: close\r\n", "");
+        self
+    }
+
     /// Opens a connection and sends; the caller reads.
     pub async fn open(&self, address: SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
+        self.send_on(&mut stream).await;
+        stream
+    }
+
+    /// Sends over a connection that is open already.
+    pub async fn send_on(&self, stream: &mut TcpStream) {
+        let address = stream.peer_addr().unwrap();
         let host = if self.head.contains("\r\nhost:") {
             String::new()
         } else {
@@ -98,7 +112,6 @@ impl Call {
         let text = format!("{}{host}content-length: {length}\r\n\r\n{}", self.head, self.body);
         // A server that refuses early may close before everything is written.
         let _ = stream.write_all(text.as_bytes()).await;
-        stream
     }
 
     /// Sends and reads the whole answer.

@@ -52,6 +52,8 @@ pub enum Act {
     Token(u32),
     /// Waits for a test.
     Wait(Gate),
+    /// Computes for so long.
+    Rest(Duration),
     /// Ends.
     Done(FinishReason),
     /// Fails.
@@ -119,10 +121,12 @@ impl Loader for ScriptedLoader {
         }
         assert!(!script.panics_in_load, "scripted to panic");
         if script.fails_to_load {
-            return Err(Error::Internal { message: "the script says so".into() });
+            let Source::Directory(path) = source else { panic!("no folder") };
+            let message = format!("{}/model.safetensors: the script says so", path.display());
+            return Err(Error::Internal { message });
         }
         let checkpoint = Checkpoint::open(source)?;
-        let text = Arc::new(Text::open(&checkpoint.text)?);
+        let text = Arc::new(Text::open(&checkpoint.text)?.within(256));
         let queue_max = script.queue_max.unwrap_or(64);
         let (sender, commands) = sync_channel(queue_max);
         let vocab_size = checkpoint.config.vocab_size;
@@ -198,6 +202,7 @@ fn play(script: &Script, text: &Text, mut request: Request, cancelled: &AtomicBo
             Act::Wait(gate) => {
                 gate.pass(|| request.sink.is_closed() || cancelled.load(Ordering::SeqCst));
             }
+            Act::Rest(time) => std::thread::sleep(time),
             Act::Done(reason) => {
                 let _ = request.sink.emit(Event::Done(reason, usage));
                 return;

@@ -146,6 +146,14 @@ pub enum Error {
         /// The most that fit and leave room for one answer token.
         max: usize,
     },
+    /// The prompt's text alone is longer than any tokens of the context could stand for; it was not counted.
+    #[error("prompt of at least {at_least} tokens is over this model's {max}")]
+    PromptTooLarge {
+        /// The fewest tokens that so many bytes can be.
+        at_least: usize,
+        /// The most that fit and leave room for one answer token.
+        max: usize,
+    },
     /// A token id beyond the vocabulary.
     #[error("token {got} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {
@@ -222,6 +230,7 @@ impl Error {
         match self {
             Self::PromptEmpty
             | Self::PromptTooLong { .. }
+            | Self::PromptTooLarge { .. }
             | Self::TokenOutOfRange { .. }
             | Self::Setting { .. }
             | Self::Template { .. }

@@ -32,4 +32,6 @@ pub use limits::Limits;
 pub use request::{Event, FinishReason, Request, Sampling, Sink, Usage};
 pub use stats::Stats;
 pub use step::{PageId, Slot, Step, TokenId};
-pub use worker::{Engine, EngineHandle, LoadOptions, MemoryPlan, ModelInfo, Progress, Refused};
+pub use worker::{
+    Engine, EngineHandle, LoadOptions, MemoryPlan, ModelInfo, Place, Progress, Refused,
+};

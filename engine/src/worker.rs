@@ -28,7 +28,7 @@ use crate::step::{Sampled, Step};
 use handle::Door;
 use run::Worker;
 
-pub use handle::{EngineHandle, HandleLimits, Refused};
+pub use handle::{EngineHandle, HandleLimits, Place, Refused};
 pub use plan::MemoryPlan;
 
 /// Places of a model's channel for commands that are no requests.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::generate::Encoders;
 use crate::generations::Generations;
 use crate::http::HttpLimits;
 use crate::http::auth::Keys;
@@ -42,6 +43,7 @@ pub struct AppOptions {
 pub struct App {
     pub(crate) models: Arc<Models>,
     pub(crate) generations: Generations,
+    pub(crate) encoders: Encoders,
     pub(crate) keys: Keys,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: HttpLimits,
@@ -64,6 +66,7 @@ impl App {
                 options.loader,
             )),
             generations: Generations::default(),
+            encoders: Encoders::default(),
             keys,
             metrics: Arc::new(Metrics::default()),
             limits: options.http,

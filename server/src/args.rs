@@ -227,6 +227,7 @@ mod tests {
             "--isa sse",
             "--activations f16",
             "--head-kib 0",
+            "--cors-origin junk",
         ] {
             refused(line);
         }

@@ -1,5 +1,6 @@
 //! The bridge between text and tokens: the only file that sees both.
 
+mod encoders;
 mod ring;
 
 use std::sync::Arc;
@@ -7,13 +8,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use hadal_engine::text::stop::StopStrings;
-use hadal_engine::text::{Detokenizer, Encoded, Message};
-use hadal_engine::{Event, FinishReason, Refused, Request, Sampling, TokenId};
+use hadal_engine::text::{Detokenizer, Encoded, Message, Text};
+use hadal_engine::{Event, FinishReason, Place, Refused, Request, Sampling, TokenId};
 use tokio::sync::Notify;
 
-use crate::metrics::Metrics;
+use crate::app::App;
 use crate::models::Lease;
-use ring::Reader;
+pub(crate) use encoders::Encoders;
+use ring::{Emitted, Reader};
 
 /// Events that may wait for a reader; a sequence whose reader is further behind pauses.
 const EVENTS_MAX: usize = 1024;
@@ -34,6 +36,16 @@ pub(crate) enum Prompt {
     Raw(String),
 }
 
+impl Prompt {
+    /// Bytes of its text.
+    fn n_byte(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Raw(text) => text.len(),
+        }
+    }
+}
+
 /// Why a generation did not begin.
 #[derive(Debug)]
 pub(crate) enum NotBegun {
@@ -41,6 +53,17 @@ pub(crate) enum NotBegun {
     Busy(String),
     /// The request can never run; a sentence.
     Invalid(hadal_engine::Error),
+    /// It was ended before it began.
+    Ended(Ended),
+}
+
+impl From<Refused> for NotBegun {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy { .. } => Self::Busy(refused.to_string()),
+            Refused::Invalid(error) => Self::Invalid(error),
+        }
+    }
 }
 
 /// A random number, for seeds and ids.
@@ -85,7 +108,7 @@ impl Cancel {
         match self.0.state.load(Ordering::Acquire) {
             0 => None,
             1 => Some(Ended::Cancelled),
-            _ => Some(Ended::Error("the server is stopping".to_owned())),
+            _ => Some(Ended::Stopping),
         }
     }
 
@@ -106,17 +129,28 @@ pub(crate) enum Ended {
     Stop,
     Length,
     Cancelled,
+    /// The server stops, and waits no longer.
+    Stopping,
     Error(String),
 }
 
 impl Ended {
+    /// What went wrong, if something did.
+    pub(crate) fn error(&self) -> Option<&str> {
+        match self {
+            Self::Stop | Self::Length | Self::Cancelled => None,
+            Self::Stopping => Some("the server is stopping"),
+            Self::Error(sentence) => Some(sentence),
+        }
+    }
+
     /// The wire's word.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
-            Self::Error(_) => "error",
+            Self::Stopping | Self::Error(_) => "error",
         }
     }
 }
@@ -126,15 +160,18 @@ impl Ended {
 pub(crate) struct Cost {
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
+    /// From the request to the first and to the last token, as the model drew them: a reader may be behind.
     pub(crate) first_token: Option<Duration>,
+    pub(crate) last_token: Option<Duration>,
+    /// From the request to the end as its reader saw it.
     pub(crate) total: Duration,
 }
 
 impl Cost {
     /// Tokens a second after the first one.
     pub(crate) fn tokens_per_second(&self) -> f64 {
-        let after =
-            self.first_token.map_or(Duration::ZERO, |first| self.total.saturating_sub(first));
+        let first = self.first_token.unwrap_or_default();
+        let after = self.last_token.unwrap_or_default().saturating_sub(first);
         let tokens = self.completion_tokens.saturating_sub(1);
         if after.is_zero() { 0.0 } else { tokens as f64 / after.as_secs_f64() }
     }
@@ -156,36 +193,43 @@ pub(crate) struct Generation {
     /// How it ended, while its last text is shown.
     ended: Option<Ended>,
     started: Instant,
-    last_token: Option<Instant>,
     cost: Cost,
-    metrics: Arc<Metrics>,
+    app: Arc<App>,
     // Last: the model must not be unloaded under the ring.
     lease: Lease,
 }
 
-/// Renders and encodes on a blocking thread, then queues.
-pub(crate) async fn start(
+/// A place in a loaded model's queue.
+pub(crate) struct Queued {
+    place: Place,
     lease: Lease,
+}
+
+/// Takes a place in the queue. First of all: who finds none need not encode a prompt.
+pub(crate) fn queue(lease: Lease) -> Result<Queued, NotBegun> {
+    Ok(Queued { place: lease.loaded().handle.reserve()?, lease })
+}
+
+/// Renders and encodes when it is this prompt's turn, then submits.
+pub(crate) async fn start(
+    app: &Arc<App>,
+    queued: Queued,
     ask: Ask,
     cancel: Cancel,
-    metrics: Arc<Metrics>,
 ) -> Result<Generation, NotBegun> {
     let started = Instant::now();
+    let Queued { place, lease } = queued;
     let Ask { prompt, sampling, max_tokens, mut stops } = ask;
     let loaded = Arc::clone(lease.loaded());
-    let text = Arc::clone(&loaded.text);
     if matches!(prompt, Prompt::Chat(_)) {
-        stops.extend(text.default_stops().iter().cloned());
+        stops.extend(loaded.text.default_stops().iter().cloned());
     }
-    let encoding = tokio::task::spawn_blocking(move || encode(&text, prompt)).await;
-    let encoded = match encoding {
-        Ok(encoded) => encoded.map_err(NotBegun::Invalid)?,
-        Err(_) => {
-            return Err(NotBegun::Invalid(hadal_engine::Error::Internal {
-                message: "encoding the prompt failed".into(),
-            }));
-        }
+    let encoded = tokio::select! {
+        biased;
+        ended = interrupted(&cancel, &lease) => return Err(NotBegun::Ended(ended)),
+        encoded = encoded_in_turn(app, Arc::clone(&loaded.text), prompt) => encoded,
     };
+    let encoded = encoded.map_err(NotBegun::Invalid)?;
     let (sink, reader) = ring::ring(EVENTS_MAX);
     let cost = Cost { prompt_tokens: encoded.tokens.len(), ..Cost::default() };
     let mut stop_tokens: Vec<TokenId> =
@@ -201,11 +245,8 @@ pub(crate) async fn start(
         stop_tokens,
         sink: Box::new(sink),
     };
-    loaded.handle.submit(request).map_err(|refused| match refused {
-        Refused::Busy { .. } => NotBegun::Busy(refused.to_string()),
-        Refused::Invalid(error) => NotBegun::Invalid(error),
-    })?;
-    metrics.prompt_tokens.inc_by(cost.prompt_tokens as u64);
+    loaded.handle.submit_at(place, request)?;
+    app.metrics.prompt_tokens.inc_by(cost.prompt_tokens as u64);
     Ok(Generation {
         ring: Some(reader),
         cancel,
@@ -213,14 +254,47 @@ pub(crate) async fn start(
         stops: StopStrings::new(&stops),
         ended: None,
         started,
-        last_token: None,
         cost,
-        metrics,
+        app: Arc::clone(app),
         lease,
     })
 }
 
-fn encode(text: &hadal_engine::text::Text, prompt: Prompt) -> hadal_engine::Result<Encoded> {
+/// Waits until somebody else ends an answer: a cancel, or a forced unload of its model.
+async fn interrupted(cancel: &Cancel, lease: &Lease) -> Ended {
+    tokio::select! {
+        biased;
+        ended = cancel.wait() => ended,
+        () = lease.revoked() => Ended::Cancelled,
+    }
+}
+
+/// Encodes on a blocking thread when it is this prompt's turn; one whose client has gone by then is left out.
+async fn encoded_in_turn(
+    app: &App,
+    text: Arc<Text>,
+    prompt: Prompt,
+) -> hadal_engine::Result<Encoded> {
+    let failed = |message: &str| hadal_engine::Error::Internal { message: message.into() };
+    let turn = app.encoders.turn(prompt.n_byte()).await;
+    // Goes with this future, whoever drops it.
+    let wanted = Arc::new(());
+    let is_wanted = Arc::downgrade(&wanted);
+    let encoding = tokio::task::spawn_blocking(move || {
+        let encoded = match is_wanted.strong_count() {
+            0 => Err(failed("nobody waits for this prompt")),
+            _ => encode(&text, prompt),
+        };
+        // Not before the work is done, whether or not anybody still waits for it.
+        drop(turn);
+        encoded
+    });
+    let encoded = encoding.await.unwrap_or_else(|_| Err(failed("encoding the prompt failed")));
+    drop(wanted);
+    encoded
+}
+
+fn encode(text: &Text, prompt: Prompt) -> hadal_engine::Result<Encoded> {
     match prompt {
         Prompt::Chat(messages) => text.encode_chat(&messages),
         Prompt::Raw(prompt) => text.encode_raw(&prompt),
@@ -235,16 +309,20 @@ impl Generation {
                 return self.end(ended);
             }
             let Some(ring) = &self.ring else { return self.end(Ended::Cancelled) };
-            let event = tokio::select! {
+            let emitted = tokio::select! {
                 biased;
                 ended = self.interrupted() => return self.end(ended),
-                event = ring.next() => event,
+                emitted = ring.next() => emitted,
+            };
+            let Some(Emitted { event, at }) = emitted else {
+                return self.end(Ended::Error("the model is no longer running".into()));
             };
             let text = match event {
-                Some(Event::Token(id)) => self.token(id),
-                Some(Event::Done(reason, _)) => self.done(reason),
-                Some(Event::Failed(sentence)) => return self.end(Ended::Error(sentence)),
-                None => return self.end(Ended::Error("the model is no longer running".into())),
+                Event::Token(id) => self.token(id, at),
+                Event::Done(reason, _) => self.done(reason),
+                Event::Failed(sentence) => {
+                    return self.end(Ended::Error(self.app.models.shown(&sentence)));
+                }
             };
             if !text.is_empty() {
                 return Piece::Text(text);
@@ -254,11 +332,7 @@ impl Generation {
 
     /// Waits until somebody else ends the answer: a cancel, or a forced unload of its model.
     pub(crate) async fn interrupted(&self) -> Ended {
-        tokio::select! {
-            biased;
-            ended = self.cancel.wait() => ended,
-            () = self.lease.revoked() => Ended::Cancelled,
-        }
+        interrupted(&self.cancel, &self.lease).await
     }
 
     /// Ends the answer, and says what it cost.
@@ -266,18 +340,20 @@ impl Generation {
         self.close()
     }
 
-    fn token(&mut self, id: TokenId) -> String {
-        let now = Instant::now();
-        match self.last_token.replace(now) {
+    fn token(&mut self, id: TokenId, at: Instant) -> String {
+        let now = at.saturating_duration_since(self.started);
+        match self.cost.last_token.replace(now) {
             None => {
-                let first = now.duration_since(self.started);
-                self.cost.first_token = Some(first);
-                self.metrics.first_token.observe(first.as_secs_f64());
+                self.cost.first_token = Some(now);
+                self.app.metrics.first_token.observe(now.as_secs_f64());
             }
-            Some(last) => self.metrics.inter_token.observe(now.duration_since(last).as_secs_f64()),
+            Some(last) => {
+                let between = now.saturating_sub(last);
+                self.app.metrics.inter_token.observe(between.as_secs_f64());
+            }
         }
         self.cost.completion_tokens += 1;
-        self.metrics.generated_tokens.inc();
+        self.app.metrics.generated_tokens.inc();
         let scan = self.stops.push(&self.detokenizer.push(id));
         if scan.stopped.is_some() {
             // The sequence ends now, not when this struct goes.
@@ -305,7 +381,7 @@ impl Generation {
     fn close(&mut self) -> Cost {
         self.ring = None;
         self.cost.total = self.started.elapsed();
-        self.metrics.end_to_end.observe(self.cost.total.as_secs_f64());
+        self.app.metrics.end_to_end.observe(self.cost.total.as_secs_f64());
         self.cost
     }
 }

@@ -17,4 +17,5 @@ mod http;
 mod metrics;
 
 pub use app::{App, AppOptions};
+pub use http::auth::cors_origin;
 pub use http::{HttpLimits, run};

@@ -1,6 +1,7 @@
 //! The models by name: found, loaded once for all who ask, shared, unloaded.
 
 mod loader;
+mod paths;
 mod slot;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ pub use loader::{EngineLoader, Loaded, Loader, StatsCell};
 pub(crate) use slot::{Lease, State};
 
 use crate::app::EmbeddedFiles;
+use paths::Paths;
 use slot::{LoadGuard, Slot};
 
 /// The name of the model inside the binary.
@@ -33,13 +35,23 @@ pub(crate) enum Problem {
     Defect(String),
     /// Not enough memory now.
     Memory(String),
+    /// Its load was given up while it was waited for.
+    Withdrawn(String),
 }
 
 impl Problem {
     pub(crate) fn sentence(&self) -> &str {
-        let (Self::Unknown(text) | Self::Unusable(text) | Self::Defect(text) | Self::Memory(text)) =
-            self;
+        let (Self::Unknown(text)
+        | Self::Unusable(text)
+        | Self::Defect(text)
+        | Self::Memory(text)
+        | Self::Withdrawn(text)) = self;
         text
+    }
+
+    /// A checkpoint whose files are known to be wrong.
+    pub(crate) fn broken(name: &str, reason: &str) -> Self {
+        Self::Defect(format!("model `{name}` cannot be served: {reason}"))
     }
 }
 
@@ -56,6 +68,7 @@ pub(crate) struct Models {
     default: String,
     embedded: Option<EmbeddedFiles>,
     beside: Option<(String, PathBuf)>,
+    paths: Arc<Paths>,
     loader: Arc<dyn Loader>,
     listing: Mutex<Listing>,
     slots: Mutex<HashMap<String, Arc<Slot>>>,
@@ -70,7 +83,13 @@ impl Models {
         loader: Arc<dyn Loader>,
     ) -> Self {
         let (listing, slots) = (Mutex::default(), Mutex::default());
-        Self { root, default, embedded, beside, loader, listing, slots }
+        let paths = Arc::new(Paths::new(root.clone(), beside.clone()));
+        Self { root, default, embedded, beside, paths, loader, listing, slots }
+    }
+
+    /// A sentence of the engine as clients may read it: without the disk's layout above the models.
+    pub(crate) fn shown(&self, sentence: &str) -> String {
+        self.paths.hide(sentence)
     }
 
     pub(crate) fn default_name(&self) -> &str {
@@ -138,14 +157,21 @@ impl Models {
 
     /// What a model is doing.
     pub(crate) fn state(&self, name: &str) -> State {
-        self.known_slot(name).map_or(State::NotLoaded, |slot| slot.state())
+        self.known_slot(name).map_or(State::NotLoaded, |slot| match slot.state() {
+            State::Loaded(loaded) if !loaded.handle.is_alive() => {
+                drop(loaded);
+                discard_lost(name, &slot);
+                slot.state()
+            }
+            state => state,
+        })
     }
 
     /// Loaded models with their names.
     pub(crate) fn loaded(&self) -> Vec<(String, Arc<Loaded>)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = |(name, slot): (&String, &Arc<Slot>)| match slot.state() {
-            State::Loaded(loaded) => Some((name.clone(), loaded)),
+            State::Loaded(loaded) if loaded.handle.is_alive() => Some((name.clone(), loaded)),
             _ => None,
         };
         slots.iter().filter_map(loaded).collect()
@@ -164,7 +190,7 @@ impl Models {
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
         match tokio::task::spawn_blocking(move || loader.check(&source)).await {
             Ok(Err(error)) if error.kind() == ErrorKind::Memory => {
-                Err(problem(&found.name, &error))
+                Err(problem(&found.name, &error, &self.paths))
             }
             _ => Ok(()),
         }
@@ -189,19 +215,18 @@ impl Models {
         let guard = LoadGuard(Some(Arc::clone(&slot)));
         let name = found.name.clone();
         if let Err(reason) = &found.summary {
-            let sentence = format!("model `{name}` cannot be served: {reason}");
-            return guard.end(Err(Problem::Defect(sentence)));
+            return guard.end(Err(Problem::broken(&name, reason)));
         }
+        let paths = Arc::clone(&self.paths);
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
         let load = move || {
             tracing::info!("loading `{name}`");
             let mut progress = |progress| slot.progress(progress);
             let result = loader.load(&source, &mut progress, Arc::new(StatsCell::default()));
-            let result = result.map_err(|error| problem(&name, &error));
-            if let Err(problem) = &result {
-                tracing::warn!("{}", problem.sentence());
+            if let Err(error) = &result {
+                tracing::warn!("model `{name}` cannot be loaded: {error}");
             }
-            guard.end(result);
+            guard.end(result.map_err(|error| problem(&name, &error, &paths)));
         };
         // Not one of the runtime's threads: a server that stops must not wait for a load that takes minutes. One that
         // cannot start drops the guard, which fails the load.
@@ -219,9 +244,18 @@ impl Models {
             return Ok(lease);
         }
         let found = self.find(name).await?;
+        let slot = self.slot(name);
         for _ in 0..LOADS_MAX {
+            let revocations = slot.revocations();
             self.start_loading(&found);
-            self.slot(name).settled().await?;
+            tokio::select! {
+                biased;
+                () = slot.revoked_since(revocations) => {
+                    let sentence = format!("model `{name}` was unloaded while it was loading");
+                    return Err(Problem::Withdrawn(sentence));
+                }
+                settled = slot.settled() => settled?,
+            }
             if let Some(lease) = self.lease_if_loaded(name) {
                 return Ok(lease);
             }
@@ -237,21 +271,24 @@ impl Models {
             return Some(lease);
         }
         drop(lease);
-        slot.discard_lost();
+        discard_lost(name, &slot);
         None
     }
 
     /// Unloads: new requests wait for another load, running ones finish, or end now with `force`. Memory is given back
-    /// when this returns. `false`: it was not loaded.
+    /// when this returns. `false`: it was not loaded. With `force`, a load that is under way is given up too.
     pub(crate) async fn unload(&self, name: &str, force: bool) -> bool {
         let Some(slot) = self.known_slot(name) else { return false };
-        let Some(loaded) = slot.begin_unloading() else { return false };
+        if force && slot.give_up_loading() {
+            // The loading thread drops what it has loaded; it hears of this when it is done, not before.
+            let _ = slot.settled().await;
+            tracing::info!("gave up loading `{name}`");
+            return true;
+        }
+        let Some(loaded) = slot.begin_unloading(force) else { return false };
         let name = name.to_owned();
         // A task of its own: an unload that was begun is ended, whether or not the client waits for it.
         let unloading = tokio::spawn(async move {
-            if force {
-                slot.revoke();
-            }
             slot.unused().await;
             let loaded = alone(loaded).await;
             let _ = tokio::task::spawn_blocking(move || loaded.end()).await;
@@ -296,8 +333,17 @@ fn binary_modified() -> SystemTime {
     binary.and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-fn problem(name: &str, error: &hadal_engine::Error) -> Problem {
-    let sentence = format!("model `{name}` cannot be loaded: {error}");
+/// A model whose thread has ended by itself is in error until somebody asks for it again.
+fn discard_lost(name: &str, slot: &Slot) {
+    let sentence = format!("model `{name}` was lost; the next request loads it again");
+    if slot.discard_lost(Problem::Unusable(sentence)) {
+        tracing::error!("model `{name}` was lost");
+    }
+}
+
+fn problem(name: &str, error: &hadal_engine::Error, paths: &Paths) -> Problem {
+    let error_shown = paths.hide(&error.to_string());
+    let sentence = format!("model `{name}` cannot be loaded: {error_shown}");
     match error.kind() {
         ErrorKind::Memory => Problem::Memory(sentence),
         _ => Problem::Unusable(sentence),

@@ -91,6 +91,31 @@ async fn a_vanished_client_gives_its_pages_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_lost_is_in_error_until_it_is_asked_for_again() {
+    let server = demo().await;
+    let file = server.root.path().join("real/model.safetensors");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(100_000).unwrap();
+    let answer = server.post("/api/generate", &question(1)).await;
+    let last = answer.last();
+    assert_eq!(last["finish_reason"], "error");
+    let sentence = last["error"].as_str().unwrap();
+    assert!(sentence.starts_with("real/model.safetensors: "), "{sentence}");
+    let status = server.get("/api/models/real/status").await.json();
+    assert_eq!((&status["status"], &status["loaded"]), (&json!("error"), &json!(false)));
+    std::fs::write(&file, whole).unwrap();
+    // A listing is used again for half a second.
+    server
+        .until("/api/models/real/status", |answer| {
+            let error = answer.json()["error"].clone();
+            error.as_str().is_some_and(|error| error.contains("was lost"))
+        })
+        .await;
+    assert_eq!(server.post("/api/generate", &question(1)).await.last()["finish_reason"], "stop");
+    assert_eq!(server.get("/api/models/real/status").await.json()["loaded"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_demo_answers_in_sentences() {
     let server = demo().await;
     let ask = async |message: &str| {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hadal_tests::client::{Call, read_to_end, read_until};
+use hadal_tests::client::{Call, parse, read_to_end, read_until};
 use hadal_tests::scripted::{Act, Gate, PATIENCE, Script};
 use hadal_tests::server::{Server, Setup, copy_model, eventually};
 use serde_json::{Value, json};
@@ -50,7 +50,11 @@ async fn a_load_that_panics_is_an_error_and_can_be_tried_again() {
 async fn what_cannot_be_read_ends_in_its_status_and_the_last_event() {
     let server = Server::scripted(Script::default()).await;
     std::fs::write(server.root.path().join("best.pt"), "x").unwrap();
-    assert_eq!(server.post("/api/models/best.pt/load", &json!({})).await.status, 202);
+    let refused = server.post("/api/models/best.pt/load", &json!({})).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("model_unusable")));
+    let path = server.get("/api/models/best.pt/status").await.json()["path"].clone();
+    let older = server.post("/api/load_model", &json!({ "checkpoint_path": path })).await;
+    assert_eq!((older.status, &older.json()["error"]), (503, &refused.json()["error"]));
     let status = server.get("/api/models/best.pt/status").await.json();
     assert_eq!((&status["status"], &status["loaded"]), (&json!("error"), &json!(false)));
     let answer = server.post("/api/generate", &json!({ "message": "x", "model": "best.pt" })).await;
@@ -133,6 +137,58 @@ async fn a_server_that_stops_while_a_model_loads_finishes_what_was_begun() {
     let rest = String::from_utf8(read_to_end(&mut stream).await).unwrap();
     assert!(rest.contains("\"finish_reason\":\"stop\""), "{rest}");
     server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answers_who_waits_for_a_load() {
+    let setup = Setup { drain: Duration::from_millis(50), ..Setup::default() };
+    let script = Script { loading: Some(Gate::default()), ..Script::default() };
+    let mut server = Server::with(script, setup).await;
+    let mut whole = Call::new("POST", CHAT).json(&chat(false)).open(server.address).await;
+    let mut streamed = Call::new("POST", CHAT).json(&chat(true)).open(server.address).await;
+    eventually("the load begins", || server.script.loads.load(Ordering::SeqCst) == 1).await;
+    server.stop();
+    for waiting in [&mut whole, &mut streamed] {
+        let answer = parse(&read_to_end(waiting).await);
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("draining")));
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_forced_unload_gives_a_load_up() {
+    let loading = Gate::default();
+    let script = Script { loading: Some(loading.clone()), ..Script::default() };
+    let server = Server::scripted(script).await;
+    let call = Call::new("POST", "/api/generate").json(&json!({ "message": "x" }));
+    let mut streamed = call.open(server.address).await;
+    read_until(&mut streamed, ": loading").await;
+    let mut whole = Call::new("POST", CHAT).json(&chat(false)).open(server.address).await;
+    eventually("the load begins", || server.script.loads.load(Ordering::SeqCst) == 1).await;
+    let gentle = server.post("/api/models/sft/demo/unload", &json!({})).await.json();
+    assert_eq!(gentle["success"], false);
+    assert!(gentle["message"].as_str().unwrap().contains("force=true"), "{gentle}");
+    // The chat request may be on its way yet.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let unload = Call::new("POST", "/api/models/sft/demo/unload?force=true");
+    let mut unloading = unload.open(server.address).await;
+    // Who waits hears of it at once, not when the load is done.
+    let rest = String::from_utf8(read_to_end(&mut streamed).await).unwrap();
+    assert!(rest.contains("\"finish_reason\":\"cancelled\""), "{rest}");
+    let answer = parse(&read_to_end(&mut whole).await);
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("model_unloaded")));
+    assert_eq!(server.script.ends.load(Ordering::SeqCst), 0);
+    loading.open();
+    let unloaded = parse(&read_to_end(&mut unloading).await).json();
+    assert_eq!(unloaded, json!({ "success": true, "message": "Model sft/demo unloaded" }));
+    assert_eq!(server.script.ends.load(Ordering::SeqCst), 1, "its memory is given back");
+    let status = server.get("/api/models/sft/demo/status").await.json();
+    assert_eq!(status["status"], "not_loaded");
+    assert_eq!(server.script.loads.load(Ordering::SeqCst), 1, "nobody loads it again");
+    // Who comes later does.
+    let answer = server.post("/api/generate", &json!({ "message": "x" })).await;
+    assert_eq!(answer.last()["finish_reason"], "stop");
 }
 
 async fn write(stream: &mut TcpStream, text: &str) {

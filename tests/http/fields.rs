@@ -2,7 +2,7 @@
 
 use hadal_tests::client::Call;
 use hadal_tests::scripted::{Act, Script};
-use hadal_tests::server::{Server, Setup};
+use hadal_tests::server::{Server, Setup, copy_model};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -53,9 +53,44 @@ async fn both_forms_at_once_are_refused() {
         json!({ "message": "a", "prompt": "b" }),
         json!({ "message": "a", "checkpoint_path": "sft/demo" }),
         json!({ "checkpoint_path": "sft/demo" }),
+        json!({ "prompt": "a", "checkpoint_path": "sft/demo", "model": "sft/demo" }),
     ] {
         assert_eq!(server.post("/api/generate", &body).await.status, 400, "{body}");
     }
+}
+
+#[tokio::test]
+async fn a_raw_prompt_goes_to_the_model_it_names() {
+    let server = loaded(vec![Act::Say("hi")]).await;
+    let ask = async |model: &str| {
+        server.post("/api/generate", &json!({ "prompt": "x", "model": model })).await
+    };
+    assert_eq!(ask("nonexistent").await.status, 404);
+    let status = "/api/models/pretrain/base/status";
+    assert_eq!(server.get(status).await.json()["loaded"], false);
+    assert_eq!(ask("pretrain/base").await.text(), "hi");
+    assert_eq!(server.get(status).await.json()["loaded"], true);
+    assert_eq!(ask("").await.text(), "hi");
+}
+
+#[tokio::test]
+async fn what_a_tool_says_is_never_left_out_in_silence() {
+    let acts = vec![Act::Say("hi")];
+    let server = Server::scripted(Script { acts, ..Script::default() }).await;
+    copy_model(server.root.path(), "no/tools");
+    let template =
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
+    let file = server.root.path().join("no/tools/chat_template.jinja");
+    std::fs::write(file, template).unwrap();
+    let body = |model: &str| {
+        json!({ "model": model, "messages": [
+        { "role": "user", "content": "x" }, { "role": "tool", "content": "42" },
+    ] })
+    };
+    let answer = server.post(CHAT, &body("no/tools")).await;
+    let sentence = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(answer.status == 400 && sentence.contains("`tool`"), "{}", answer.body);
+    assert_eq!(server.post(CHAT, &body("sft/demo")).await.status, 200);
 }
 
 #[tokio::test]
@@ -102,7 +137,9 @@ async fn chat_defaults_are_the_checkpoints_then_openais() {
         "presence_penalty": -2, "frequency_penalty": 2, "seed": -1, "logit_bias": { "5": -100 },
         "max_tokens": 3, "max_completion_tokens": 2, "user": "u", "metadata": { "a": "b" }, "n": 1,
         "store": false, "tools": [], "tool_choice": "none", "response_format": { "type": "text" },
-        "logprobs": false, "modalities": ["text"], "stream_options": null,
+        "logprobs": false, "modalities": ["text"], "stream_options": null, "length_penalty": 1,
+        "add_generation_prompt": true, "skip_special_tokens": true, "bad_words": [], "verbosity": "medium",
+        "structured_outputs": null, "use_beam_search": false,
     });
     let answer = server.post(CHAT, &chat(&fields)).await.json();
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
@@ -135,6 +172,19 @@ async fn what_would_change_the_answer_and_is_not_done_is_refused_by_name() {
         ("stop_token_ids", json!([1])),
         ("ignore_eos", json!(true)),
         ("min_tokens", json!(5)),
+        ("structured_outputs", json!({ "choice": ["a"] })),
+        ("allowed_token_ids", json!([1])),
+        ("allowed_token_ids", json!([])),
+        ("bad_words", json!(["x"])),
+        ("add_generation_prompt", json!(false)),
+        ("truncate_prompt_tokens", json!(4)),
+        ("length_penalty", json!(1.5)),
+        ("prediction", json!({ "type": "content", "content": "x" })),
+        ("web_search_options", json!({})),
+        ("verbosity", json!("low")),
+        ("use_beam_search", json!(true)),
+        ("skip_special_tokens", json!(false)),
+        ("include_stop_str_in_output", json!(true)),
         ("temperature", json!(true)),
         ("top_p", json!(0)),
         ("max_tokens", json!(0)),

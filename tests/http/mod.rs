@@ -8,5 +8,7 @@ mod limits;
 mod models;
 mod openai;
 mod page;
+mod prompts;
 mod reluctant;
+mod stalled;
 mod torch_file;

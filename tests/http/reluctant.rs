@@ -53,6 +53,8 @@ async fn stall(server: &Server) -> (TcpStream, String) {
     stream.write_all(head.as_bytes()).await.unwrap();
     let head = read_until(&mut stream, "\r\n\r\n").await;
     let id = head.lines().find_map(|line| line.strip_prefix("x-task-id: ")).unwrap().to_owned();
+    // The head comes before the prompt is encoded.
+    eventually("the request runs", || !server.script.seen.lock().unwrap().is_empty()).await;
     (stream, id)
 }
 
@@ -214,6 +216,7 @@ async fn one_http2_stream_that_leaves_frees_its_place_and_no_other() {
         sender.send_request(request).await.unwrap()
     };
     let (leaving, mut staying) = (ask(sender.clone()).await, ask(sender.clone()).await);
+    eventually("both run", || server.script.seen.lock().unwrap().len() == 2).await;
     drop(leaving);
     abandoned(&server).await;
     let task = json!({ "task_id": staying.headers()["x-task-id"].to_str().unwrap() });

@@ -58,6 +58,30 @@ fn message(value: &Value) -> Option<Message> {
 }
 
 #[test]
+fn what_no_context_can_hold_is_refused_before_it_is_encoded_and_nothing_else() {
+    let case = "v3-tied-f32";
+    for entry in golden(case, "encode").iter().step_by(4) {
+        let input = entry["text"].as_str().unwrap();
+        let long = input.repeat((66 << 10) / input.len().max(1) + 1);
+        let all = open(case).encode_raw(&long).unwrap();
+        let fits = open(case).within(all.tokens.len() + 1);
+        assert_eq!(fits.encode_raw(&long).unwrap(), all, "{input:?}");
+    }
+    // 8 MiB would take seconds, and a gigabyte.
+    let (tight, huge) = (open(case).within(512), "a".repeat(8 << 20));
+    let refused = [
+        tight.encode_raw(&huge).unwrap_err(),
+        tight.encode_chat(&[Message { role: Role::User, content: huge }]).unwrap_err(),
+    ];
+    for error in refused.map(|error| error.to_string()) {
+        assert!(error.starts_with("prompt of at least "), "{error}");
+        assert!(error.ends_with(" tokens is over this model's 511"), "{error}");
+    }
+    // A short one is counted exactly.
+    assert!(tight.encode_raw(&"a".repeat(60 << 10)).unwrap().tokens.len() > 512);
+}
+
+#[test]
 fn encodings_and_decodings_are_the_references() {
     for case in CASES.into_iter().chain([PLAIN, KIMI]).chain(MINI) {
         let text = open(case);
@@ -194,6 +218,15 @@ fn no_role_but_the_assistants_writes_control_tokens() {
     for case in CASES.into_iter().chain([PLAIN]) {
         let (text, controls) = (open(case), controls(case));
         for role in [Role::User, Role::System, Role::Tool] {
+            // What a tool says is refused where the template would leave it out.
+            let is_known = role != Role::Tool || case != "v2-lite-f32";
+            let tried =
+                text.encode_chat(&chat(&[(Role::User, "a"), (role, "x"), (Role::User, "b")]));
+            assert_eq!(tried.is_ok(), is_known, "{case}: {role:?}");
+            if !is_known {
+                assert!(tried.unwrap_err().to_string().contains("`tool`"), "{case}");
+                continue;
+            }
             let count = |content: &str| {
                 let turns = chat(&[(Role::User, "a"), (role, content), (Role::User, "b")]);
                 let encoded = text.encode_chat(&turns).unwrap();

@@ -9,6 +9,7 @@ mod bytes;
 mod controls;
 mod detokenizer;
 mod jinja;
+mod longest;
 mod marks;
 mod runner;
 pub mod stop;
@@ -29,6 +30,9 @@ use crate::step::TokenId;
 use marks::{Rendered, after_one_space};
 use template::Template;
 use tokenizer::{Piece, Tokenizer};
+
+/// Texts up to this are encoded whatever the context: it takes little, and the refusal tells their exact length.
+const COUNTED_BYTES_MAX: usize = 64 << 10;
 
 /// Who said it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +74,8 @@ pub struct Text {
     /// What raw text begins with.
     begin: Option<TokenId>,
     eos: Vec<TokenId>,
+    /// Texts that are more tokens than this for certain are refused before they are encoded.
+    context_tokens: usize,
 }
 
 impl Text {
@@ -105,23 +111,32 @@ impl Text {
             || tokenizer.encode_raw("")?.first().copied() == bos_id;
         let begin = bos_id.filter(|_| adds_bos);
         let eos = tokenizer.id(&eos).into_iter().collect();
-        Ok(Self { tokenizer, template, stops, begin, eos })
+        Ok(Self { tokenizer, template, stops, begin, eos, context_tokens: usize::MAX })
+    }
+
+    /// Refuses from now on what is too long for a context of so many tokens by its bytes alone, before it is encoded:
+    /// for a long text that takes seconds and some hundred times its size in memory.
+    #[must_use]
+    pub fn within(self, context_tokens: usize) -> Self {
+        Self { context_tokens, ..self }
     }
 
     /// A conversation, rendered by the template (else as plain `Human:` / `Assistant:` turns) and encoded, ending
     /// where the assistant begins.
     ///
     /// # Errors
-    /// What the template refuses, or the limits it hit.
+    /// What the template refuses, or the limits it hit; a tool's message that it has no place for;
+    /// [`Error::PromptTooLarge`].
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Encoded> {
         let controls = self.tokenizer.controls();
         let marked: Vec<Message> =
             messages.iter().map(|message| marks::mark(controls, message)).collect();
         let (marked, begin) = match &self.template {
-            Some(template) => (template.render(marked)?, None),
+            Some(template) => (rendered(template, marked)?, None),
             None => (plain_turns(&marked), self.begin),
         };
         let rendered = marks::unmark(controls, &marked);
+        self.check_length(&rendered.text)?;
         let pieces = self.tokenizer.encode(&rendered)?;
         let decode_spans = spans(&rendered, &pieces, begin.iter().count());
         let tokens = begin.into_iter().chain(pieces.into_iter().map(|(id, _)| id)).collect();
@@ -132,13 +147,22 @@ impl Text {
     /// put in front where the tokenizer or its configuration asks for it.
     ///
     /// # Errors
-    /// What the tokenizer refuses.
+    /// What the tokenizer refuses; [`Error::PromptTooLarge`].
     pub fn encode_raw(&self, prompt: &str) -> Result<Encoded> {
+        self.check_length(prompt)?;
         let mut tokens = self.tokenizer.encode_raw(prompt)?;
         if let Some(begin) = self.begin.filter(|begin| tokens.first() != Some(begin)) {
             tokens.insert(0, begin);
         }
         Ok(Encoded { tokens, decode_spans: Vec::new() })
+    }
+
+    fn check_length(&self, text: &str) -> Result<()> {
+        let at_least = self.tokenizer.tokens_at_least(text.len());
+        if text.len() <= COUNTED_BYTES_MAX || at_least < self.context_tokens {
+            return Ok(());
+        }
+        Err(Error::PromptTooLarge { at_least, max: self.context_tokens.saturating_sub(1) })
     }
 
     /// Stop strings the chat form brings along (`\n\nHuman:` for plain turns).
@@ -168,6 +192,21 @@ impl Text {
         text.push_str(&detokenizer.finish());
         text
     }
+}
+
+/// A conversation through the template. What a tool said is never left out in silence: many templates know no tools.
+fn rendered(template: &Template, messages: Vec<Message>) -> Result<String> {
+    let is_tool = |message: &Message| message.role == Role::Tool;
+    if !messages.iter().any(is_tool) {
+        return template.render(messages);
+    }
+    let others = messages.iter().filter(|message| !is_tool(message)).cloned().collect();
+    let text = template.render(messages)?;
+    if template.render(others).is_ok_and(|without| without == text) {
+        let problem = "it has no place for messages of the role `tool`";
+        return Err(Error::Template { problem: problem.into() });
+    }
+    Ok(text)
 }
 
 /// A token of `tokenizer_config.json`: text, or an object with `content`.

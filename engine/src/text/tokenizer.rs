@@ -15,6 +15,7 @@ use tokenizers::Tokenizer as Inner;
 
 use super::bytes::ByteTable;
 use super::controls::{Controls, is_control};
+use super::longest::longest_token_bytes;
 use super::marks::Rendered;
 use super::tiktoken;
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub(super) struct Tokenizer {
     control_ids: HashSet<TokenId>,
     /// `None` when ids have no bytes of their own.
     bytes: Option<ByteTable>,
+    /// The most bytes of a text that one token covers; `None` where that has no bound.
+    longest: Option<usize>,
 }
 
 /// An id, and the bytes of the text it covers.
@@ -62,6 +65,7 @@ impl Tokenizer {
             .collect();
         let control_ids: HashSet<TokenId> = added.iter().map(|(_, id)| *id).collect();
         let bytes = ByteTable::new(&inner, value.get("decoder"));
+        let longest = longest_token_bytes(&inner, &value);
         for token in
             value.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten()
         {
@@ -74,7 +78,13 @@ impl Tokenizer {
         }
         let mut plain = read(&serde_json::to_vec(&value).map_err(error)?)?;
         plain.set_encode_special_tokens(true);
-        Ok(Self { inner, plain, controls: Controls::new(added.into_iter()), control_ids, bytes })
+        let controls = Controls::new(added.into_iter());
+        Ok(Self { inner, plain, controls, control_ids, bytes, longest })
+    }
+
+    /// The fewest tokens that a text of so many bytes can be; 0 where that is not known.
+    pub(super) fn tokens_at_least(&self, n_byte: usize) -> usize {
+        self.longest.map_or(0, |longest| n_byte.div_ceil(longest.max(1)))
     }
 
     /// Reads `tiktoken.model`, with the special tokens of `tokenizer_config.json`.

@@ -66,15 +66,16 @@ pub struct EngineHandle {
     limits: HandleLimits,
     biases_max: usize,
     stop_tokens_max: usize,
-    /// `None` over a scripted engine: the channel's own bound is the queue.
-    door: Option<Arc<Door>>,
+    door: Arc<Door>,
 }
 
 impl EngineHandle {
-    /// A handle over any receiver of commands: a scripted engine in tests is one.
+    /// A handle over any receiver of commands: a scripted engine in tests is one. At most `queue_max` requests are live
+    /// at a time, as many as the channel has room for may wait in it.
     pub fn new(commands: SyncSender<Command>, limits: HandleLimits) -> Self {
         let Limits { biases_max, stop_tokens_max, .. } = Limits::default();
-        Self { commands, limits, biases_max, stop_tokens_max, door: None }
+        let door = Door::new(limits.queue_max);
+        Self { commands, limits, biases_max, stop_tokens_max, door }
     }
 
     /// A handle to a model's thread.
@@ -94,7 +95,7 @@ impl EngineHandle {
             limits: handle_limits,
             biases_max: limits.biases_max,
             stop_tokens_max: limits.stop_tokens_max,
-            door: Some(door),
+            door,
         }
     }
 
@@ -103,18 +104,43 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn submit(&self, mut request: Request) -> std::result::Result<(), Refused> {
+    pub fn submit(&self, request: Request) -> std::result::Result<(), Refused> {
         self.check(&request)?;
-        let busy = Refused::Busy { waiting: self.limits.queue_max, max: self.limits.queue_max };
-        let place = match &self.door {
-            None => None,
-            Some(door) if !door.alive.load(Ordering::Acquire) => return Err(Error::Closed.into()),
-            Some(door) => match Place::take(door) {
-                None => return Err(busy),
-                place => place,
-            },
-        };
-        let is_live = Arc::new(AtomicBool::new(true));
+        self.send(self.reserve()?, request)
+    }
+
+    /// Takes a place in the queue for a request that is still being prepared, so that who finds no place need not
+    /// prepare any.
+    ///
+    /// # Errors
+    /// [`Refused::Busy`], or [`Error::Closed`].
+    pub fn reserve(&self) -> std::result::Result<Place, Refused> {
+        if !self.is_alive() {
+            return Err(Error::Closed.into());
+        }
+        Place::take(&self.door).ok_or(self.busy())
+    }
+
+    /// Queues a request at a place that this handle, or a clone of it, has reserved; otherwise as [`Self::submit`].
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn submit_at(&self, place: Place, request: Request) -> std::result::Result<(), Refused> {
+        debug_assert!(Arc::ptr_eq(&place.0, &self.door), "a place in another model's queue");
+        self.check(&request)?;
+        if !self.is_alive() {
+            return Err(Error::Closed.into());
+        }
+        self.send(place, request)
+    }
+
+    fn busy(&self) -> Refused {
+        Refused::Busy { waiting: self.limits.queue_max, max: self.limits.queue_max }
+    }
+
+    fn send(&self, place: Place, mut request: Request) -> std::result::Result<(), Refused> {
+        let busy = self.busy();
+        let (place, is_live) = (Some(place), Arc::new(AtomicBool::new(true)));
         request.sink = Box::new(LiveSink { inner: request.sink, is_live: is_live.clone(), place });
         self.commands.try_send(Command::Submit(request)).map_err(|error| {
             // The request is still in our hands, inside the error: its sink has nothing to say.
@@ -134,7 +160,7 @@ impl EngineHandle {
 
     /// Whether the model's thread takes requests; `false` once it was lost, or ended.
     pub fn is_alive(&self) -> bool {
-        self.door.as_ref().is_none_or(|door| door.alive.load(Ordering::Acquire))
+        self.door.alive.load(Ordering::Acquire)
     }
 
     /// Everything that the engine behind the channel relies on.
@@ -218,8 +244,8 @@ fn check_sampling(sampling: &Sampling) -> Result<()> {
     biases.try_for_each(|(_, amount)| within("logit_bias", *amount, -AMOUNT_MAX..=AMOUNT_MAX))
 }
 
-/// One of the requests that may be live; given back when dropped.
-struct Place(Arc<Door>);
+/// One of the requests that may be live; given back when dropped, or when the request that took it has ended.
+pub struct Place(Arc<Door>);
 
 impl Place {
     fn take(door: &Arc<Door>) -> Option<Self> {
@@ -351,6 +377,27 @@ mod tests {
         check(|order| order.sampling.frequency = f32::NEG_INFINITY, want);
         let want = "`logit_bias` is NaN, wanted -1000 to 1000";
         check(|order| order.sampling.biases.push((TokenId(1), f32::NAN)), want);
+    }
+
+    #[test]
+    fn a_reserved_place_counts_until_it_is_dropped_or_its_request_has_ended() {
+        let (sender, receiver) = sync_channel(8);
+        let handle = EngineHandle::new(sender, HandleLimits { queue_max: 2, ..LIMITS });
+        let (first, second) = (handle.reserve().unwrap(), handle.reserve().unwrap());
+        let readers = [(); 3].map(|()| Reader::new(4));
+        let request = |n: usize| Order::plain(5, 5).request(readers[n].sink());
+        let is_full = || matches!(handle.reserve(), Err(Refused::Busy { .. }));
+        assert!(is_full());
+        assert!(matches!(handle.submit(request(0)), Err(Refused::Busy { .. })));
+        drop(first);
+        handle.submit(request(1)).unwrap();
+        assert!(is_full());
+        handle.submit_at(second, request(2)).unwrap();
+        assert!(is_full());
+        drop(receiver.recv());
+        let _third = handle.reserve().unwrap();
+        handle.door.close();
+        assert!(matches!(handle.reserve(), Err(Refused::Invalid(Error::Closed))));
     }
 
     #[test]

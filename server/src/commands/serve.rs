@@ -50,7 +50,7 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
     /// A web origin that may call the API from a browser; repeat it for several
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = hadal_server::cors_origin)]
     pub(crate) cors_origin: Vec<String>,
     /// Largest request head, in KiB
     #[arg(long, value_name = "KIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(8..=1024))]

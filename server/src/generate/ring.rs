@@ -4,14 +4,22 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 use hadal_engine::{Event, Sink};
 use tokio::sync::Notify;
 
+/// An event, and when it was emitted: a reader that is behind takes several at once.
+#[derive(Debug, PartialEq)]
+pub(super) struct Emitted {
+    pub(super) event: Event,
+    pub(super) at: Instant,
+}
+
 struct Ring {
     /// One place more than tokens may take: for the last event.
-    events: ArrayQueue<Event>,
+    events: ArrayQueue<Emitted>,
     notify: Notify,
     is_reader_gone: AtomicBool,
     is_writer_gone: AtomicBool,
@@ -33,7 +41,8 @@ pub(super) struct RingSink(Arc<Ring>);
 
 impl Sink for RingSink {
     fn emit(&mut self, event: Event) -> ControlFlow<()> {
-        if self.is_closed() || self.0.events.push(event).is_err() {
+        let emitted = Emitted { event, at: Instant::now() };
+        if self.is_closed() || self.0.events.push(emitted).is_err() {
             return ControlFlow::Break(());
         }
         self.0.notify.notify_one();
@@ -62,10 +71,10 @@ pub(super) struct Reader(Arc<Ring>);
 
 impl Reader {
     /// The next event; `None` when the writer went without a last one.
-    pub(super) async fn next(&self) -> Option<Event> {
+    pub(super) async fn next(&self) -> Option<Emitted> {
         loop {
-            if let Some(event) = self.0.events.pop() {
-                return Some(event);
+            if let Some(emitted) = self.0.events.pop() {
+                return Some(emitted);
             }
             if self.0.is_writer_gone.load(Ordering::Acquire) {
                 // What came between the look and the end.
@@ -127,9 +136,22 @@ mod tests {
             }
         });
         for id in 0..1000 {
-            assert_eq!(reader.next().await, Some(token(id)));
+            assert_eq!(reader.next().await.map(|emitted| emitted.event), Some(token(id)));
         }
         assert_eq!(reader.next().await, None);
         writing.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_event_keeps_the_time_it_was_emitted_at_however_late_it_is_read() {
+        let (mut sink, reader) = ring(8);
+        let pause = std::time::Duration::from_millis(20);
+        for id in 0..2 {
+            assert!(sink.emit(token(id)).is_continue());
+            // Time is what this test is about.
+            std::thread::sleep(pause);
+        }
+        let (first, second) = (reader.next().await.unwrap(), reader.next().await.unwrap());
+        assert!(second.at - first.at >= pause);
     }
 }

@@ -18,6 +18,36 @@ pub(crate) struct Keys {
     is_loopback: AtomicBool,
 }
 
+/// An origin as `--cors-origin` names it: `*`, `null`, or a scheme and a host with nothing behind them.
+///
+/// # Errors
+/// What was found and what is wanted.
+pub fn cors_origin(text: &str) -> Result<String, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is no web origin, wanted one like `https://example.com` or `http://localhost:3000`, or `*`"
+        )
+    };
+    if matches!(text, "*" | "null") {
+        return Ok(text.to_owned());
+    }
+    let origin = text.strip_suffix('/').unwrap_or(text);
+    let (scheme, host) = origin.split_once("://").ok_or_else(wrong)?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    let authority = host.parse::<Authority>().map_err(|_| wrong())?;
+    let is_host = !host.contains(['@', '*']) && !authority.host().is_empty();
+    let is_port = match host.strip_prefix(authority.host()) {
+        Some("") => true,
+        Some(rest) => rest
+            .strip_prefix(':')
+            .and_then(|port| port.parse().ok())
+            .is_some_and(|port: u16| port > 0),
+        None => false,
+    };
+    if is_scheme && is_host && is_port { Ok(origin.to_ascii_lowercase()) } else { Err(wrong()) }
+}
+
 fn hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
@@ -160,6 +190,41 @@ mod tests {
         let foreign = [("host", "localhost:5001"), ("origin", "https://evil.example")];
         assert_eq!(check(&keys, &foreign), Some(403));
         assert_eq!(check(&keys, &[("host", "localhost:5001"), ("origin", "null")]), Some(403));
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host_and_nothing_else() {
+        for (text, want) in [
+            ("https://OK.example/", "https://ok.example"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+            ("*", "*"),
+            ("null", "null"),
+        ] {
+            assert_eq!(cors_origin(text).as_deref(), Ok(want));
+        }
+        for text in [
+            "",
+            "junk",
+            "example.com",
+            "localhost:3000",
+            "https://",
+            "https:///x",
+            "https://a.example/path",
+            "https://a.example?x",
+            "https://a.example#x",
+            "https://u@a.example",
+            "https://a b",
+            "://a",
+            "https://*.example.com",
+            "https://a.example, https://b.example",
+            "http://a:99999",
+            "http://a:",
+        ] {
+            let refused = cors_origin(text).unwrap_err();
+            assert!(refused.contains(&format!("`{text}`")), "{refused}");
+        }
     }
 
     #[test]

@@ -4,9 +4,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,41 +20,74 @@ const TOO_SLOW: &[u8] =
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection's requests are doing.
-#[derive(Clone, Default)]
-pub(super) struct Phase(Arc<Counts>);
+#[derive(Clone)]
+pub(super) struct Phase(Arc<Mutex<Counts>>);
 
-#[derive(Default)]
 struct Counts {
     /// Requests being answered.
-    busy: AtomicUsize,
+    busy: usize,
     /// Requests that have begun or ended: a quick one may do both between two looks.
-    changes: AtomicU64,
+    changes: u64,
+    /// When the last of them did.
+    changed: Instant,
+    /// Who waits for the last answer to end.
+    waiting: Option<Waker>,
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        let counts = Counts { busy: 0, changes: 0, changed: Instant::now(), waiting: None };
+        Self(Arc::new(Mutex::new(counts)))
+    }
 }
 
 impl Phase {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A request has arrived; it is answered when the guard goes.
     pub(super) fn request(&self) -> Busy {
-        self.0.busy.fetch_add(1, Ordering::AcqRel);
-        self.0.changes.fetch_add(1, Ordering::AcqRel);
-        Busy(Arc::clone(&self.0))
+        let mut counts = self.lock();
+        counts.busy += 1;
+        counts.change(Instant::now());
+        drop(counts);
+        Busy { phase: self.clone(), moved: None }
     }
+}
 
-    fn is_busy(&self) -> bool {
-        self.0.busy.load(Ordering::Acquire) > 0
-    }
-
-    fn changes(&self) -> u64 {
-        self.0.changes.load(Ordering::Acquire)
+impl Counts {
+    fn change(&mut self, at: Instant) {
+        self.changes += 1;
+        self.changed = self.changed.max(at);
     }
 }
 
 /// A request being answered.
-pub(crate) struct Busy(Arc<Counts>);
+pub(crate) struct Busy {
+    phase: Phase,
+    /// When its body last moved: from then on the connection is idle, whenever that is noticed. `None` while there is no
+    /// body.
+    moved: Option<Instant>,
+}
+
+impl Busy {
+    /// The client takes the answer.
+    pub(super) fn moves(&mut self) {
+        self.moved = Some(Instant::now());
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::AcqRel);
-        self.0.changes.fetch_add(1, Ordering::AcqRel);
+        let mut counts = self.phase.lock();
+        counts.busy = counts.busy.saturating_sub(1);
+        counts.change(self.moved.unwrap_or_else(Instant::now));
+        let waiting = if counts.busy == 0 { counts.waiting.take() } else { None };
+        drop(counts);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
     }
 }
 
@@ -116,19 +148,27 @@ impl Timed {
 
     /// A wait begins anew with each request and each answer.
     fn look(&mut self) {
-        let changes = self.phase.changes();
+        let counts = self.phase.lock();
+        let (changes, changed) = (counts.changes, counts.changed);
+        drop(counts);
         if self.seen != changes {
             self.seen = changes;
-            self.since = Instant::now();
+            self.since = changed;
             self.has_bytes = false;
         }
     }
 
-    /// When the present wait is over; `None` while a request is being answered (a body has its own deadline).
-    fn deadline(&self) -> Option<Instant> {
-        if self.phase.is_busy() {
+    /// When the present wait is over; `None` while a request is being answered (a body has its own deadline), whose end
+    /// wakes the task.
+    fn deadline(&mut self, context: &Context<'_>) -> Option<Instant> {
+        let mut counts = self.phase.lock();
+        if counts.busy > 0 {
+            counts.waiting = Some(context.waker().clone());
             return None;
         }
+        drop(counts);
+        // An answer may have ended since the last look.
+        self.look();
         // Frames of HTTP/2 need not be a request: there only the preface counts as a head, and nothing but a request
         // makes the wait longer.
         let is_head = self.has_bytes && self.speech != Speech::Http2;
@@ -180,15 +220,7 @@ impl AsyncRead for Timed {
             this.arrived(buffer.filled().get(before..).unwrap_or_default());
             return Poll::Ready(result);
         }
-        let Some(deadline) = this.deadline() else {
-            // An answer's end wakes nobody here: look again when a wait that begins now could at the earliest be over.
-            let wait = this.limits.head_timeout.min(this.limits.idle_timeout);
-            this.read_timer.as_mut().reset(Instant::now() + wait);
-            if this.read_timer.as_mut().poll(context).is_ready() {
-                context.waker().wake_by_ref();
-            }
-            return Poll::Pending;
-        };
+        let Some(deadline) = this.deadline(context) else { return Poll::Pending };
         this.read_timer.as_mut().reset(deadline);
         ready!(this.read_timer.as_mut().poll(context));
         if this.has_bytes && this.speech != Speech::Http2 {
@@ -253,9 +285,9 @@ mod tests {
     #[test]
     fn a_request_that_begins_and_ends_between_two_looks_is_seen() {
         let phase = Phase::default();
-        let before = phase.changes();
+        let before = phase.lock().changes;
         drop(phase.request());
-        assert!(!phase.is_busy());
-        assert_ne!(phase.changes(), before);
+        assert_eq!(phase.lock().busy, 0);
+        assert_ne!(phase.lock().changes, before);
     }
 }

@@ -6,6 +6,7 @@ mod deadline;
 pub(crate) mod reply;
 pub(crate) mod route;
 pub(crate) mod sse;
+mod stall;
 mod target;
 
 use std::convert::Infallible;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use deadline::{Phase, Timed};
+use stall::Streams;
 
 /// Bounds of connections and requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct HttpLimits {
     pub body_bytes: usize,
     /// A body must be whole this long after its head.
     pub body_timeout: Duration,
-    /// A connection without a request is closed after this.
+    /// A connection without a request is closed after this, and an answer of which its client takes nothing ended.
     pub idle_timeout: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
@@ -130,7 +132,7 @@ async fn serve_connection(stream: TcpStream, app: Arc<App>, mut closing: watch::
         let (app, busy) = (Arc::clone(&app), phase.request());
         async move { Ok::<_, Infallible>(route::answer(&app, request, busy).await) }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(Streams { idle_timeout: limits.idle_timeout });
     builder
         .http1()
         .max_buf_size(limits.head_bytes.max(8192))

@@ -114,6 +114,10 @@ impl From<crate::models::Problem> for Refusal {
             Problem::Unusable(sentence) | Problem::Defect(sentence) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unusable", sentence)
             }
+            Problem::Withdrawn(sentence) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_unloaded", sentence)
+                    .retry_after(Duration::from_secs(1))
+            }
             Problem::Memory(sentence) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_enough_memory", sentence)
                     .retry_after(Duration::from_secs(30))

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -17,6 +18,7 @@ use hyper::{Method, Request, StatusCode, Version};
 use super::body;
 use super::deadline::Busy;
 use super::reply::{Body, Refusal, Reply, empty, with_header};
+use super::stall::Clock;
 use super::target::Target;
 use crate::api::{openai, ops, page};
 use crate::app::{Activity, App};
@@ -46,7 +48,10 @@ pub(crate) async fn answer(app: &Arc<App>, request: Request<Incoming>, busy: Bus
     if is_head {
         reply = without_body(reply);
     }
-    reply.map(|body| Guarded { body, _guards: (activity, busy) }.boxed())
+    let clock = Clock::current();
+    let idle_timeout = app.limits.idle_timeout;
+    let guarded = |body| Guarded { body, busy, clock, idle_timeout, _activity: activity };
+    reply.map(|body| guarded(body).begun().boxed())
 }
 
 /// Lets pages of the origins on the list read the answer.
@@ -142,10 +147,31 @@ async fn respond(app: &Arc<App>, request: Request<Incoming>, target: Target) -> 
     result.unwrap_or_else(|refusal| target.refuse(&refusal))
 }
 
-/// A body that holds what must live as long as it does.
+/// A body that holds what must live as long as it does, and notes when its client takes of it.
 struct Guarded {
     body: Body,
-    _guards: (Activity, Busy),
+    busy: Busy,
+    clock: Option<Clock>,
+    idle_timeout: Duration,
+    _activity: Activity,
+}
+
+impl Guarded {
+    /// The first part of it may be there to send.
+    fn begun(mut self) -> Self {
+        self.moves(true);
+        self
+    }
+
+    /// Somebody asks for more, and may get something.
+    fn moves(&mut self, has_frame: bool) {
+        self.busy.moves();
+        match &self.clock {
+            Some(clock) if has_frame => clock.wind(self.idle_timeout),
+            Some(clock) => clock.wind_until_alive(self.idle_timeout),
+            None => {}
+        }
+    }
 }
 
 impl HttpBody for Guarded {
@@ -156,7 +182,9 @@ impl HttpBody for Guarded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.moves(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

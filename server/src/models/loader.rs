@@ -98,7 +98,8 @@ impl Loader for EngineLoader {
         if let Some(warning) = &engine.info.warning {
             tracing::warn!("{warning}");
         }
-        let text = Arc::new(Text::open(&std::mem::take(&mut engine.text))?);
+        let text = Text::open(&std::mem::take(&mut engine.text))?;
+        let text = Arc::new(text.within(engine.info.context_length));
         let (handle, info) = (engine.handle.clone(), engine.info.clone());
         Ok(Loaded { handle, text, info, stats, end: Box::new(move || engine.join()) })
     }

@@ -22,8 +22,8 @@ pub(crate) enum State {
 pub(crate) struct Slot {
     state: watch::Sender<State>,
     users: watch::Sender<usize>,
-    /// Users are asked to let go: a forced unload.
-    is_revoked: watch::Sender<bool>,
+    /// How often users and who waits were asked to let go: forced unloads.
+    revocations: watch::Sender<u64>,
 }
 
 impl Default for Slot {
@@ -31,7 +31,7 @@ impl Default for Slot {
         Self {
             state: watch::Sender::new(State::NotLoaded),
             users: watch::Sender::new(0),
-            is_revoked: watch::Sender::new(false),
+            revocations: watch::Sender::new(0),
         }
     }
 }
@@ -53,15 +53,45 @@ impl Slot {
     }
 
     pub(super) fn progress(&self, progress: Progress) {
-        self.state.send_replace(State::Loading(progress));
+        // Not when the load was given up.
+        self.end_loading(|| State::Loading(progress));
     }
 
     fn finish(&self, loaded: Loaded) {
-        self.state.send_replace(State::Loaded(Arc::new(loaded)));
+        let mut loaded = Some(Arc::new(loaded));
+        self.end_loading(|| loaded.take().map_or(State::NotLoaded, State::Loaded));
+        // Given up meanwhile: nobody else has seen it.
+        if let Some(unwanted) = loaded.and_then(Arc::into_inner) {
+            unwanted.end();
+            self.finish_unloading();
+        }
     }
 
     fn fail(&self, problem: Problem) {
-        self.state.send_replace(State::Failed(problem));
+        if !self.end_loading(|| State::Failed(problem)) {
+            self.finish_unloading();
+        }
+    }
+
+    /// Puts another state in the place of loading; `false` when the load was given up.
+    fn end_loading(&self, next: impl FnOnce() -> State) -> bool {
+        self.state.send_if_modified(|state| {
+            let is_wanted = matches!(state, State::Loading(_));
+            if is_wanted {
+                *state = next();
+            }
+            is_wanted
+        })
+    }
+
+    /// Gives a load up: who waits for it is told at once, its memory goes when the loading thread is done. `false`
+    /// when nothing is loading.
+    pub(super) fn give_up_loading(&self) -> bool {
+        let is_given_up = self.end_loading(|| State::Unloading);
+        if is_given_up {
+            self.revoke();
+        }
+        is_given_up
     }
 
     /// Waits for the end of a load or an unload.
@@ -78,24 +108,29 @@ impl Slot {
 
     /// The loaded model, kept while the lease lives.
     pub(super) fn lease(self: Arc<Self>) -> Option<Lease> {
-        let mut leased = None;
+        let (mut leased, mut revocations) = (None, 0);
         // Under the state's own lock: an unload that comes after sees the user, one that came before is seen here.
         self.state.send_if_modified(|state| {
             if let State::Loaded(loaded) = state {
                 self.users.send_modify(|n| *n += 1);
                 leased = Some(Arc::clone(loaded));
+                revocations = self.revocations();
             }
             false
         });
-        leased.map(|loaded| Lease { loaded: Some(loaded), slot: Arc::clone(&self) })
+        let slot = Arc::clone(&self);
+        leased.map(|loaded| Lease { loaded: Some(loaded), slot, revocations })
     }
 
-    /// Takes the unload upon the caller; `None` when the model is not loaded.
-    pub(super) fn begin_unloading(&self) -> Option<Arc<Loaded>> {
+    /// Takes the unload upon the caller, and with `force` asks all users to let go; `None` when the model is not loaded.
+    pub(super) fn begin_unloading(&self, force: bool) -> Option<Arc<Loaded>> {
         let mut taken = None;
         self.state.send_if_modified(|state| match std::mem::replace(state, State::Unloading) {
             State::Loaded(loaded) => {
                 taken = Some(loaded);
+                if force {
+                    self.revoke();
+                }
                 true
             }
             other => {
@@ -106,25 +141,35 @@ impl Slot {
         taken
     }
 
-    /// Asks all users to let go.
-    pub(super) fn revoke(&self) {
-        self.is_revoked.send_replace(true);
+    /// Asks all who use the model now, or wait for it, to let go.
+    fn revoke(&self) {
+        self.revocations.send_modify(|n| *n += 1);
+    }
+
+    /// How often users were asked to let go.
+    pub(super) fn revocations(&self) -> u64 {
+        *self.revocations.borrow()
+    }
+
+    /// Waits until users are asked to let go once more.
+    pub(super) async fn revoked_since(&self, revocations: u64) {
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.revocations.subscribe().wait_for(|n| *n != revocations).await;
     }
 
     pub(super) fn finish_unloading(&self) {
-        self.is_revoked.send_replace(false);
         self.state.send_replace(State::NotLoaded);
     }
 
-    /// Forgets a model whose thread has ended by itself.
-    pub(super) fn discard_lost(&self) {
+    /// Puts an error in the place of a model whose thread has ended by itself; `false` when it has not.
+    pub(super) fn discard_lost(&self, problem: Problem) -> bool {
         self.state.send_if_modified(|state| {
             let is_lost = matches!(state, State::Loaded(loaded) if !loaded.handle.is_alive());
             if is_lost {
-                *state = State::NotLoaded;
+                *state = State::Failed(problem);
             }
             is_lost
-        });
+        })
     }
 
     /// Waits until nobody uses the model.
@@ -137,6 +182,8 @@ impl Slot {
 pub(crate) struct Lease {
     loaded: Option<Arc<Loaded>>,
     slot: Arc<Slot>,
+    /// When it was taken, counted in revocations.
+    revocations: u64,
 }
 
 impl Lease {
@@ -149,8 +196,7 @@ impl Lease {
 
     /// Waits until the model is wanted back.
     pub(crate) async fn revoked(&self) {
-        // The sender lives as long as the slot, so this cannot fail.
-        let _ = self.slot.is_revoked.subscribe().wait_for(|is_revoked| *is_revoked).await;
+        self.slot.revoked_since(self.revocations).await;
     }
 }
 

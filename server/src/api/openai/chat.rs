@@ -25,7 +25,14 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
     let fields = Fields(body::json_object(request, &app.limits).await?);
     let asked = ChatRequest::parse(&fields)?;
     let name = app.models.resolve(asked.model.as_deref()).to_owned();
-    let lease = lease(app, &name).await?;
+    let cancel = Cancel::default();
+    // In the table before anything is waited for, so that a server that stops can end it; no client knows the id.
+    let task = Generations::enter(app, Form::Current, cancel.clone());
+    let lease = tokio::select! {
+        biased;
+        ended = cancel.wait() => return Err(refused(NotBegun::Ended(ended))),
+        lease = lease(app, &name) => lease?,
+    };
     let sampling = asked.sampling(&lease.loaded().info.generation);
     let (stream, include_usage) = (asked.stream, asked.include_usage);
     let ask = Ask {
@@ -34,11 +41,8 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
         max_tokens: asked.max_tokens,
         stops: asked.stops,
     };
-    let cancel = Cancel::default();
-    let started = generate::start(lease, ask, cancel.clone(), Arc::clone(&app.metrics)).await;
-    let generation = started.map_err(refused)?;
-    // In the table so that a server that stops can end it; no client knows the id.
-    let task = Generations::enter(app, Form::Current, cancel);
+    let queued = generate::queue(lease).map_err(refused)?;
+    let generation = generate::start(app, queued, ask, cancel).await.map_err(refused)?;
     let created = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
     let head = Head { id: format!("chatcmpl-{}", task.id), created, model: name };
     if stream {
@@ -66,9 +70,11 @@ async fn lease(app: &Arc<App>, name: &str) -> Result<Lease, Refusal> {
 fn refused(refused: NotBegun) -> Refusal {
     match refused {
         NotBegun::Busy(sentence) => busy(sentence),
+        NotBegun::Ended(ended) => unfinished(&ended),
         NotBegun::Invalid(error) => {
             let code = match &error {
-                hadal_engine::Error::PromptTooLong { .. } => "context_length_exceeded",
+                hadal_engine::Error::PromptTooLong { .. }
+                | hadal_engine::Error::PromptTooLarge { .. } => "context_length_exceeded",
                 hadal_engine::Error::Closed | hadal_engine::Error::Internal { .. } => {
                     return Refusal::new(
                         StatusCode::SERVICE_UNAVAILABLE,
@@ -85,21 +91,22 @@ fn refused(refused: NotBegun) -> Refusal {
 
 /// An answer that ended before its end; `None`: it is whole.
 fn broken(ended: &Ended) -> Option<Refusal> {
+    (!matches!(ended, Ended::Stop | Ended::Length)).then(|| unfinished(ended))
+}
+
+/// Why there is no whole answer.
+fn unfinished(ended: &Ended) -> Refusal {
     match ended {
-        Ended::Stop | Ended::Length => None,
-        Ended::Cancelled => Some(
-            Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "model_unloaded",
-                "the model was unloaded before the answer was complete",
-            )
-            .retry_after(Duration::from_secs(1)),
-        ),
-        Ended::Error(sentence) => Some(Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "generation_failed",
-            sentence.clone(),
-        )),
+        Ended::Stopping => Refusal::draining(),
+        Ended::Error(sentence) => {
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", sentence.clone())
+        }
+        Ended::Cancelled | Ended::Stop | Ended::Length => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "model_unloaded",
+            "the model was unloaded before the answer was complete",
+        )
+        .retry_after(Duration::from_secs(1)),
     }
 }
 

@@ -11,13 +11,20 @@ use crate::generate;
 use crate::http::reply::Refusal;
 
 /// Fields that would change the answer and that nothing here does yet.
-const UNSUPPORTED: [&str; 25] = [
+const UNSUPPORTED: [&str; 47] = [
+    "add_generation_prompt",
+    "add_special_tokens",
+    "allowed_token_ids",
     "audio",
+    "bad_words",
     "best_of",
     "chat_template",
     "chat_template_kwargs",
     "continue_final_message",
+    "documents",
+    "ebnf",
     "echo",
+    "enable_thinking",
     "function_call",
     "functions",
     "grammar",
@@ -26,17 +33,32 @@ const UNSUPPORTED: [&str; 25] = [
     "guided_json",
     "guided_regex",
     "ignore_eos",
+    "include_stop_str_in_output",
+    "json_schema",
+    "length_penalty",
+    "logits_processors",
     "logprobs",
     "min_tokens",
     "modalities",
     "n",
+    "prediction",
     "prompt_logprobs",
+    "reasoning",
     "reasoning_effort",
+    "regex",
     "response_format",
+    "skip_special_tokens",
     "stop_token_ids",
+    "structured_outputs",
+    "thinking",
     "tool_choice",
     "tools",
     "top_logprobs",
+    "truncate_prompt_tokens",
+    "typical_p",
+    "use_beam_search",
+    "verbosity",
+    "web_search_options",
 ];
 
 /// Whether a value of such a field leaves the answer as it is.
@@ -44,11 +66,15 @@ fn changes_nothing(field: &str, value: &Value) -> bool {
     let is_empty = value.as_array().is_some_and(Vec::is_empty)
         || value.as_object().is_some_and(serde_json::Map::is_empty);
     match field {
-        "n" | "best_of" => value == 1,
+        "n" | "best_of" | "length_penalty" | "typical_p" => value.as_f64() == Some(1.0),
         "tool_choice" | "function_call" => value == "none" || value == "auto",
         "response_format" => value.get("type").is_some_and(|kind| kind == "text"),
         "modalities" => value.as_array().is_some_and(|list| list.iter().all(|kind| kind == "text")),
         "top_logprobs" | "min_tokens" => value == 0,
+        "verbosity" => value == "medium",
+        "add_generation_prompt" | "skip_special_tokens" => value == true,
+        // An empty list allows nothing, empty options are the defaults of what they turn on.
+        "allowed_token_ids" | "web_search_options" => false,
         _ => is_empty || value == false,
     }
 }

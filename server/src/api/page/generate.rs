@@ -14,7 +14,7 @@ use super::older;
 use super::stream::{Beginning, Stream};
 use crate::api::fields::{Fields, wrong};
 use crate::app::App;
-use crate::generate::{self, Ask, Cancel, Generation, NotBegun, Prompt};
+use crate::generate::{self, Ask, Cancel, NotBegun, Prompt};
 use crate::generations::{Form, Generations};
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json, with_header};
@@ -40,8 +40,7 @@ impl GenerateRequest {
         }
         let (model, prompt, form) = if is_older {
             let prompt = Prompt::Raw(fields.required_text("prompt")?.to_owned());
-            let model = older::name_of(app, fields.text("checkpoint_path")?).await?;
-            (model, prompt, Form::Older)
+            (older_model(app, fields).await?, prompt, Form::Older)
         } else {
             let model = app.models.resolve(fields.text("model")?).to_owned();
             (model, Prompt::Chat(conversation(fields)?), Form::Current)
@@ -49,6 +48,18 @@ impl GenerateRequest {
         let max_tokens = fields.integer("max_new_tokens", 1, 1_000_000)?.unwrap_or(512) as u32;
         let ask = Ask { prompt, sampling: sampling(fields)?, max_tokens, stops: fields.stops()? };
         Ok(Self { model, form, ask })
+    }
+}
+
+/// The model of a raw prompt: by its path, or by its name as in the current form.
+async fn older_model(app: &Arc<App>, fields: &Fields) -> Result<String, Refusal> {
+    let (name, path) = (fields.text("model")?, fields.text("checkpoint_path")?);
+    match (name.filter(|name| !name.is_empty()), path.filter(|path| !path.is_empty())) {
+        (Some(_), Some(_)) => Err(Refusal::malformed(
+            "`model` and `checkpoint_path` both name a model: one of them is wanted",
+        )),
+        (Some(name), None) => Ok(name.to_owned()),
+        (None, path) => older::name_of(app, path).await,
     }
 }
 
@@ -121,9 +132,12 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
             app.models.check_memory(&found).await?;
             Beginning::Load(ask)
         }
-        Some(lease) => {
-            begun(generate::start(lease, ask, cancel.clone(), Arc::clone(&app.metrics)).await)?
-        }
+        Some(lease) => match generate::queue(lease) {
+            Ok(queued) => Beginning::Queued(queued, ask),
+            Err(NotBegun::Busy(sentence)) => return Err(busy(sentence)),
+            // It was lost this very moment: who asks for it loads it again.
+            Err(NotBegun::Invalid(_) | NotBegun::Ended(_)) => Beginning::Load(ask),
+        },
     };
     let task = Generations::enter(app, form, cancel.clone());
     let (events, reply) = sse::open(app.limits.idle_timeout);
@@ -134,14 +148,6 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
         let _ = stream.run(beginning).await;
     });
     Ok(reply)
-}
-
-fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
-    match result {
-        Ok(generation) => Ok(Beginning::Running(Box::new(generation))),
-        Err(NotBegun::Invalid(error)) => Ok(Beginning::Refused(error.to_string())),
-        Err(NotBegun::Busy(sentence)) => Err(busy(sentence)),
-    }
 }
 
 /// 429.

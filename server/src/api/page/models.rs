@@ -31,8 +31,8 @@ pub(super) async fn all(app: &Arc<App>) -> Arc<Vec<Found>> {
     tokio::task::spawn_blocking(move || of.models.list()).await.unwrap_or_default()
 }
 
-/// A model as the listing shows it.
-fn entry(app: &App, found: &Found) -> Value {
+/// A model as the listing and its status show it.
+pub(super) fn entry(app: &App, found: &Found) -> Value {
     let mut entry = json!({
         "name": found.name,
         "path": found.path.to_string_lossy(),
@@ -121,11 +121,6 @@ fn kind(name: &str) -> &'static str {
     }
 }
 
-/// The status body of a model.
-pub(super) fn status_body(app: &App, found: &Found) -> Value {
-    entry(app, found)
-}
-
 /// The name of a path, which is one; else what query or body say, where none means the default.
 enum Asked {
     Name(String),
@@ -149,7 +144,7 @@ pub(crate) async fn status(
 ) -> Result<Reply, Refusal> {
     let asked = name.map_or_else(|| Asked::Maybe(query(request, "model")), Asked::Name);
     let found = app.models.find(&asked.or_default(app)).await?;
-    Ok(json(StatusCode::OK, &status_body(app, &found)))
+    Ok(json(StatusCode::OK, &entry(app, &found)))
 }
 
 /// The name from the path, else from the query or the body.
@@ -184,11 +179,15 @@ pub(super) async fn begin_loading(app: &Arc<App>, name: &str) -> Result<Reply, R
     let found = app.models.find(name).await?;
     let is_loaded = app.models.lease_if_loaded(name).is_some();
     if !is_loaded {
+        // What is known to be broken is not tried again until its files change.
+        if let Err(reason) = &found.summary {
+            return Err(Problem::broken(name, reason).into());
+        }
         app.models.check_memory(&found).await?;
         app.models.load(&found);
     }
     let status = if is_loaded { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok(json(status, &status_body(app, &found)))
+    Ok(json(status, &entry(app, &found)))
 }
 
 /// `POST /api/models/NAME/unload`, `?force=true` ends what runs.
@@ -208,12 +207,17 @@ pub(crate) async fn unload(
         }
     };
     let name = named(app, name, request).await?;
+    let is_loading = !force && matches!(app.models.state(&name), State::Loading(_));
     let is_unloaded = app.models.unload(&name, force).await;
     if !is_unloaded {
         // A model that is loaded may have left the disk; one that is neither loaded nor there is unknown.
         app.models.find(&name).await?;
     }
-    let what = if is_unloaded { "unloaded" } else { "is not loaded" };
+    let what = match (is_unloaded, is_loading) {
+        (true, _) => "unloaded",
+        (false, true) => "is not loaded yet; `?force=true` gives its loading up",
+        (false, false) => "is not loaded",
+    };
     let message = format!("Model {name} {what}");
     Ok(json(StatusCode::OK, &json!({ "success": is_unloaded, "message": message })))
 }

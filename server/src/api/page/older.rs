@@ -7,7 +7,7 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::generate::cancel_form;
-use super::models::{self, all, begin_loading, query, status_body};
+use super::models::{self, all, begin_loading, entry, query};
 use super::stream::{timings, usage};
 use crate::api::fields::Fields;
 use crate::app::App;
@@ -19,7 +19,7 @@ use crate::http::reply::{Refusal, Reply, json};
 /// `GET /api/checkpoints`.
 pub(crate) async fn checkpoints(app: &Arc<App>) -> Reply {
     let found = all(app).await;
-    let list: Vec<Value> = found.iter().map(|model| status_body(app, model)).collect();
+    let list: Vec<Value> = found.iter().map(|model| entry(app, model)).collect();
     json(StatusCode::OK, &json!({ "checkpoints": list, "count": list.len() }))
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn cancel(app: &Arc<App>, request: Request<Incoming>) -> Result
 /// The last event of the older form.
 pub(super) fn last_event(ended: &Ended, cost: Cost) -> Value {
     match ended {
-        Ended::Error(sentence) => json!({ "type": "error", "error": sentence }),
+        Ended::Stopping | Ended::Error(_) => json!({ "type": "error", "error": ended.error() }),
         Ended::Cancelled => {
             json!({ "type": "cancelled", "usage": usage(cost), "timings": timings(cost) })
         }

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::older;
 use crate::app::App;
-use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece};
+use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece, Queued};
 use crate::generations::{Form, Task};
 use crate::http::sse::{ALIVE, Events, HEARTBEAT, ReaderGone};
+use crate::models::Problem;
 
 /// The comment that a stream carries while its model is loaded, and how often.
 const LOADING: &str = "loading";
@@ -18,9 +19,8 @@ const LOADING_EVERY: Duration = Duration::from_secs(1);
 pub(super) enum Beginning {
     /// The model must be loaded first.
     Load(Ask),
-    Running(Box<Generation>),
-    /// It will never run; the sentence becomes the last event.
-    Refused(String),
+    /// The model is loaded; the prompt is encoded next.
+    Queued(Queued, Ask),
 }
 
 /// An open stream.
@@ -37,17 +37,17 @@ pub(super) struct Stream {
 impl Stream {
     /// Loads when it must, answers, and says how it ended.
     pub(super) async fn run(self, beginning: Beginning) -> Result<(), ReaderGone> {
-        let generation = match beginning {
-            Beginning::Running(generation) => *generation,
-            Beginning::Refused(sentence) => {
-                return self.end(&Ended::Error(sentence), Cost::default()).await;
+        let begun = match beginning {
+            Beginning::Load(ask) => self.load(ask).await?,
+            Beginning::Queued(queued, ask) => {
+                let starting = self.start(queued, ask);
+                self.events.while_waiting(ALIVE, HEARTBEAT, starting).await?
             }
-            Beginning::Load(ask) => match self.load(ask).await? {
-                Ok(generation) => generation,
-                Err(ended) => return self.end(&ended, Cost::default()).await,
-            },
         };
-        self.answer(generation).await
+        match begun {
+            Ok(generation) => self.answer(generation).await,
+            Err(ended) => self.end(&ended, Cost::default()).await,
+        }
     }
 
     /// Loads the model, saying so, and begins.
@@ -57,16 +57,19 @@ impl Stream {
                 leased = self.app.models.lease(&self.model) => leased,
                 ended = self.cancel.wait() => return Err(ended),
             };
-            let lease = leased.map_err(|problem| Ended::Error(problem.sentence().to_owned()))?;
-            let metrics = Arc::clone(&self.app.metrics);
-            let started = generate::start(lease, ask, self.cancel.clone(), metrics).await;
-            started.map_err(|refused| match refused {
-                NotBegun::Busy(sentence) => Ended::Error(sentence),
-                NotBegun::Invalid(error) => Ended::Error(error.to_string()),
-            })
+            let lease = leased.map_err(|problem| match problem {
+                Problem::Withdrawn(_) => Ended::Cancelled,
+                problem => Ended::Error(problem.sentence().to_owned()),
+            })?;
+            self.start(generate::queue(lease).map_err(ended)?, ask).await
         };
         self.events.comment(LOADING);
         self.events.while_waiting(LOADING, LOADING_EVERY, beginning).await
+    }
+
+    /// Encodes and begins.
+    async fn start(&self, queued: Queued, ask: Ask) -> Result<Generation, Ended> {
+        generate::start(&self.app, queued, ask, self.cancel.clone()).await.map_err(ended)
     }
 
     /// Streams the answer; when the reader goes, the generation goes with it.
@@ -106,9 +109,18 @@ impl Stream {
     }
 }
 
+/// Why nothing was begun, as an end.
+fn ended(refused: NotBegun) -> Ended {
+    match refused {
+        NotBegun::Busy(sentence) => Ended::Error(sentence),
+        NotBegun::Invalid(error) => Ended::Error(error.to_string()),
+        NotBegun::Ended(ended) => ended,
+    }
+}
+
 fn last_event(ended: &Ended, cost: Cost) -> Value {
     let mut event = json!({ "token": "", "done": true, "finish_reason": ended.reason(), "usage": usage(cost), "timings": timings(cost) });
-    if let (Ended::Error(sentence), Some(object)) = (ended, event.as_object_mut()) {
+    if let (Some(sentence), Some(object)) = (ended.error(), event.as_object_mut()) {
         object.insert("error".into(), json!(sentence));
     }
     event
