@@ -130,7 +130,9 @@ pub enum Error {
     #[error("the prompt is empty")]
     PromptEmpty,
     /// The prompt alone fills the context.
-    #[error("prompt of {got} tokens is over this model's {max}")]
+    #[error(
+        "prompt of {got} tokens is over this model's {max}: shorten it, or leave out earlier messages"
+    )]
     PromptTooLong {
         /// Tokens in the prompt.
         got: usize,

@@ -139,8 +139,8 @@ pub(crate) async fn handle(app: &Arc<App>, request: Request<Incoming>) -> Result
 fn begun(result: Result<Generation, NotBegun>) -> Result<Beginning, Refusal> {
     match result {
         Ok(generation) => Ok(Beginning::Running(Box::new(generation))),
-        Err(NotBegun::Invalid(error)) => Ok(Beginning::Refused(error.to_string())),
         Err(NotBegun::Busy(sentence)) => Err(busy(sentence)),
+        Err(reason @ NotBegun::Invalid(_)) => Ok(Beginning::Refused(reason)),
     }
 }
 

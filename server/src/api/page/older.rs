@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::generate::cancel_form;
 use super::models::{self, all, begin_loading, query, status_body};
-use super::stream::{timings, usage};
+use super::stream::{Last, timings, usage};
 use crate::api::fields::Fields;
 use crate::app::App;
-use crate::generate::{Cost, Ended};
+use crate::generate::Ended;
 use crate::generations::Form;
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json};
@@ -55,9 +55,11 @@ pub(crate) async fn cancel(app: &Arc<App>, request: Request<Incoming>) -> Result
 }
 
 /// The last event of the older form.
-pub(super) fn last_event(ended: &Ended, cost: Cost) -> Value {
+pub(super) fn last_event(last: &Last) -> Value {
+    let Last { ended, code, cost } = last;
+    let cost = *cost;
     match ended {
-        Ended::Error(sentence) => json!({ "type": "error", "error": sentence }),
+        Ended::Error(sentence) => json!({ "type": "error", "error": sentence, "code": code }),
         Ended::Cancelled => {
             json!({ "type": "cancelled", "usage": usage(cost), "timings": timings(cost) })
         }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::older;
+use crate::api::openai::chat::refused;
 use crate::app::App;
 use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece};
 use crate::generations::{Form, Task};
+use crate::http::reply::Refusal;
 use crate::http::sse::{ALIVE, Events, HEARTBEAT, ReaderGone};
 
 /// The comment that a stream carries while its model is loaded, and how often.
@@ -19,8 +21,36 @@ pub(super) enum Beginning {
     /// The model must be loaded first.
     Load(Ask),
     Running(Box<Generation>),
-    /// It will never run; the sentence becomes the last event.
-    Refused(String),
+    /// It will never run; the reason becomes the last event.
+    Refused(NotBegun),
+}
+
+/// How a stream ends.
+pub(super) struct Last {
+    pub(super) ended: Ended,
+    /// For programs, when it ended in an error.
+    pub(super) code: Option<&'static str>,
+    pub(super) cost: Cost,
+}
+
+impl Last {
+    fn new(ended: Ended, cost: Cost) -> Self {
+        let code = matches!(ended, Ended::Error(_)).then_some("generation_failed");
+        Self { ended, code, cost }
+    }
+
+    fn refused(refusal: Refusal, cost: Cost) -> Self {
+        Self { ended: Ended::Error(refusal.sentence), code: Some(refusal.code), cost }
+    }
+
+    /// A generation that did not begin. A client that is told how long its prompt was knows how much to leave out.
+    fn not_begun(reason: NotBegun) -> Self {
+        let prompt_tokens = match &reason {
+            NotBegun::Invalid(hadal_engine::Error::PromptTooLong { got, .. }) => *got,
+            _ => 0,
+        };
+        Self::refused(refused(reason), Cost { prompt_tokens, ..Cost::default() })
+    }
 }
 
 /// An open stream.
@@ -39,31 +69,26 @@ impl Stream {
     pub(super) async fn run(self, beginning: Beginning) -> Result<(), ReaderGone> {
         let generation = match beginning {
             Beginning::Running(generation) => *generation,
-            Beginning::Refused(sentence) => {
-                return self.end(&Ended::Error(sentence), Cost::default()).await;
-            }
+            Beginning::Refused(reason) => return self.end(&Last::not_begun(reason)).await,
             Beginning::Load(ask) => match self.load(ask).await? {
                 Ok(generation) => generation,
-                Err(ended) => return self.end(&ended, Cost::default()).await,
+                Err(last) => return self.end(&last).await,
             },
         };
         self.answer(generation).await
     }
 
     /// Loads the model, saying so, and begins.
-    async fn load(&self, ask: Ask) -> Result<Result<Generation, Ended>, ReaderGone> {
+    async fn load(&self, ask: Ask) -> Result<Result<Generation, Last>, ReaderGone> {
         let beginning = async {
             let leased = tokio::select! {
                 leased = self.app.models.lease(&self.model) => leased,
-                ended = self.cancel.wait() => return Err(ended),
+                ended = self.cancel.wait() => return Err(Last::new(ended, Cost::default())),
             };
-            let lease = leased.map_err(|problem| Ended::Error(problem.sentence().to_owned()))?;
+            let lease = leased.map_err(|problem| Last::refused(problem.into(), Cost::default()))?;
             let metrics = Arc::clone(&self.app.metrics);
             let started = generate::start(lease, ask, self.cancel.clone(), metrics).await;
-            started.map_err(|refused| match refused {
-                NotBegun::Busy(sentence) => Ended::Error(sentence),
-                NotBegun::Invalid(error) => Ended::Error(error.to_string()),
-            })
+            started.map_err(Last::not_begun)
         };
         self.events.comment(LOADING);
         self.events.while_waiting(LOADING, LOADING_EVERY, beginning).await
@@ -78,13 +103,13 @@ impl Stream {
                 Piece::End(ended, cost) => {
                     // The place is free before the client hears the end.
                     drop(generation);
-                    return self.end(&ended, cost).await;
+                    return self.end(&Last::new(ended, cost)).await;
                 }
             };
             let event = self.token(&text);
             let sent = self.events.json_unless(&event, generation.interrupted());
             if let Some(ended) = sent.await? {
-                return self.end(&ended, generation.interrupt()).await;
+                return self.end(&Last::new(ended, generation.interrupt())).await;
             }
         }
     }
@@ -96,20 +121,23 @@ impl Stream {
         }
     }
 
-    async fn end(&self, ended: &Ended, cost: Cost) -> Result<(), ReaderGone> {
-        tracing::debug!("generation {} ended: {}", self.task.id, ended.reason());
+    async fn end(&self, last: &Last) -> Result<(), ReaderGone> {
+        tracing::debug!("generation {} ended: {}", self.task.id, last.ended.reason());
         let value = match self.form {
-            Form::Current => last_event(ended, cost),
-            Form::Older => older::last_event(ended, cost),
+            Form::Current => last_event(last),
+            Form::Older => older::last_event(last),
         };
         self.events.json(&value).await
     }
 }
 
-fn last_event(ended: &Ended, cost: Cost) -> Value {
+fn last_event(last: &Last) -> Value {
+    let Last { ended, code, cost } = last;
+    let cost = *cost;
     let mut event = json!({ "token": "", "done": true, "finish_reason": ended.reason(), "usage": usage(cost), "timings": timings(cost) });
     if let (Ended::Error(sentence), Some(object)) = (ended, event.as_object_mut()) {
         object.insert("error".into(), json!(sentence));
+        object.insert("code".into(), json!(code));
     }
     event
 }
