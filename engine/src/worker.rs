@@ -176,6 +176,10 @@ fn load_on(
     let checkpoint = Checkpoint::open(source)?;
     let Plan { limits, n_page, page_bytes, weight_bytes, scratch_bytes } =
         Plan::of(&cpu, &checkpoint, &limits)?;
+    // What the checkpoint itself ends answers with, the tokenizer's end token among it, is no request's to bound.
+    let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
+    let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
+    let limits = Limits { stop_tokens_max, ..limits };
     let (isa, activations, threads) = (cpu.isa().name(), cpu.activations().name(), cpu.threads());
     let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
     let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut report)?;

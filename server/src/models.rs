@@ -40,6 +40,13 @@ impl Problem {
     }
 }
 
+/// Whether a model's files are whole, as far as its headers tell.
+pub(crate) fn usable(found: &Found) -> Result<(), Problem> {
+    found.summary.as_ref().map(|_| ()).map_err(|reason| {
+        Problem::Unusable(format!("model `{}` cannot be served: {reason}", found.name))
+    })
+}
+
 /// The models by name.
 pub(crate) struct Models {
     root: PathBuf,
@@ -178,9 +185,8 @@ impl Models {
         }
         let guard = LoadGuard(Some(Arc::clone(&slot)));
         let name = found.name.clone();
-        if let Err(reason) = &found.summary {
-            let sentence = format!("model `{name}` cannot be served: {reason}");
-            return guard.end(Err(Problem::Unusable(sentence)));
+        if let Err(problem) = usable(found) {
+            return guard.end(Err(problem));
         }
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));
         let load = move || {

@@ -50,7 +50,7 @@ async fn a_load_that_panics_is_an_error_and_can_be_tried_again() {
 async fn what_cannot_be_read_ends_in_its_status_and_the_last_event() {
     let server = Server::scripted(Script::default()).await;
     std::fs::write(server.root.path().join("best.pt"), "x").unwrap();
-    assert_eq!(server.post("/api/models/best.pt/load", &json!({})).await.status, 202);
+    assert_eq!(server.post("/api/models/best.pt/load", &json!({})).await.status, 503);
     let status = server.get("/api/models/best.pt/status").await.json();
     assert_eq!((&status["status"], &status["loaded"]), (&json!("error"), &json!(false)));
     let answer = server.post("/api/generate", &json!({ "message": "x", "model": "best.pt" })).await;

@@ -3,4 +3,5 @@
 mod compare;
 mod factors;
 mod golden;
+mod refused;
 mod same_tokens;

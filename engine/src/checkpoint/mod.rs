@@ -133,6 +133,11 @@ impl Checkpoint {
         Ok(Self { config, generation, text, path, tensors, used, watch: Watch::over(files.iter()) })
     }
 
+    /// The folder or file, as errors name it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
     ///
     /// # Errors

@@ -102,8 +102,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_what_is_needed_and_free() {
         let error = choose_pages(&limits(None), FOOTPRINT, Some(709)).unwrap_err().to_string();
-        let want =
-            "the model with its weights, scratch and latent cache needs 710 bytes, 709 are free";
+        let want = "the model with its weights, scratch and latent cache needs 710 bytes, 709 bytes are free";
         assert_eq!(error, want);
         assert!(choose_pages(&limits(Some(120)), FOOTPRINT, Some(719)).is_err());
     }

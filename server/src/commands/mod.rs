@@ -3,9 +3,11 @@
 pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod chat;
+mod conversation;
 pub(crate) mod load;
 pub(crate) mod locate;
 pub(crate) mod logits;
+mod printer;
 pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod serve;

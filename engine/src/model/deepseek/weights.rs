@@ -3,7 +3,7 @@
 use crate::backend::{Backend, ExpertWeights};
 use crate::checkpoint::config::MoeConfig;
 use crate::checkpoint::{Checkpoint, ModelConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// All weights. The MTP layer stays in the checkpoint: nothing here runs it.
 pub(super) struct Weights<B: Backend> {
@@ -101,7 +101,15 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     fn vector(&mut self, name: &str) -> Result<B::Buf> {
         let tensor = self.checkpoint.tensor(name)?;
-        let values = self.backend.vector(&tensor.to_f32())?;
+        let values = tensor.to_f32();
+        // Short enough to look through. A correction bias that is no number would choose the same experts for every
+        // token without a word; a norm's would fail every request.
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let problem = format!("value {at} is {}, wanted finite numbers", values[at]);
+            let (path, name) = (self.checkpoint.path().to_owned(), name.to_owned());
+            return Err(Error::TensorRange { path, name, problem });
+        }
+        let values = self.backend.vector(&values)?;
         self.count(tensor.stored_bytes());
         Ok(values)
     }

@@ -16,7 +16,7 @@ use crate::api::fields::Fields;
 use crate::app::App;
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json};
-use crate::models::State;
+use crate::models::{State, usable};
 
 /// `GET /api/models`.
 pub(crate) async fn list(app: &Arc<App>) -> Reply {
@@ -41,6 +41,8 @@ fn entry(app: &App, found: &Found) -> Value {
         "type": kind(&found.name),
         "format": found.format,
         "default": found.name == app.models.default_name(),
+        // Whether its files are whole. A load that failed for another reason may succeed the next time.
+        "usable": found.summary.is_ok(),
     });
     let more = match &found.summary {
         Ok(summary) => json!({
@@ -180,6 +182,7 @@ pub(super) async fn begin_loading(app: &Arc<App>, name: &str) -> Result<Reply, R
     let found = app.models.find(name).await?;
     let is_loaded = app.models.lease_if_loaded(name).is_some();
     if !is_loaded {
+        usable(&found)?;
         app.models.check_memory(&found).await?;
         app.models.load(&found);
     }
