@@ -1,13 +1,13 @@
 // chat.js: the conversation: its turns in order, and the one answer that may be growing.
 
 import { clearChat } from "./api.js";
-import { byId, el } from "./dom.js";
+import { Past, TOO_LONG, picked, tokensOf } from "./context.js";
+import { byId } from "./dom.js";
 import { Follower } from "./follow.js";
 import { Generation } from "./generation.js";
 import { AnswerView, questionView } from "./message.js";
 import { requestBody } from "./settings.js";
-import { newChat, saveChat, save } from "./store.js";
-import { withoutThinking } from "./thinking.js";
+import { forgetChat, newChat, saveChat, save } from "./store.js";
 
 const SAVE_MS = 1000;
 
@@ -16,6 +16,7 @@ export class Chat {
   #generation = null;
   #saving = 0;
   #editing = -1;
+  #cleared = new WeakSet();
 
   constructor({ models, settings, say, announce, onChange, onEdit }) {
     Object.assign(this, { models, settings, say, announce, onChange, onEdit });
@@ -33,10 +34,10 @@ export class Chat {
     return this.chat.messages.length === 0;
   }
 
-  /** The tokens of the last answer and all before it, as the server counted them. */
+  /** The tokens of the last answer and all that was sent before it. One that failed uncounted changes nothing. */
   get tokens() {
-    const usage = picked(this.chat.messages.at(-1))?.usage;
-    return usage?.total_tokens ?? (usage?.prompt_tokens ?? 0) + (usage?.completion_tokens ?? 0);
+    const counts = this.chat.messages.map((message) => tokensOf(picked(message)));
+    return counts.findLast((tokens) => tokens > 0) ?? 0;
   }
 
   /** Shows a chat in place of the present one. */
@@ -66,7 +67,8 @@ export class Chat {
   }
 
   #answerView(message) {
-    return new AnswerView(message, { onAgain: () => this.again(message), onPick: () => this.#keep() });
+    const onEdit = () => this.edit(this.chat.messages[this.chat.messages.indexOf(message) - 1]);
+    return new AnswerView(message, { onAgain: () => this.again(message), onPick: () => this.#keep(), onEdit });
   }
 
   /** Asks. While an earlier question is being edited, it is replaced with all that followed it. */
@@ -106,24 +108,43 @@ export class Chat {
     const variant = { content: "", finish: "cancelled", model: this.models.selected ?? undefined };
     answer.variants.push(variant);
     answer.picked = answer.variants.length - 1;
-    const body = requestBody(this.settings.values, {
-      model: this.models.selected ?? "",
-      message: this.chat.messages[at - 1].content,
-      history: historyOf(this.chat.messages.slice(0, at - 1)),
-    });
-    const generation = new Generation(body);
-    this.#generation = generation;
+    const chat = this.chat;
+    const past = this.#pastOf(at - 1);
     view.begin();
     this.follower.toEnd();
-    this.onChange();
     this.announce.start();
-    const chat = this.chat;
-    const outcome = await generation.run(body, {
+    let outcome;
+    do {
+      outcome = await this.#run(past, chat.messages[at - 1].content, variant, view);
+      // A conversation outgrows its model: it goes on without its beginning.
+    } while (outcome.code === TOO_LONG && !this.#generation.stopped && past.refused(outcome.usage?.prompt_tokens));
+    Object.assign(variant, endOf(outcome, this.#context));
+    if (!variant.error && past.leftOut > 0) variant.leftOut = past.leftOut;
+    this.#end(this.#generation, chat, view);
+  }
+
+  #run(past, message, variant, view) {
+    const model = this.models.selected ?? "";
+    const body = requestBody(this.settings.values, { model, message, history: past.history });
+    const generation = new Generation();
+    this.#generation = generation;
+    this.onChange();
+    return generation.run(body, {
       onText: (text) => this.#grow(variant, view, text),
       onWaiting: (comment) => this.#waiting(comment, variant, view),
     });
-    Object.assign(variant, endOf(outcome));
-    this.#end(generation, chat, view);
+  }
+
+  get #context() {
+    return this.models.current?.context_length ?? Number.NaN;
+  }
+
+  // What goes along with the question at this place.
+  #pastOf(at) {
+    const { messages } = this.chat;
+    const { system, max_new_tokens: answer } = this.settings.values;
+    const model = this.models.selected ?? undefined;
+    return new Past(messages.slice(0, at), { question: messages[at].content, system, model, context: this.#context, answer });
   }
 
   #grow(variant, view, text) {
@@ -169,14 +190,14 @@ export class Chat {
 
   /** Empties the chat; the notice takes it back. */
   clear() {
-    const before = { ...this.chat, messages: this.chat.messages.slice() };
+    const before = this.chat;
     this.stop();
     clearTimeout(this.#saving);
     this.#saving = 0;
-    this.chat = { ...before, messages: [] };
-    this.endEdit();
-    this.#keep();
-    this.#redraw();
+    // A chat of its own: taking the old one back must not cost what was said since.
+    this.#cleared.add(before);
+    forgetChat(before.id);
+    this.open(newChat());
     // The history is ours: whether the server heard of it changes nothing for the user.
     clearChat().catch(() => {});
     if (before.messages.length === 0) return;
@@ -184,14 +205,15 @@ export class Chat {
   }
 
   #restore(chat) {
+    this.#cleared.delete(chat);
     saveChat(chat);
     this.open(chat);
   }
 
   #keep(chat = this.chat) {
+    // An old answer may still end into a chat that was cleared, or that was opened anew: neither must be overwritten.
+    if (this.#cleared.has(chat) || (chat !== this.chat && this.chat.id === chat.id)) return;
     chat.updated = Date.now();
-    // A cleared chat that an old answer still ends into must not come back.
-    if (chat !== this.chat && this.chat.id === chat.id) return;
     if (saveChat(chat) || this.warned) return;
     this.warned = true;
     this.say("This browser's storage is full or switched off: chats will be gone when the page is closed. Export what you want to keep.");
@@ -211,21 +233,11 @@ export class Chat {
   }
 }
 
-const picked = (message) => message?.variants?.[message.picked];
-
-// The turns a model is reminded of: a question whose answer never came would only confuse it.
-function historyOf(messages) {
-  const history = [];
-  for (let i = 0; i + 1 < messages.length; i += 2) {
-    const answer = withoutThinking(picked(messages[i + 1])?.content ?? "");
-    if (answer === "") continue;
-    history.push({ role: "user", content: messages[i].content }, { role: "assistant", content: answer });
-  }
-  return history;
+function endOf({ finish, usage, timings, error, code, status, retryAfterS }, context) {
+  const full = finish === "length" && tokensOf({ usage }) >= context;
+  if (!error) return { finish: full ? "full" : finish, usage, timings };
+  return { finish, usage, timings, error: retryAfterS > 0 ? `${sentence(error)} Try again in ${retryAfterS} s.` : error, code, status };
 }
 
-function endOf({ finish, usage, timings, error, status, retryAfterS }) {
-  if (!error) return { finish, usage, timings };
-  const wait = retryAfterS > 0 ? ` Try again in ${retryAfterS} s.` : "";
-  return { finish, usage, timings, error: error + wait, status };
-}
+// The server's words end without a full stop.
+const sentence = (words) => (/[.!?…]$/.test(words.trimEnd()) ? words.trimEnd() : `${words.trimEnd()}.`);

@@ -16,7 +16,7 @@ export class Generation {
 
   /**
    * Sends `body` (JSON text), tells `onText(text)` and `onWaiting(comment)` what comes, and answers with the end:
-   * `{finish, usage, timings}`, and for a failure also `error` (a sentence), `status` and `retryAfterS`.
+   * `{finish, usage, timings}`, and for a failure also `error` (a sentence), `code`, `status` and `retryAfterS`.
    */
   async run(body, { onText, onWaiting }) {
     try {
@@ -27,6 +27,11 @@ export class Generation {
     } catch (error) {
       return this.#failed(error);
     }
+  }
+
+  /** Whether `stop` was called. */
+  get stopped() {
+    return this.#stopped;
   }
 
   /** Ends the generation: asks the server to, and hangs up if the end does not come soon. */
@@ -59,8 +64,8 @@ export class Generation {
   #failed(error) {
     if (this.#stopped || error.name === "AbortError") return { finish: "cancelled" };
     if (error instanceof ApiError) {
-      const { message, status, retryAfterS } = error;
-      return { finish: "error", error: message, status, retryAfterS };
+      const { message, code, status, retryAfterS } = error;
+      return { finish: "error", error: message, code, status, retryAfterS };
     }
     return { finish: "error", error: error instanceof SyntaxError ? UNREADABLE : CUT_OFF, status: 0 };
   }
@@ -70,5 +75,5 @@ function endOf(event) {
   const error = typeof event.error === "string" ? event.error : event.error?.message;
   const finish = error ? "error" : (event.finish_reason ?? "stop");
   const said = error ?? (finish === "error" ? "The server could not finish this answer. Try again." : undefined);
-  return { finish, usage: event.usage, timings: event.timings, error: said };
+  return { finish, usage: event.usage, timings: event.timings, error: said, code: event.code };
 }

@@ -41,7 +41,7 @@ macro_rules! file {
 
 static INDEX: Asset = file!("index.html", HTML);
 
-static ASSETS: [Asset; 22] = [
+static ASSETS: [Asset; 23] = [
     file!("announce.js", JS),
     file!("api.js", JS),
     file!("app.js", JS),
@@ -49,6 +49,7 @@ static ASSETS: [Asset; 22] = [
     file!("chat.css", CSS),
     file!("chat.js", JS),
     file!("chats.js", JS),
+    file!("context.js", JS),
     file!("dom.js", JS),
     file!("favicon.svg", SVG),
     file!("follow.js", JS),

@@ -1,11 +1,13 @@
 // message.js: how one turn looks. A turn is drawn once; a growing answer touches only its own end, once a frame.
 
+import { TOO_LONG } from "./context.js";
 import { copyButton, el, iconButton } from "./dom.js";
 import { Markdown, renderMarkdown } from "./render.js";
 import { ThinkSplitter, withoutThinking } from "./thinking.js";
 
 const ENDINGS = {
   length: "Ended at the token limit. Raise it in the settings for longer answers.",
+  full: "The model's context is full. Ask on, and the earliest messages make room, or begin a new chat.",
   cancelled: "Stopped.",
 };
 
@@ -131,8 +133,11 @@ export class AnswerView {
   }
 
   #againButton() {
-    if (!this.variant.error) return iconButton("again", "Answer again", this.actions.onAgain, { class: "icon-button again" });
-    return el("button", { type: "button", class: "small-button again", text: "Retry", on: { click: this.actions.onAgain } });
+    const { onAgain, onEdit } = this.actions;
+    if (!this.variant.error) return iconButton("again", "Answer again", onAgain, { class: "icon-button again" });
+    // Asking the same once more would be refused once more.
+    const [text, click] = this.variant.code === TOO_LONG ? ["Edit message", onEdit] : ["Retry", onAgain];
+    return el("button", { type: "button", class: "small-button again", text, on: { click } });
   }
 
   #variantButtons() {
@@ -153,13 +158,16 @@ export class AnswerView {
 }
 
 /** Counts and speeds, as far as the last event told them. */
-export function statsOf({ usage, timings, model }) {
+export function statsOf({ usage, timings, model, error, leftOut }) {
   const parts = [];
   const speed = timings?.tokens_per_second;
-  if (Number.isFinite(usage?.completion_tokens)) parts.push(counted(usage.completion_tokens));
-  if (Number.isFinite(speed)) parts.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
+  // What failed at once has no speed.
+  const said = !error || usage?.completion_tokens > 0;
+  if (said && Number.isFinite(usage?.completion_tokens)) parts.push(counted(usage.completion_tokens));
+  if (said && Number.isFinite(speed)) parts.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
   if (Number.isFinite(timings?.first_token_ms)) parts.push(`first after ${duration(timings.first_token_ms)}`);
   if (Number.isFinite(usage?.prompt_tokens)) parts.push(`prompt ${counted(usage.prompt_tokens)}`);
+  if (leftOut > 0) parts.push(leftOut === 1 ? "without the first exchange" : `without the first ${leftOut} exchanges`);
   if (model) parts.push(model);
   return parts.join(" · ");
 }

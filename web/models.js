@@ -8,7 +8,7 @@ const GROUPS = ["Pretrained", "SFT", "RL", "Unknown"];
 const POLL_MS = 400;
 const RETRY_MS = 3000;
 
-const STATUS_WORDS = { not_loaded: "Not loaded", loading: "Loading", loaded: "Loaded", error: "Cannot be used" };
+const STATUS_WORDS = { not_loaded: "Not loaded", loading: "Loading", loaded: "Loaded", error: "Loading failed", unusable: "Cannot be used" };
 
 /** The models and their picker. `onChange` runs whenever something about them is new. */
 export class Models {
@@ -57,9 +57,9 @@ export class Models {
   }
 
   #choose() {
-    if (this.current) return;
+    if (this.current && !unusable(this.current)) return;
     const entries = [...this.entries.values()];
-    const chosen = entries.find((entry) => entry.default) ?? entries.find((entry) => !unusable(entry)) ?? null;
+    const chosen = entries.find((entry) => entry.default && !unusable(entry)) ?? entries.find((entry) => !unusable(entry)) ?? entries.find((entry) => entry.default);
     this.selected = chosen?.name ?? null;
   }
 
@@ -133,10 +133,11 @@ export class Models {
     const entry = this.current;
     const status = this.#failure ? "error" : (entry?.status ?? "not_loaded");
     const loading = status === "loading";
+    const words = this.#failure ? STATUS_WORDS.unusable : stateOf(entry ?? { status });
     byId("model-name").textContent = entry?.name ?? (this.#failure && this.#unreachable ? "No connection" : "No model");
-    byId("model-state").textContent = loading ? percent(entry) : STATUS_WORDS[status];
+    byId("model-state").textContent = loading ? percent(entry) : words;
     this.chip.dataset.status = status;
-    this.chip.setAttribute("aria-label", `Model: ${entry?.name ?? "none"}, ${STATUS_WORDS[status]}. Choose a model`);
+    this.chip.setAttribute("aria-label", `Model: ${entry?.name ?? "none"}, ${words}. Choose a model`);
     const bar = byId("model-progress");
     bar.hidden = !loading;
     if (loading) setProgress(bar, entry);
@@ -180,14 +181,14 @@ export class Models {
   #row(entry) {
     const { name } = entry;
     const chosen = name === this.selected;
-    const status = unusable(entry) ? "error" : entry.status;
+    const { status } = entry;
     const pick = el(
       "button",
       { type: "button", class: "pick", disabled: unusable(entry), "aria-pressed": String(chosen), "data-focus": `pick ${name}`, on: { click: () => this.#pick(name) } },
       el("span", { class: "name", text: name }),
       el("span", { class: "facts", text: factsOf(entry) }),
     );
-    const state = el("span", { class: "state", "data-status": status, text: status === "loading" ? percent(entry) : STATUS_WORDS[status] });
+    const state = el("span", { class: "state", "data-status": status, text: status === "loading" ? percent(entry) : stateOf(entry) });
     const row = el("li", { class: chosen ? "model chosen" : "model" }, pick, el("div", { class: "side" }, state, this.#unloadButton(entry)));
     const bar = status === "loading" ? setProgress(el("progress", { "aria-label": `Loading ${name}` }), entry) : null;
     if (bar) row.append(bar);
@@ -211,7 +212,9 @@ export class Models {
 }
 
 // Listed although it cannot be read: shown with its reason, not offered. A failed load may be tried again.
-const unusable = (entry) => Boolean(entry.error) && !entry.status;
+const unusable = (entry) => entry.usable === false;
+
+const stateOf = (entry) => STATUS_WORDS[unusable(entry) ? "unusable" : entry.status];
 
 function factsOf(entry) {
   const parts = [];

@@ -121,6 +121,8 @@ function readVariant(value) {
     finish: text("finish") ?? "cancelled",
     model: text("model"),
     error: text("error"),
+    code: text("code"),
+    leftOut: Number.isInteger(value.leftOut) && value.leftOut > 0 ? value.leftOut : undefined,
     usage: numbers("usage"),
     timings: numbers("timings"),
   };

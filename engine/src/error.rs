@@ -1,6 +1,10 @@
 //! Everything the engine can refuse, and what kind of refusal it is.
 
+mod size;
+
 use std::path::PathBuf;
+
+use size::sized;
 
 /// The engine's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -139,7 +143,9 @@ pub enum Error {
     #[error("the prompt is empty")]
     PromptEmpty,
     /// The prompt alone fills the context.
-    #[error("prompt of {got} tokens is over this model's {max}")]
+    #[error(
+        "prompt of {got} tokens is over this model's {max}: shorten it, or leave out earlier messages"
+    )]
     PromptTooLong {
         /// Tokens in the prompt.
         got: usize,
@@ -173,7 +179,7 @@ pub enum Error {
         want: String,
     },
     /// There is not enough memory.
-    #[error("{what} needs {needed_bytes} bytes, {free_bytes} are free")]
+    #[error("{what} needs {}, {} are free", sized(*needed_bytes, f64::ceil), sized(*free_bytes, f64::floor))]
     Memory {
         /// What the memory is for.
         what: &'static str,

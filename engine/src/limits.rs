@@ -18,7 +18,7 @@ pub struct Limits {
     pub cache_bytes: Option<u64>,
     /// Biases a request may carry.
     pub biases_max: usize,
-    /// Stop tokens a request may carry.
+    /// Stop tokens a request may carry beside the checkpoint's own end tokens.
     pub stop_tokens_max: usize,
 }
 

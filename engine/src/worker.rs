@@ -149,6 +149,10 @@ fn load_on(
     let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
     let Opened { checkpoint, warning } =
         open_with_cache(source, quant, cpu.threads(), &mut report)?;
+    // What the checkpoint itself ends answers with, the tokenizer's end token among it, is no request's to bound.
+    let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
+    let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
+    let limits = Limits { stop_tokens_max, ..limits };
     let plan = MemoryPlan::for_checkpoint(&cpu, &checkpoint, &limits)?;
     plan.check()?;
     let (limits, n_page) = (&plan.limits, plan.n_page);

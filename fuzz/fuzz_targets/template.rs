@@ -15,6 +15,7 @@ fuzz_target!(|input: &[u8]| {
         tokenizer: Some(TOKENIZER.to_vec()),
         tokenizer_config: Some(CONFIG.to_vec()),
         chat_template: Some(source.to_owned()),
+        ..TextFiles::default()
     };
     // Fuel bounds what a template makes: see `text/template.rs`.
     bounded(input.len(), 512 << 20, || {

@@ -1,7 +1,7 @@
 //! The command line, described once: `--help` is this file. Values are checked here as far as they can be without
 //! looking at a file; what passes has the type the rest of the program wants.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use hadal_engine::Limits;
@@ -54,12 +54,19 @@ pub(crate) enum Command {
 /// Which model.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// Folder below which checkpoints are found
-    #[arg(long, value_name = "DIR", default_value = "checkpoints")]
-    pub(crate) checkpoints: PathBuf,
+    /// Folder below which checkpoints are found [default: checkpoints]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoints: Option<PathBuf>,
     /// The model: a name below the checkpoint folder, or the path of a checkpoint's folder or file [default: sft/demo]
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) model: Option<String>,
+}
+
+impl ModelArgs {
+    /// The checkpoint folder. The default one need not be there.
+    pub(crate) fn root(&self) -> &Path {
+        self.checkpoints.as_deref().unwrap_or(Path::new("checkpoints"))
+    }
 }
 
 /// How to compute.
@@ -178,7 +185,7 @@ mod tests {
         );
         assert_eq!((http.idle_timeout, http.connections, http.drain_timeout), (75, 1024, 30));
         assert_eq!(cli.serve.limits.limits(), Limits::default());
-        assert_eq!(cli.serve.model.checkpoints, PathBuf::from("checkpoints"));
+        assert_eq!(cli.serve.model.root(), Path::new("checkpoints"));
     }
 
     #[test]
@@ -228,19 +235,14 @@ mod tests {
             "--activations f16",
             "--head-kib 0",
             "--cors-origin junk",
+            "bench --runs 0",
         ] {
             refused(line);
         }
-        for line in [
-            "run --temperature 9",
-            "run --top-p 0",
-            "run --top-p nan",
-            "run --max-tokens 0",
-            "logits",
-        ] {
+        for line in ["run --temperature 9", "run --top-p 0", "run --top-p nan", "logits"] {
             refused(line);
         }
-        for line in ["bench --batch 0", "bench --runs 0", "frob", "--cache-mb 99999999999999"] {
+        for line in ["bench --batch 0", "run --max-tokens 0", "frob", "--cache-mb 99999999999999"] {
             refused(line);
         }
     }

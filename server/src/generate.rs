@@ -232,17 +232,12 @@ pub(crate) async fn start(
     let encoded = encoded.map_err(NotBegun::Invalid)?;
     let (sink, reader) = ring::ring(EVENTS_MAX);
     let cost = Cost { prompt_tokens: encoded.tokens.len(), ..Cost::default() };
-    let mut stop_tokens: Vec<TokenId> =
-        loaded.info.generation.eos_token_ids.iter().map(|id| TokenId(*id)).collect();
-    stop_tokens.extend(loaded.text.eos_ids());
-    stop_tokens.sort_unstable();
-    stop_tokens.dedup();
     let request = Request {
         tokens: encoded.tokens,
         decode_spans: encoded.decode_spans,
         sampling,
         max_tokens,
-        stop_tokens,
+        stop_tokens: loaded.text.end_tokens(&loaded.info.generation.eos_token_ids),
         sink: Box::new(sink),
     };
     loaded.handle.submit_at(place, request)?;

@@ -7,13 +7,16 @@ mod args;
 mod commands;
 mod embedded;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use hadal_engine::backend::cpu::Isa;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use args::{Cli, Command};
 use commands::{Failure, Outcome, bench, chat, convert, inspect, logits, plan, run, serve, verify};
@@ -38,16 +41,27 @@ fn main() -> ExitCode {
 
 fn begin(cli: Cli) -> Outcome {
     let level = log_level(environment("HADAL_LOG")?.as_deref())?;
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_max_level(level)
-        .with_target(false)
-        .init();
+    let is_coloured = std::io::stderr().is_terminal() && environment("NO_COLOR")?.is_none();
+    // Only a second call could fail.
+    let _ = tracing::subscriber::set_global_default(log(level, is_coloured, std::io::stderr));
     let isa = environment("HADAL_ISA")?;
     let isa = isa
         .map(|name| args::isa(&name).map_err(|problem| usage("HADAL_ISA", &name, &problem)))
         .transpose()?;
     dispatch(cli, isa)
+}
+
+/// Log lines, with a terminal's colours or plain.
+fn log<W>(level: LevelFilter, is_coloured: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_writer(writer)
+        .with_max_level(level)
+        .with_ansi(is_coloured)
+        .with_target(false)
+        .finish()
 }
 
 fn dispatch(cli: Cli, isa: Option<Isa>) -> Outcome {
@@ -145,7 +159,40 @@ fn log_level(name: Option<&str>) -> Result<LevelFilter, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// What one warning looks like.
+    fn logged(is_coloured: bool) -> String {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let writer = move || Lines(Arc::clone(&sink));
+        let log = log(LevelFilter::WARN, is_coloured, writer);
+        tracing::subscriber::with_default(log, || tracing::warn!("the disk is full"));
+        let lines = lines.lock().unwrap();
+        String::from_utf8(lines.clone()).unwrap()
+    }
+
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_no_terminal_has_no_escapes() {
+        let plain = logged(false);
+        assert!(plain.contains("WARN") && plain.contains("the disk is full"), "{plain}");
+        assert!(!plain.contains('\u{1b}'), "{plain:?}");
+        assert!(logged(true).contains('\u{1b}'));
+    }
 
     #[test]
     fn log_levels_have_names() {

@@ -48,18 +48,16 @@ impl Problem {
         | Self::Withdrawn(text)) = self;
         text
     }
-
-    /// A checkpoint whose files are known to be wrong.
-    pub(crate) fn broken(name: &str, reason: &str) -> Self {
-        Self::Defect(format!("model `{name}` cannot be served: {reason}"))
-    }
 }
 
-/// The last listing, and what it read.
-#[derive(Default)]
-struct Listing {
-    last: Option<(Instant, Arc<Vec<Found>>)>,
-    known: Known,
+/// When models were last listed, and what was found; with what listings have read.
+type Listing = (Option<(Instant, Arc<Vec<Found>>)>, Known);
+
+/// Whether a model's files are whole, as far as its headers tell.
+pub(crate) fn usable(found: &Found) -> Result<(), Problem> {
+    found.summary.as_ref().map(|_| ()).map_err(|reason| {
+        Problem::Defect(format!("model `{}` cannot be served: {reason}", found.name))
+    })
 }
 
 /// The models by name.
@@ -104,12 +102,13 @@ impl Models {
     /// All models there are, sorted by name. Reads headers: call it on a blocking thread.
     pub(crate) fn list(&self) -> Arc<Vec<Found>> {
         let mut listing = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, found)) = &listing.last
+        let (last, known) = &mut *listing;
+        if let Some((at, found)) = last
             && at.elapsed() < LISTING_AGE
         {
             return Arc::clone(found);
         }
-        let mut found = checkpoint::discover_again(&self.root, &mut listing.known);
+        let mut found = checkpoint::discover_again(&self.root, known);
         if let Some((name, path)) = &self.beside
             && !found.iter().any(|model| model.name == *name)
         {
@@ -122,7 +121,7 @@ impl Models {
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         let found = Arc::new(found);
-        listing.last = Some((Instant::now(), Arc::clone(&found)));
+        *last = Some((Instant::now(), Arc::clone(&found)));
         found
     }
 
@@ -214,8 +213,8 @@ impl Models {
         }
         let guard = LoadGuard(Some(Arc::clone(&slot)));
         let name = found.name.clone();
-        if let Err(reason) = &found.summary {
-            return guard.end(Err(Problem::broken(&name, reason)));
+        if let Err(problem) = usable(found) {
+            return guard.end(Err(problem));
         }
         let paths = Arc::clone(&self.paths);
         let (loader, source) = (Arc::clone(&self.loader), self.source(found));

@@ -36,7 +36,7 @@ fn archives(whole: &[u8], file: &mut impl FnMut(&str, &'static str, &[u8])) {
     // first counts: number of entries, size and place of the directory.
     let end = whole.len() - 22;
     let long = end - 20 - 56;
-    for at in [24, 32, 40, 48] {
+    for at in [32, 40, 48] {
         for byte in [0x00, 0x7f, 0xff] {
             let mut broken = whole.to_vec();
             broken[long + at..long + at + 8].fill(byte);
@@ -111,7 +111,7 @@ fn pickles() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         (
             "deep-lists",
             "model.pt",
-            [b"\x80\x02", &[b']'; 20_000][..], &[b'a'; 19_999], b"."].concat(),
+            [b"\x80\x02", &[b']'; 15_000][..], &[b'a'; 14_999], b"."].concat(),
         ),
         ("deep-tuples", "model.pt", [b"\x80\x02)", &[0x85; 20_000][..], b"."].concat()),
         ("marks", "model.pt", [b"\x80\x02", &[b'('; 200_000][..], b"."].concat()),

@@ -74,6 +74,21 @@ async fn thirty_two_streams_at_once_give_what_each_gives_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_may_have_more_end_tokens_than_a_request() {
+    let loader = EngineLoader { limits: Limits::default(), cpu: CpuOptions::default() };
+    let (script, setup) = (Arc::new(Script::default()), Setup::default());
+    let server = Server::start(Arc::new(loader), script, setup).await;
+    // Every id of the vocabulary but the first two hundred.
+    let ends: Vec<u32> = (200..384).collect();
+    let file = server.root.path().join("world/one/generation_config.json");
+    std::fs::write(file, json!({ "eos_token_id": ends }).to_string()).unwrap();
+    server.load("world/one").await;
+    let body = json!({ "message": "x", "model": "world/one", "seed": 1 });
+    let last = server.post("/api/generate", &body).await.last();
+    assert_eq!(last["finish_reason"], "stop", "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vanished_client_gives_its_pages_back() {
     let server = demo().await;
     let mut body = question(2);

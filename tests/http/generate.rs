@@ -93,16 +93,30 @@ async fn length_and_errors_have_their_reasons() {
             (Some(true), Some("error"))
         );
         assert!(last["error"].as_str().unwrap().contains(words), "{last}");
+        assert_eq!(last["code"], "generation_failed");
     }
-    let long = "word ".repeat(2000);
+}
+
+#[tokio::test]
+async fn a_prompt_over_the_context_says_so_to_people_and_to_programs() {
+    // 400 tokens in a context of 256, asked of a model that is loaded and of one that is not.
+    let long = "word ".repeat(400);
     let server = loaded(vec![]).await;
-    let answer = server.post("/api/generate", &json!({ "message": long })).await;
-    assert_eq!((answer.status, answer.last()["finish_reason"].as_str()), (200, Some("error")));
-    assert!(
-        answer.last()["error"].as_str().unwrap().contains("over this model's 255"),
-        "{}",
-        answer.body
-    );
+    for model in ["sft/demo", "rl/grpo"] {
+        let body = json!({ "message": long, "model": model });
+        let answer = server.post("/api/generate", &body).await;
+        let last = answer.last();
+        assert_eq!((answer.status, last["finish_reason"].as_str()), (200, Some("error")));
+        let sentence = last["error"].as_str().unwrap();
+        assert!(sentence.contains("over this model's 255: shorten it"), "{sentence}");
+        assert_eq!(last["code"], "context_length_exceeded");
+        let tokens = last["usage"]["prompt_tokens"].as_u64().unwrap();
+        assert!(tokens > 255 && sentence.contains(&tokens.to_string()), "{last}");
+        assert_eq!(last["usage"]["completion_tokens"], 0);
+    }
+    let older = server.post("/api/generate", &json!({ "prompt": long })).await;
+    let events = older.events();
+    assert_eq!(events.last().unwrap()["code"], "context_length_exceeded", "{}", older.body);
 }
 
 #[tokio::test]

@@ -39,10 +39,12 @@ async fn the_listing_shows_what_each_model_is() {
         );
         assert_eq!(model["modified"].as_str().unwrap().len(), "2026-01-01 00:00:00".len());
         assert_eq!(model["default"].as_bool(), Some(name == "sft/demo"));
+        assert_eq!(model["usable"], true);
     }
     for broken in ["half/copied", "old.pt"] {
         let model = &models[broken];
         assert_eq!(model["status"], "error", "{broken}");
+        assert_eq!(model["usable"], false, "{broken}");
         assert!(
             !model["error"].as_str().unwrap().is_empty()
                 && !model["error"].as_str().unwrap().contains("/tmp")
@@ -241,7 +243,7 @@ async fn what_cannot_be_loaded_says_why() {
         assert_eq!(answer.status, 503, "{path}");
         assert!(answer.headers.contains_key("retry-after"), "{path}");
         let sentence = answer.json()["error"].as_str().unwrap().to_owned();
-        assert!(sentence.contains("123456") && sentence.contains("1000"), "{sentence}");
+        assert!(sentence.contains("needs 124 KB, 1 KB are free"), "{sentence}");
     }
     let server = Server::scripted(Script { fails_to_load: true, ..Script::default() }).await;
     let answer = server.post("/api/generate", &json!({ "message": "hi" })).await;
@@ -256,6 +258,22 @@ async fn what_cannot_be_loaded_says_why() {
         (status["status"].as_str(), status["loaded"].as_bool()),
         (Some("error"), Some(false))
     );
+    // It may be tried again, which what cannot be read may not.
+    assert_eq!(status["usable"], true);
+    assert_eq!(answer.last()["code"], "model_unusable");
+}
+
+#[tokio::test]
+async fn a_model_that_is_known_to_be_broken_is_not_begun_to_load() {
+    let server = Server::scripted(Script::default()).await;
+    std::fs::create_dir_all(server.root.path().join("half/copied")).unwrap();
+    std::fs::write(server.root.path().join("half/copied/config.json"), "{").unwrap();
+    let answer = server.post("/api/models/half%2Fcopied/load", &json!({})).await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("model_unusable")));
+    assert!(!answer.headers.contains_key("retry-after"));
+    let sentence = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(sentence.contains("`half/copied` cannot be served"), "{sentence}");
+    assert_eq!(server.script.loads.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

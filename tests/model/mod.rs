@@ -8,5 +8,6 @@ mod family;
 mod gguf;
 mod golden;
 mod mini;
+mod refused;
 mod same_tokens;
 mod torch_files;

@@ -167,7 +167,8 @@ pageTest("a refusal is told in the server's words, and Retry asks again", async 
     [{ status: 404, body: { error: "there is no model `sft/demo`", code: "model_not_found" } }, "there is no model `sft/demo`"],
     [{ status: 422, body: { error: "`temperature` is 9; it must be from 0 to 5", code: "out_of_range" } }, "`temperature` is 9; it must be from 0 to 5"],
     [{ status: 429, body: { error: "the queue is full.", code: "queue_full" }, headers: { "retry-after": "3" } }, "the queue is full. Try again in 3 s."],
-    [{ status: 503, body: { error: "the model needs 9 GiB and 2 GiB are free", code: "no_memory" } }, "the model needs 9 GiB and 2 GiB are free"],
+    [{ status: 503, body: { error: "the model needs 9.00 GB, 2.00 GB are free", code: "not_enough_memory" } }, "the model needs 9.00 GB, 2.00 GB are free"],
+    [{ status: 503, body: { error: "the model needs 9.00 GB, 2.00 GB are free", code: "not_enough_memory" }, headers: { "retry-after": "30" } }, "the model needs 9.00 GB, 2.00 GB are free. Try again in 30 s."],
     [{ status: 502, body: "<h1>Bad gateway</h1>" }, "The proxy in front of the server cannot reach it. Try again in a moment."],
     [{ status: 418, body: "?" }, "The server answered with status 418."],
   ];

@@ -27,6 +27,7 @@ const entry = (type, fields = {}) => ({
   context_length: 1024,
   status: "not_loaded",
   default: false,
+  usable: true,
   ...fields,
 });
 
@@ -35,7 +36,7 @@ export const MODELS = () => ({
   "pretrain/best.pt": entry("Pretrained", { format: "pt", size_mb: 1843.2, parameters: 685_000_000_000 }),
   "rl/demo": entry("RL"),
   "world/odd": entry("Unknown"),
-  "sft/broken": entry("SFT", { status: "error", error: "`model.safetensors`: the header is cut short", parameters: null }),
+  "sft/broken": entry("SFT", { status: "error", usable: false, error: "`model.safetensors`: the header is cut short", parameters: null }),
 });
 
 // One answer's stream, as the script sees it.

@@ -24,6 +24,22 @@ pageTest("Clear empties the chat, tells the server, and can be undone", async ({
   assert.equal(fake.saw("/api/chat/clear").length, 2);
 });
 
+pageTest("taking a cleared chat back does not cost what was said since", async ({ page }) => {
+  await ask(page, "first chat");
+  await finished(page);
+  await button(page, "Clear chat").click();
+  await ask(page, "second chat");
+  await finished(page);
+  await button(page, "Undo").click();
+  assert.equal(await page.locator(".question .words").innerText(), "first chat");
+  await button(page, "Chats").click();
+  assert.deepEqual((await page.locator("#chat-list .name").allInnerTexts()).sort(), ["first chat", "second chat"]);
+  await page.locator("#chat-list .pick", { hasText: "second chat" }).click();
+  assert.equal(await page.locator(".question .words").innerText(), "second chat");
+  await page.reload();
+  assert.equal(await page.locator(".question .words").innerText(), "second chat");
+});
+
 pageTest("Clear in the middle of an answer ends it for good", async ({ page, fake }) => {
   fake.answer = async (stream) => {
     stream.token("Once ");

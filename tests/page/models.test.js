@@ -22,7 +22,41 @@ pageTest("a model that cannot be used is shown with its reason", async ({ page }
   await chip(page).click();
   assert.equal(await row(page, "sft/broken").locator(".trouble").innerText(), "`model.safetensors`: the header is cut short");
   assert.equal(await row(page, "sft/broken").locator(".state").innerText(), "Cannot be used");
+  assert.ok(await row(page, "sft/broken").locator(".pick").isDisabled());
 });
+
+pageTest("a chosen model whose files broke gives way to the default, and one whose loading failed does not", async ({ page, fake }) => {
+  const choose = async (name) => {
+    fake.loading = [];
+    await chip(page).click();
+    await row(page, name).locator(".pick").click();
+    await shows(row(page, name).locator(".state"), /^Loaded$/);
+    await page.reload();
+    await shows(chip(page), name);
+  };
+  await choose("world/odd");
+  Object.assign(fake.models["world/odd"], { status: "error", usable: false, error: "`config.json`: not valid JSON" });
+  await page.reload();
+  await shows(chip(page), "sft/demo");
+  await ask(page, "hi");
+  await finished(page);
+  assert.equal(fake.asked[0].model, "sft/demo");
+  await choose("rl/demo");
+  Object.assign(fake.models["rl/demo"], { status: "error", error: "the model needs 14.35 GB, 1.24 GB are free" });
+  await page.reload();
+  await shows(chip(page), "rl/demo");
+  await shows(chip(page), "Loading failed");
+  await chip(page).click();
+  assert.ok(await row(page, "rl/demo").locator(".pick").isEnabled());
+});
+
+pageTest(
+  "a default model that is broken gives way to one that is not",
+  async ({ page }) => shows(chip(page), "rl/demo"),
+  { setup: (fake) => {
+    fake.models = { "sft/demo": { ...fake.models["sft/demo"], status: "error", usable: false, error: "broken" }, "rl/demo": fake.models["rl/demo"] };
+  } },
+);
 
 pageTest("choosing a model loads it with progress, and the next question goes to it", async ({ page, fake }) => {
   fake.loading = [0.25, 0.25, 0.75, 0.75];

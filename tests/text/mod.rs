@@ -298,8 +298,16 @@ fn a_text_is_shared_between_threads() {
     fn is_shared<T: Send + Sync>(_: &T) {}
     let text = open(PLAIN);
     is_shared(&text);
-    assert_eq!(text.eos_ids().len(), 1);
     assert!(text.vocab_size() > 256);
+}
+
+#[test]
+fn the_tokenizers_own_end_token_is_among_those_that_end_an_answer() {
+    let text = open(PLAIN);
+    let own = text.end_tokens(&[]);
+    assert_eq!(own.len(), 1);
+    let other = TokenId(own[0].0 + 1);
+    assert_eq!(text.end_tokens(&[other.0, own[0].0, other.0]), [own[0], other]);
 }
 
 #[test]

@@ -206,6 +206,11 @@ impl Checkpoint {
         Ok(Self { config, generation, text, path, tensors, used, has_mtp, watch })
     }
 
+    /// The folder or file, as errors name it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A tensor by name. Every tensor the configuration asks for is there after `open`.
     ///
     /// # Errors
@@ -233,11 +238,6 @@ impl Checkpoint {
             .iter()
             .map(|(name, entry)| Listed::of(name, entry, used.contains(part::owner(name))))
             .collect()
-    }
-
-    /// The folder or file, as errors name it.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Whether the first MTP layer is there, whole: many converted copies leave it out.

@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A checkpoint on its way into a backend.
 pub(super) struct Loader<'a, B: Backend> {
@@ -40,7 +40,15 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// A small tensor widened.
     pub(super) fn vector(&mut self, name: &str) -> Result<B::Buf> {
         let tensor = self.checkpoint.tensor(name)?;
-        let values = self.backend.vector(&tensor.to_f32())?;
+        let values = tensor.to_f32();
+        // Short enough to look through. A correction bias that is no number would choose the same experts for every
+        // token without a word; a norm's would fail every request.
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let problem = format!("value {at} is {}, wanted finite numbers", values[at]);
+            let (path, name) = (self.checkpoint.path().to_owned(), name.to_owned());
+            return Err(Error::TensorRange { path, name, problem });
+        }
+        let values = self.backend.vector(&values)?;
         self.count(tensor.stored_bytes());
         Ok(values)
     }

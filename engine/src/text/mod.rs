@@ -170,9 +170,14 @@ impl Text {
         &self.stops
     }
 
-    /// The end token that `tokenizer_config.json` names.
-    pub fn eos_ids(&self) -> &[TokenId] {
-        &self.eos
+    /// The tokens that end an answer: those of the checkpoint's configuration (`eos_token_ids`), and the end token that
+    /// `tokenizer_config.json` names. Ascending, each once.
+    pub fn end_tokens(&self, configured: &[u32]) -> Vec<TokenId> {
+        let configured = configured.iter().copied().map(TokenId);
+        let mut tokens: Vec<TokenId> = configured.chain(self.eos.iter().copied()).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
     }
 
     /// Ids that have a text; a model's own vocabulary may be larger.

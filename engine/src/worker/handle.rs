@@ -334,7 +334,7 @@ mod tests {
         check(|order| order.tokens.clear(), "the prompt is empty");
         check(
             |order| order.tokens = vec![TokenId(1); 10],
-            "prompt of 10 tokens is over this model's 9",
+            "prompt of 10 tokens is over this model's 9: shorten it, or leave out earlier messages",
         );
         check(|order| order.tokens[2] = TokenId(40), "token 40 is outside the vocabulary of 40");
         check(

@@ -110,8 +110,7 @@ mod tests {
         // A page less than one context and a page are not chosen, so this cannot fit.
         assert_eq!(choose_pages(&limits(None), FOOTPRINT, Some(709)).unwrap(), 11);
         let error = check(710, Some(709)).unwrap_err().to_string();
-        let want =
-            "the model with its weights, scratch and latent cache needs 710 bytes, 709 are free";
+        let want = "the model with its weights, scratch and latent cache needs 710 bytes, 709 bytes are free";
         assert_eq!(error, want);
         check(710, Some(710)).unwrap();
         check(710, None).unwrap();

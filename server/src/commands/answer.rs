@@ -1,10 +1,8 @@
 //! A loaded model that answers on standard output, for `chat` and `run`: the engine in this process, no HTTP.
 
-use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 
 use hadal_engine::backend::cpu::CpuOptions;
-use hadal_engine::step::TokenId;
 use hadal_engine::text::{Message, Text};
 use hadal_engine::{Engine, Event, Limits, Request, Sink};
 use tokio::runtime::Runtime;
@@ -13,6 +11,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::Failure;
 use super::load::load;
 use super::locate::locate;
+use super::printer::Printer;
 use super::sampling::SamplingArgs;
 use crate::args::ModelArgs;
 
@@ -55,6 +54,16 @@ impl<'a> Talker<'a> {
         &self.name
     }
 
+    /// Tokens of a conversation, as the model would be asked.
+    pub(crate) fn prompt_tokens(&self, messages: &[Message]) -> Result<usize, Failure> {
+        Ok(self.text.encode_chat(messages)?.tokens.len())
+    }
+
+    /// What prompt and answer share.
+    pub(crate) fn context_tokens(&self) -> usize {
+        self.engine.info.context_length
+    }
+
     /// Prints the answer as it comes and returns it; `interrupted` cuts it short.
     pub(crate) fn answer(
         &self,
@@ -73,7 +82,7 @@ impl<'a> Talker<'a> {
             decode_spans: encoded.decode_spans,
             sampling: sampling.resolve(generation),
             max_tokens: sampling.max_tokens,
-            stop_tokens: generation.eos_token_ids.iter().copied().map(TokenId).collect(),
+            stop_tokens: self.text.end_tokens(&generation.eos_token_ids),
             sink: Box::new(Pipe(events)),
         };
         let submitted = self.engine.handle.submit(request);
@@ -137,103 +146,44 @@ impl Sink for Pipe {
     }
 }
 
-/// Prints text up to a stop string, and nothing of the stop string.
-struct Printer<'a> {
-    stops: &'a [String],
-    /// Text that may yet become a stop string.
-    held: String,
-    answer: String,
-    is_terminal: bool,
-}
-
-impl<'a> Printer<'a> {
-    fn new(stops: &'a [String]) -> Self {
-        let is_terminal = std::io::stdout().is_terminal();
-        Self { stops, held: String::new(), answer: String::new(), is_terminal }
-    }
-
-    /// Prints what is certain; `Break` when a stop string is complete.
-    fn push(&mut self, text: &str) -> Result<ControlFlow<()>, Failure> {
-        self.held.push_str(text);
-        let (certain, flow) = match certain(&self.held, self.stops) {
-            Certain::Stopped(at) => (at, ControlFlow::Break(())),
-            Certain::UpTo(at) => (at, ControlFlow::Continue(())),
-        };
-        let rest = self.held.split_off(certain);
-        let certain = std::mem::replace(&mut self.held, rest);
-        self.show(&certain)?;
-        Ok(flow)
-    }
-
-    /// Prints what was held back: no stop string came of it.
-    fn finish(&mut self) -> Result<(), Failure> {
-        let held = std::mem::take(&mut self.held);
-        self.show(&held)
-    }
-
-    fn show(&mut self, text: &str) -> Result<(), Failure> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        self.answer.push_str(text);
-        let mut out = std::io::stdout().lock();
-        if self.is_terminal {
-            out.write_all(harmless(text).as_bytes())?;
-        } else {
-            out.write_all(text.as_bytes())?;
-        }
-        Ok(out.flush()?)
-    }
-
-    /// Ends the line and gives the whole answer.
-    fn end(self) -> Result<String, Failure> {
-        let mut out = std::io::stdout().lock();
-        writeln!(out)?;
-        out.flush()?;
-        Ok(self.answer)
-    }
-}
-
-/// How much of a text cannot be part of a stop string.
-#[derive(Debug, PartialEq)]
-enum Certain {
-    /// A stop string begins here.
-    Stopped(usize),
-    /// What follows may be the beginning of one.
-    UpTo(usize),
-}
-
-fn certain(text: &str, stops: &[String]) -> Certain {
-    if let Some(at) = stops.iter().filter_map(|stop| text.find(stop.as_str())).min() {
-        return Certain::Stopped(at);
-    }
-    let begins = |at: &usize| stops.iter().any(|stop| stop.starts_with(&text[*at..]));
-    Certain::UpTo(text.char_indices().map(|(at, _)| at).find(begins).unwrap_or(text.len()))
-}
-
-/// A model's text without the control characters that steer a terminal.
-fn harmless(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use hadal_engine::TokenId;
+
     use super::*;
 
-    #[test]
-    fn a_possible_stop_string_is_held_back() {
-        let stops = ["\n\nHuman:".to_owned()];
-        assert_eq!(certain("Hi", &stops), Certain::UpTo(2));
-        assert_eq!(certain("Hi\n", &stops), Certain::UpTo(2));
-        assert_eq!(certain("Hi\n\nHum", &stops), Certain::UpTo(2));
-        assert_eq!(certain("Hi\n\nHug", &stops), Certain::UpTo(7));
-        assert_eq!(certain("Hi\n\nHuman: no", &stops), Certain::Stopped(2));
-        assert_eq!(certain("é\n", &stops), Certain::UpTo(2));
+    /// The demo model's answer, its configuration with or without end tokens.
+    fn answer(ends: bool) -> String {
+        let name = format!("hadal-answer-{}-{ends}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (name, bytes) in crate::embedded::FILES {
+            let text = String::from_utf8_lossy(bytes);
+            if !ends && ["config.json", "generation_config.json"].contains(name) {
+                assert!(text.contains("\"eos_token_id\""), "{name}");
+                let without = text.replace("\"eos_token_id\"", "\"was_eos_token_id\"");
+                std::fs::write(folder.join(name), without).unwrap();
+            } else {
+                std::fs::write(folder.join(name), bytes).unwrap();
+            }
+        }
+        let runtime = Runtime::new().unwrap();
+        let model = ModelArgs { checkpoints: None, model: Some(folder.display().to_string()) };
+        let sampling =
+            SamplingArgs { temperature: Some(0.0), max_tokens: 100, ..SamplingArgs::default() };
+        let talker =
+            Talker::load(&runtime, &model, CpuOptions::default(), Limits::default()).unwrap();
+        let content = "What is the capital of Japan?".to_owned();
+        let messages = [Message { role: hadal_engine::text::Role::User, content }];
+        let answer = talker.answer(Asked::Chat(&messages), &sampling, std::future::pending);
+        drop(talker);
+        std::fs::remove_dir_all(&folder).unwrap();
+        answer.unwrap()
     }
 
     #[test]
-    fn a_terminal_gets_no_escapes() {
-        assert_eq!(harmless("a\u{1b}[2J\tb\r\n\u{9b}c"), "a[2J\tb\nc");
+    fn the_end_token_that_only_the_tokenizer_names_ends_an_answer_too() {
+        assert_eq!(answer(false), answer(true));
     }
 
     #[test]

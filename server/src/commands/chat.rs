@@ -3,13 +3,14 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use clap::Args;
-use hadal_engine::text::{Message, Role};
+use hadal_engine::text::Role;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tokio::runtime::Runtime;
 
 use super::answer::{Asked, Talker};
-use super::sampling::{self, SamplingArgs};
+use super::conversation::{Chat, Room, Taken, message};
+use super::sampling::SamplingArgs;
 use super::{Failure, Outcome, tell};
 use crate::args::{ComputeArgs, LimitArgs, ModelArgs};
 
@@ -33,20 +34,10 @@ pub(crate) struct ChatArgs {
     pub(crate) limits: LimitArgs,
 }
 
-const HELP: &str = "\
-/set NAME VALUE  temperature, top-p, top-k, min-p, repetition-penalty, max-tokens or seed
-/set             show what is set
-/system TEXT     begin again with this system message; without a text, without one
-/clear           begin again
-/exit            leave (so does Ctrl-D)
-Ctrl-C           stop the answer
-";
-
 /// Reads messages and answers them until there are no more. `interrupted` ends when the person presses Ctrl-C.
 pub(crate) fn run(args: &ChatArgs, runtime: &Runtime, interrupted: impl AsyncFn()) -> Outcome {
     let talker = Talker::load(runtime, &args.model, args.compute.options(), args.limits.limits())?;
-    let mut chat =
-        Chat { history: Vec::new(), system: args.system.clone(), sampling: args.sampling.clone() };
+    let mut chat = Chat::new(args.system.clone(), args.sampling.clone());
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
         tell(format_args!("{}: type a message, or /help", talker.name()));
@@ -61,12 +52,11 @@ pub(crate) fn run(args: &ChatArgs, runtime: &Runtime, interrupted: impl AsyncFn(
                 out.flush()?;
             }
             Taken::Ask => {
-                let asked = Asked::Chat(&chat.messages());
                 // Only a terminal sends Ctrl-C for the answer alone; to a pipe it means the whole program.
                 let answered = if lines.is_terminal() {
-                    talker.answer(asked, &chat.sampling, &interrupted)
+                    ask(&talker, &mut chat, &interrupted)
                 } else {
-                    talker.answer(asked, &chat.sampling, std::future::pending)
+                    ask(&talker, &mut chat, std::future::pending)
                 };
                 match answered {
                     Ok(text) => chat.history.push(message(Role::Assistant, text)),
@@ -82,66 +72,20 @@ pub(crate) fn run(args: &ChatArgs, runtime: &Runtime, interrupted: impl AsyncFn(
     Ok(())
 }
 
-fn message(role: Role, content: String) -> Message {
-    Message { role, content }
-}
-
-/// A conversation as it stands.
-struct Chat {
-    system: Option<String>,
-    history: Vec<Message>,
-    sampling: SamplingArgs,
-}
-
-/// What became of a line.
-#[derive(Debug, PartialEq)]
-enum Taken {
-    Nothing,
-    /// A message for the model; it stands in the history.
-    Ask,
-    /// Words for the person.
-    Say(String),
-    Leave,
-}
-
-impl Chat {
-    /// A message or a command.
-    fn take(&mut self, line: &str) -> Taken {
-        let line = line.trim();
-        if line.is_empty() {
-            return Taken::Nothing;
-        }
-        let Some(command) = line.strip_prefix('/') else {
-            self.history.push(message(Role::User, line.to_owned()));
-            return Taken::Ask;
+/// Answers the last message, after leaving out what the context no longer holds.
+fn ask(talker: &Talker, chat: &mut Chat, interrupted: impl AsyncFn()) -> Result<String, Failure> {
+    let room = Room::of(talker.context_tokens(), chat.sampling.max_tokens);
+    let left_out = chat.make_room(room, |messages| talker.prompt_tokens(messages))?;
+    if left_out > 0 {
+        let exchanges = match left_out {
+            1 => "exchange is".to_owned(),
+            n => format!("{n} exchanges are"),
         };
-        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
-        let rest = rest.trim();
-        match name {
-            "exit" | "quit" => Taken::Leave,
-            "help" => Taken::Say(HELP.into()),
-            "clear" => {
-                self.history.clear();
-                Taken::Nothing
-            }
-            "system" => {
-                self.system = (!rest.is_empty()).then(|| rest.to_owned());
-                self.history.clear();
-                Taken::Nothing
-            }
-            "set" if rest.is_empty() => Taken::Say(sampling::shown(&self.sampling)),
-            "set" => match sampling::set(&mut self.sampling, rest) {
-                Ok(()) => Taken::Nothing,
-                Err(problem) => Taken::Say(format!("{problem}\n")),
-            },
-            _ => Taken::Say(format!("no command /{name}; /help lists them\n")),
-        }
+        tell(format_args!(
+            "the conversation fills the model's context: its first {exchanges} left out from here on; /clear begins again"
+        ));
     }
-
-    fn messages(&self) -> Vec<Message> {
-        let system = self.system.iter().map(|text| message(Role::System, text.clone()));
-        system.chain(self.history.iter().cloned()).collect()
-    }
+    talker.answer(Asked::Chat(&chat.messages()), &chat.sampling, interrupted)
 }
 
 /// Where messages come from.
@@ -187,36 +131,31 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use hadal_engine::Limits;
+    use hadal_engine::backend::cpu::CpuOptions;
+
     use super::*;
 
-    fn chat() -> Chat {
-        Chat { system: None, history: Vec::new(), sampling: SamplingArgs::default() }
-    }
-
     #[test]
-    fn a_line_is_a_message_and_the_history_keeps_it() {
-        let mut chat = chat();
-        assert_eq!(chat.take("  Hello!\n"), Taken::Ask);
-        assert_eq!(chat.messages(), [message(Role::User, "Hello!".into())]);
-        assert_eq!(chat.take("  "), Taken::Nothing);
-    }
-
-    #[test]
-    fn clear_keeps_the_system_message_and_system_begins_again() {
-        let mut chat = chat();
-        chat.take("/system Be brief.");
-        chat.take("Hello!");
-        chat.take("/clear");
-        assert_eq!(chat.messages(), [message(Role::System, "Be brief.".into())]);
-        chat.take("Hello!");
-        chat.take("/system");
-        assert!(chat.messages().is_empty());
-    }
-
-    #[test]
-    fn unknown_commands_are_not_sent_to_the_model() {
-        assert!(matches!(chat().take("/sytem x"), Taken::Say(_)));
-        assert_eq!(chat().take("/exit"), Taken::Leave);
-        assert_eq!(chat().take("/help"), Taken::Say(HELP.into()));
+    fn a_conversation_goes_on_beyond_the_context() {
+        let runtime = Runtime::new().unwrap();
+        let model = ModelArgs { checkpoints: None, model: None };
+        let limits = Limits { context_tokens_max: 64, ..Limits::default() };
+        let talker = Talker::load(&runtime, &model, CpuOptions::default(), limits).unwrap();
+        let mut chat = Chat::new(None, SamplingArgs::default());
+        chat.sampling.max_tokens = 30;
+        for turn in 0..8 {
+            assert_eq!(chat.take("What is the capital of Japan, please?"), Taken::Ask);
+            let answer = ask(&talker, &mut chat, std::future::pending);
+            let answer = answer.unwrap_or_else(|failure| panic!("turn {turn}: {failure:?}"));
+            chat.history.push(message(Role::Assistant, answer));
+        }
+        assert!(chat.history.len() < 16, "{}", chat.history.len());
+        // What no leaving out can help says what can.
+        chat.take(&"word ".repeat(100));
+        let Err(Failure::Failed(problem)) = ask(&talker, &mut chat, std::future::pending) else {
+            panic!("was answered")
+        };
+        assert!(problem.contains("over this model's 63: shorten it"), "{problem}");
     }
 }

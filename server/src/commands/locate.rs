@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hadal_engine::checkpoint::{self, Source};
 
-use super::Failure;
+use super::{Failure, tell};
 use crate::args::ModelArgs;
 use crate::embedded;
 
@@ -24,7 +24,8 @@ pub(crate) struct Located {
 /// Looks `--model` up: a name below the checkpoint folder, then a path, then the model inside the binary.
 pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
     let wanted = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
-    let found = checkpoint::discover(&args.checkpoints);
+    let found = checkpoint::discover(args.root());
+    check_root(args, found.is_empty())?;
     if let Some(model) = found.iter().find(|model| model.name == wanted) {
         return Ok(Located { name: model.name.clone(), source: model.source() });
     }
@@ -36,7 +37,7 @@ pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
     }
     let names: Vec<&str> = found.iter().map(|model| model.name.as_str()).collect();
     let there = if names.is_empty() { "none".into() } else { names.join(", ") };
-    let root = args.checkpoints.display();
+    let root = args.root().display();
     Err(Failure::Usage(format!(
         "no model `{wanted}`: it is no folder and no file, and the models below {root} are: {there}"
     )))
@@ -52,6 +53,34 @@ fn at_path(path: &str) -> Option<Source> {
     }
 }
 
+/// A folder that was asked for by name is one, and holds models; it is not one.
+fn check_root(args: &ModelArgs, is_empty: bool) -> Result<(), Failure> {
+    let root = args.root();
+    let shown = root.display();
+    let refuse = |problem: String| Err(Failure::Usage(problem));
+    match std::fs::read_dir(root) {
+        // Nobody asked for the default folder.
+        Err(_) if args.checkpoints.is_none() => Ok(()),
+        Err(_) if root.is_file() => refuse(format!(
+            "--checkpoints {shown} is a file, wanted the folder that checkpoints lie in; --model names a single one"
+        )),
+        Err(problem) => refuse(format!("--checkpoints {shown}: {problem}")),
+        Ok(entries) => {
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let is_model = |name: String| name == "config.json" || name.ends_with(".safetensors");
+            if is_empty && args.model.is_none() && names.into_iter().any(is_model) {
+                return refuse(format!(
+                    "{shown} is a model itself and none lies below it: --model {shown} names it"
+                ));
+            }
+            if is_empty && args.checkpoints.is_some() && args.model.is_none() {
+                tell(format_args!("there is no model below {shown} yet"));
+            }
+            Ok(())
+        }
+    }
+}
+
 /// The last part of a path, as far as it has one.
 fn last_name(path: &str) -> String {
     let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
@@ -63,7 +92,7 @@ mod tests {
     use super::*;
 
     fn args(model: Option<&str>) -> ModelArgs {
-        ModelArgs { checkpoints: "no-such-folder".into(), model: model.map(str::to_owned) }
+        ModelArgs { checkpoints: None, model: model.map(str::to_owned) }
     }
 
     #[test]
@@ -90,6 +119,36 @@ mod tests {
             located,
             Located { name: "Cargo.toml".into(), source: Source::File(file.into()) }
         );
+    }
+
+    #[test]
+    fn a_checkpoint_folder_that_is_none_is_refused() {
+        let refusal = |checkpoints: &str, model: Option<&str>| {
+            let args = ModelArgs { checkpoints: Some(checkpoints.into()), ..args(model) };
+            match locate(&args) {
+                Err(Failure::Usage(problem)) => problem,
+                other => panic!("{other:?}"),
+            }
+        };
+        let missing = refusal("no-such-folder", None);
+        assert!(missing.contains("--checkpoints no-such-folder"), "{missing}");
+        let file = refusal(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), None);
+        assert!(file.contains("is a file"), "{file}");
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../checkpoints/sft/demo");
+        let model = refusal(demo, None);
+        assert!(model.contains(&format!("--model {demo}")), "{model}");
+        // Who names the model has what they want, wherever the folder is.
+        let both = ModelArgs { checkpoints: Some(demo.into()), ..args(Some(demo)) };
+        assert_eq!(locate(&both).unwrap().source, Source::Directory(demo.into()));
+    }
+
+    #[test]
+    fn an_empty_checkpoint_folder_may_be_filled_later() {
+        let folder = std::env::temp_dir().join(format!("hadal-locate-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let args = ModelArgs { checkpoints: Some(folder.clone()), ..args(None) };
+        assert_eq!(locate(&args).unwrap().source, Source::Embedded(embedded::FILES));
+        std::fs::remove_dir(&folder).unwrap();
     }
 
     #[test]

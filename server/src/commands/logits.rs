@@ -1,13 +1,15 @@
 //! `hadal logits`: a model's numbers for given tokens, as a file, so that a reference that shares no code with us can
 //! check them (`cargo xtask golden`, or anybody's script).
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hadal_engine::Limits;
 use hadal_engine::step::TokenId;
 use hadal_engine::trace::{self, Trace, TraceData, TraceOptions, TraceTensor};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 
 use super::locate::locate;
@@ -73,34 +75,60 @@ fn tokens(text: &str) -> Result<Vec<TokenId>, String> {
     list.iter().map(id).collect()
 }
 
-/// Little-endian safetensors.
+/// Writes to whatever stands at the path, a pipe or a device too; a new file gets the mode that any new file gets.
 fn write(trace: &Trace, path: &Path) -> Outcome {
-    let mut tensors = Vec::with_capacity(trace.tensors.len());
-    for TraceTensor { name, shape, data } in &trace.tensors {
-        let (dtype, bytes): (Dtype, Vec<u8>) = match data {
-            TraceData::F32(values) => {
-                (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
-            }
-            TraceData::I64(values) => {
-                (Dtype::I64, values.iter().flat_map(|value| value.to_le_bytes()).collect())
-            }
+    // The wider first: then each tensor is aligned to its elements.
+    let (wide, narrow): (Vec<_>, Vec<_>) =
+        trace.tensors.iter().partition(|tensor| matches!(tensor.data, TraceData::I64(_)));
+    let tensors = [wide, narrow].concat();
+    let header = header(&tensors).map_err(|problem| Failure::file(path, problem))?;
+    let write = || -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(path)?);
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for tensor in &tensors {
+            data(&mut out, &tensor.data)?;
+        }
+        out.flush()
+    };
+    write().map_err(|problem| Failure::file(path, problem))
+}
+
+/// What a safetensors file begins with: each tensor's dtype, shape and place, and spaces up to a multiple of eight.
+fn header(tensors: &[&TraceTensor]) -> Result<Vec<u8>, String> {
+    let mut entries = Vec::with_capacity(tensors.len());
+    let mut end = 0;
+    for TraceTensor { name, shape, data } in tensors {
+        let (dtype, bytes) = match data {
+            TraceData::F32(values) => (Dtype::F32, size_of_val(values.as_slice())),
+            TraceData::I64(values) => (Dtype::I64, size_of_val(values.as_slice())),
         };
-        tensors.push((name, dtype, shape.clone(), bytes));
+        let data_offsets = (end, end + bytes);
+        end += bytes;
+        entries.push((name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets }));
     }
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, dtype, shape, bytes) in &tensors {
-        let view = TensorView::new(*dtype, shape.clone(), bytes);
-        views.push((
-            name.as_str(),
-            view.map_err(|problem| Failure::Failed(format!("tensor `{name}`: {problem}")))?,
-        ));
+    let metadata = Metadata::new(None, entries).map_err(|problem| problem.to_string())?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|problem| problem.to_string())?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
+/// A tensor's elements, little-endian.
+fn data(out: &mut impl Write, data: &TraceData) -> std::io::Result<()> {
+    match data {
+        TraceData::F32(values) => {
+            values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+        }
+        TraceData::I64(values) => {
+            values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()))
+        }
     }
-    safetensors::serialize_to_file(views, None, path)
-        .map_err(|problem| Failure::file(path, problem))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+
     use super::*;
 
     #[test]
@@ -125,17 +153,61 @@ mod tests {
             tensor("logits", vec![1, 2], TraceData::F32(vec![1.5, -2.0])),
             tensor("decode_tokens", vec![2], TraceData::I64(vec![4, 5])),
         ];
-        let path =
-            std::env::temp_dir().join(format!("hadal-logits-{}.safetensors", std::process::id()));
+        let path = scratch("reads-back");
         write(&Trace { tensors }, &path).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(read.tensor("logits").unwrap().shape(), [1, 2]);
+        let logits = read.tensor("logits").unwrap();
+        assert_eq!((logits.dtype(), logits.shape()), (Dtype::F32, &[1, 2][..]));
+        assert_eq!(logits.data(), [1.5f32.to_le_bytes(), (-2.0f32).to_le_bytes()].concat());
         assert_eq!(
             read.tensor("decode_tokens").unwrap().data(),
             [4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]
         );
         assert!(write(&Trace { tensors: Vec::new() }, Path::new("no-such-folder/x")).is_err());
+        let short = vec![tensor("logits", vec![3], TraceData::F32(vec![1.0]))];
+        assert!(write(&Trace { tensors: short }, &path).is_err(), "a shape that is not the data's");
+    }
+
+    /// A path of this process alone.
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("hadal-logits-{}-{name}", std::process::id()))
+    }
+
+    fn small() -> Trace {
+        let data = TraceData::F32(vec![1.5]);
+        Trace { tensors: vec![TraceTensor { name: "logits".into(), shape: vec![1], data }] }
+    }
+
+    #[test]
+    fn a_new_file_gets_the_mode_of_any_new_file_and_a_link_is_followed() {
+        let (path, other, link) = (scratch("mode"), scratch("other"), scratch("link"));
+        File::create(&other).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        write(&small(), &path).unwrap();
+        assert_eq!(mode(&path), mode(&other));
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        write(&small(), &link).unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read(&other).unwrap(), std::fs::read(&path).unwrap());
+        for file in [path, other, link] {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_written_to_and_stays_a_pipe() {
+        let path = scratch("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let read = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::read(path).unwrap()
+        });
+        write(&small(), &path).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().file_type().is_fifo());
+        std::fs::remove_file(&path).unwrap();
+        let bytes = read.join().unwrap();
+        assert!(safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("logits").is_ok());
     }
 }

@@ -3,12 +3,14 @@
 pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod chat;
+mod conversation;
 pub(crate) mod convert;
 pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod locate;
 pub(crate) mod logits;
 pub(crate) mod plan;
+mod printer;
 pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod serve;

@@ -104,7 +104,7 @@ pub(crate) async fn run(
         ));
     }
     let app = App::new(AppOptions {
-        root: args.model.checkpoints.clone(),
+        root: args.model.root().to_owned(),
         default_model: located.name,
         embedded: Some(embedded::FILES),
         beside,

@@ -17,9 +17,9 @@ pub(crate) struct TargetArgs {
     /// The model: a name below the checkpoint folder, or the path of a checkpoint
     #[arg(value_name = "PATH|NAME")]
     pub(crate) model: String,
-    /// Folder below which checkpoints are found
-    #[arg(long, value_name = "DIR", default_value = "checkpoints")]
-    pub(crate) checkpoints: PathBuf,
+    /// Folder below which checkpoints are found [default: checkpoints]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoints: Option<PathBuf>,
 }
 
 impl TargetArgs {

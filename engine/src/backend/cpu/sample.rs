@@ -88,6 +88,8 @@ fn penalise(logits: &mut [f32], i: usize, step: &Step, row: &SampleRow) {
         if seen.in_output > 0 {
             *logit -= row.presence + row.frequency * seen.in_output as f32;
         }
+        // A tiny penalty divides beyond all numbers, and the difference of two infinities is none.
+        *logit = logit.clamp(f32::MIN, f32::MAX);
     }
 }
 

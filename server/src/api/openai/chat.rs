@@ -67,7 +67,8 @@ async fn lease(app: &Arc<App>, name: &str) -> Result<Lease, Refusal> {
     Ok(app.models.lease(name).await?)
 }
 
-fn refused(refused: NotBegun) -> Refusal {
+/// A generation that did not begin, as a refusal.
+pub(crate) fn refused(refused: NotBegun) -> Refusal {
     match refused {
         NotBegun::Busy(sentence) => busy(sentence),
         NotBegun::Ended(ended) => unfinished(&ended),

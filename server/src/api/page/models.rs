@@ -16,7 +16,7 @@ use crate::api::fields::Fields;
 use crate::app::App;
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json};
-use crate::models::{Problem, State};
+use crate::models::{Problem, State, usable};
 
 /// `GET /api/models`.
 pub(crate) async fn list(app: &Arc<App>) -> Reply {
@@ -41,22 +41,21 @@ pub(super) fn entry(app: &App, found: &Found) -> Value {
         "type": kind(&found.name),
         "format": found.format,
         "default": found.name == app.models.default_name(),
+        // Whether its files are whole. A load that failed for another reason may succeed the next time.
+        "usable": found.summary.is_ok(),
+        "architecture": null, "parameters": null, "dtype": null, "context_length": null,
     });
-    let more = match &found.summary {
-        Ok(summary) => json!({
+    if let Ok(summary) = &found.summary {
+        let more = json!({
             "architecture": summary.architecture,
             "parameters": summary.parameters,
             "dtype": summary.dtype,
             "context_length": summary.context_length,
-        }),
-        Err(reason) => {
-            json!({ "architecture": null, "parameters": null, "dtype": null, "context_length": null, "error": reason })
-        }
-    };
-    extend(&mut entry, more);
-    // A file's own defect outlives an attempt to load it.
+        });
+        extend(&mut entry, more);
+    }
+    // A file's own defect outlives an attempt to load it, and ends when the files are whole.
     let state = match app.models.state(&found.name) {
-        // It was asked for while its files were incomplete; now they are whole.
         State::Failed(Problem::Defect(_)) if found.summary.is_ok() => State::NotLoaded,
         state => state,
     };
@@ -102,9 +101,8 @@ fn state_fields(state: &State) -> Value {
 fn local_time(time: SystemTime) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
     let time = OffsetDateTime::from(time);
-    let local =
-        time::UtcOffset::local_offset_at(time).map_or(time, |offset| time.to_offset(offset));
-    local.format(&format).unwrap_or_default()
+    let offset = time::UtcOffset::local_offset_at(time).unwrap_or(time::UtcOffset::UTC);
+    time.to_offset(offset).format(&format).unwrap_or_default()
 }
 
 /// What a checkpoint is, by its path: the first of these words that a part of it has.
@@ -180,9 +178,7 @@ pub(super) async fn begin_loading(app: &Arc<App>, name: &str) -> Result<Reply, R
     let is_loaded = app.models.lease_if_loaded(name).is_some();
     if !is_loaded {
         // What is known to be broken is not tried again until its files change.
-        if let Err(reason) = &found.summary {
-            return Err(Problem::broken(name, reason).into());
-        }
+        usable(&found)?;
         app.models.check_memory(&found).await?;
         app.models.load(&found);
     }

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::generate::cancel_form;
 use super::models::{self, all, begin_loading, entry, query};
-use super::stream::{timings, usage};
+use super::stream::{Last, timings, usage};
 use crate::api::fields::Fields;
 use crate::app::App;
-use crate::generate::{Cost, Ended};
+use crate::generate::Ended;
 use crate::generations::Form;
 use crate::http::body;
 use crate::http::reply::{Refusal, Reply, json};
@@ -55,9 +55,13 @@ pub(crate) async fn cancel(app: &Arc<App>, request: Request<Incoming>) -> Result
 }
 
 /// The last event of the older form.
-pub(super) fn last_event(ended: &Ended, cost: Cost) -> Value {
+pub(super) fn last_event(last: &Last) -> Value {
+    let Last { ended, code, cost } = last;
+    let cost = *cost;
     match ended {
-        Ended::Stopping | Ended::Error(_) => json!({ "type": "error", "error": ended.error() }),
+        Ended::Stopping | Ended::Error(_) => {
+            json!({ "type": "error", "error": ended.error(), "code": code })
+        }
         Ended::Cancelled => {
             json!({ "type": "cancelled", "usage": usage(cost), "timings": timings(cost) })
         }

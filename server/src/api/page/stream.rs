@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::older;
+use crate::api::openai::chat::refused;
 use crate::app::App;
 use crate::generate::{self, Ask, Cancel, Cost, Ended, Generation, NotBegun, Piece, Queued};
 use crate::generations::{Form, Task};
+use crate::http::reply::Refusal;
 use crate::http::sse::{ALIVE, Events, HEARTBEAT, ReaderGone};
 use crate::models::Problem;
 
@@ -21,6 +23,39 @@ pub(super) enum Beginning {
     Load(Ask),
     /// The model is loaded; the prompt is encoded next.
     Queued(Queued, Ask),
+}
+
+/// How a stream ends.
+pub(super) struct Last {
+    pub(super) ended: Ended,
+    /// For programs, when it ended in an error.
+    pub(super) code: Option<&'static str>,
+    pub(super) cost: Cost,
+}
+
+impl Last {
+    fn new(ended: Ended, cost: Cost) -> Self {
+        let code = match ended {
+            Ended::Stop | Ended::Length | Ended::Cancelled => None,
+            Ended::Stopping => Some("draining"),
+            Ended::Error(_) => Some("generation_failed"),
+        };
+        Self { ended, code, cost }
+    }
+
+    fn refused(refusal: Refusal, cost: Cost) -> Self {
+        Self { ended: Ended::Error(refusal.sentence), code: Some(refusal.code), cost }
+    }
+
+    /// A generation that did not begin. A client that is told how long its prompt was knows how much to leave out.
+    fn not_begun(reason: NotBegun) -> Self {
+        let prompt_tokens = match &reason {
+            NotBegun::Ended(ended) => return Self::new(ended.clone(), Cost::default()),
+            NotBegun::Invalid(hadal_engine::Error::PromptTooLong { got, .. }) => *got,
+            NotBegun::Invalid(_) | NotBegun::Busy(_) => 0,
+        };
+        Self::refused(refused(reason), Cost { prompt_tokens, ..Cost::default() })
+    }
 }
 
 /// An open stream.
@@ -46,30 +81,30 @@ impl Stream {
         };
         match begun {
             Ok(generation) => self.answer(generation).await,
-            Err(ended) => self.end(&ended, Cost::default()).await,
+            Err(last) => self.end(&last).await,
         }
     }
 
     /// Loads the model, saying so, and begins.
-    async fn load(&self, ask: Ask) -> Result<Result<Generation, Ended>, ReaderGone> {
+    async fn load(&self, ask: Ask) -> Result<Result<Generation, Last>, ReaderGone> {
         let beginning = async {
             let leased = tokio::select! {
                 leased = self.app.models.lease(&self.model) => leased,
-                ended = self.cancel.wait() => return Err(ended),
+                ended = self.cancel.wait() => return Err(Last::new(ended, Cost::default())),
             };
             let lease = leased.map_err(|problem| match problem {
-                Problem::Withdrawn(_) => Ended::Cancelled,
-                problem => Ended::Error(problem.sentence().to_owned()),
+                Problem::Withdrawn(_) => Last::new(Ended::Cancelled, Cost::default()),
+                problem => Last::refused(problem.into(), Cost::default()),
             })?;
-            self.start(generate::queue(lease).map_err(ended)?, ask).await
+            self.start(generate::queue(lease).map_err(Last::not_begun)?, ask).await
         };
         self.events.comment(LOADING);
         self.events.while_waiting(LOADING, LOADING_EVERY, beginning).await
     }
 
     /// Encodes and begins.
-    async fn start(&self, queued: Queued, ask: Ask) -> Result<Generation, Ended> {
-        generate::start(&self.app, queued, ask, self.cancel.clone()).await.map_err(ended)
+    async fn start(&self, queued: Queued, ask: Ask) -> Result<Generation, Last> {
+        generate::start(&self.app, queued, ask, self.cancel.clone()).await.map_err(Last::not_begun)
     }
 
     /// Streams the answer; when the reader goes, the generation goes with it.
@@ -81,13 +116,13 @@ impl Stream {
                 Piece::End(ended, cost) => {
                     // The place is free before the client hears the end.
                     drop(generation);
-                    return self.end(&ended, cost).await;
+                    return self.end(&Last::new(ended, cost)).await;
                 }
             };
             let event = self.token(&text);
             let sent = self.events.json_unless(&event, generation.interrupted());
             if let Some(ended) = sent.await? {
-                return self.end(&ended, generation.interrupt()).await;
+                return self.end(&Last::new(ended, generation.interrupt())).await;
             }
         }
     }
@@ -99,29 +134,23 @@ impl Stream {
         }
     }
 
-    async fn end(&self, ended: &Ended, cost: Cost) -> Result<(), ReaderGone> {
-        tracing::debug!("generation {} ended: {}", self.task.id, ended.reason());
+    async fn end(&self, last: &Last) -> Result<(), ReaderGone> {
+        tracing::debug!("generation {} ended: {}", self.task.id, last.ended.reason());
         let value = match self.form {
-            Form::Current => last_event(ended, cost),
-            Form::Older => older::last_event(ended, cost),
+            Form::Current => last_event(last),
+            Form::Older => older::last_event(last),
         };
         self.events.json(&value).await
     }
 }
 
-/// Why nothing was begun, as an end.
-fn ended(refused: NotBegun) -> Ended {
-    match refused {
-        NotBegun::Busy(sentence) => Ended::Error(sentence),
-        NotBegun::Invalid(error) => Ended::Error(error.to_string()),
-        NotBegun::Ended(ended) => ended,
-    }
-}
-
-fn last_event(ended: &Ended, cost: Cost) -> Value {
+fn last_event(last: &Last) -> Value {
+    let Last { ended, code, cost } = last;
+    let cost = *cost;
     let mut event = json!({ "token": "", "done": true, "finish_reason": ended.reason(), "usage": usage(cost), "timings": timings(cost) });
     if let (Some(sentence), Some(object)) = (ended.error(), event.as_object_mut()) {
         object.insert("error".into(), json!(sentence));
+        object.insert("code".into(), json!(code));
     }
     event
 }

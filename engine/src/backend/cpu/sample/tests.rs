@@ -267,6 +267,36 @@ fn extreme_settings_still_draw_a_token() {
 }
 
 #[test]
+fn a_penalty_that_leaves_all_numbers_behind_still_draws_by_its_rule() {
+    let mut cpu = backend(ways()[0], 1);
+    let seen = |id| Penalty { token: TokenId(id), in_prompt: 1, in_output: 1 };
+    for repetition in [f32::MIN_POSITIVE, 1e-20, 1e-38] {
+        for top_k in [0, 3] {
+            for top_p in [1.0, 0.9] {
+                let draw = |cpu: &mut Cpu, seed, penalties: &[Penalty]| {
+                    let row = SampleRow { top_k, top_p, repetition, ..warm(seed) };
+                    let logits = [9.0, 30.0, 8.0, 40.0, -7.0, 7.0, 6.0, 5.0];
+                    let mut case = Case::default();
+                    case.add_with(&logits, row, penalties, &[]);
+                    case.run(cpu)[0]
+                };
+                // Both are beyond every other token; which of them, the draw says where they are equal there.
+                let drawn: Vec<_> =
+                    (0..40).map(|seed| draw(&mut cpu, seed, &[seen(1), seen(3)])).collect();
+                assert!(drawn.iter().all(|it| [token(1), token(3)].contains(it)), "{drawn:?}");
+                // One alone always is.
+                let alone = (0..40).all(|seed| draw(&mut cpu, seed, &[seen(5)]) == token(5));
+                assert!(alone, "{repetition} {top_k} {top_p}");
+            }
+        }
+    }
+    let strong = SampleRow { repetition: 100.0, ..warm(1) };
+    let mut case = Case::default();
+    case.add_with(&[-3e38; 4], strong, &[seen(0), seen(1), seen(2), seen(3)], &[]);
+    assert!(matches!(case.run(&mut cpu)[0], Sampled::Token(TokenId(0..4))));
+}
+
+#[test]
 fn a_draw_allocates_nothing() {
     let logits = numbers(1, 6000);
     let rows = [warm(1), SampleRow { top_p: 0.99, ..warm(2) }, SampleRow { top_k: 900, ..warm(3) }];

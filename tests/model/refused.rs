@@ -1,0 +1,54 @@
+//! Checkpoints that are whole as files and hold numbers no model can work with.
+
+use std::path::Path;
+
+use hadal_engine::backend::cpu::CpuOptions;
+use hadal_engine::checkpoint::Source;
+use hadal_engine::{Engine, Limits, LoadOptions};
+use hadal_tests::scripted::golden;
+use safetensors::SafeTensors;
+
+/// Copies a golden checkpoint and overwrites one element of a tensor.
+fn spoilt(to: &Path, case: &str, tensor: &str, at: usize, value: f32) {
+    for file in std::fs::read_dir(golden(case)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    let path = to.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (header_len, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let place = 8 + header_len + header.info(tensor).unwrap().data_offsets.0 + 4 * at;
+    bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[track_caller]
+fn check(tensor: &str, at: usize, value: f32, want: Option<&str>) {
+    let folder = tempfile::tempdir().unwrap();
+    spoilt(folder.path(), "v3-moe-f32", tensor, at, value);
+    let options = LoadOptions {
+        limits: Limits::default(),
+        cpu: CpuOptions::default(),
+        now: Box::new(|| 0),
+        on_stats: Box::new(|_| {}),
+    };
+    let loaded = Engine::load(&Source::Directory(folder.path().into()), options, &mut |_| {});
+    match (loaded, want) {
+        (Ok(engine), None) => engine.join(),
+        (Err(problem), Some(want)) => {
+            let problem = problem.to_string();
+            assert!(problem.contains(tensor) && problem.contains(want), "{problem}");
+        }
+        (Ok(_), Some(want)) => panic!("loaded, wanted: {want}"),
+        (Err(problem), None) => panic!("{problem}"),
+    }
+}
+
+#[test]
+fn a_router_bias_or_a_norm_that_is_no_number_is_refused_at_load() {
+    let bias = "model.layers.1.mlp.gate.e_score_correction_bias";
+    check(bias, 3, f32::NAN, Some("value 3 is NaN"));
+    check(bias, 0, f32::INFINITY, Some("value 0 is inf"));
+    check(bias, 0, -3e38, None);
+    check("model.layers.2.input_layernorm.weight", 5, f32::NAN, Some("value 5 is NaN"));
+}
