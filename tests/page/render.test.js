@@ -141,10 +141,11 @@ pageTest("time grows with the length, for any text", async ({ page }) => {
     for (const [name, pattern] of Object.entries(patterns)) {
       const text = (chars) => pattern.repeat(Math.ceil(chars / pattern.length));
       time(text(20_000));
-      const small = Math.min(time(text(100_000)), time(text(100_000)));
-      const large = time(text(800_000));
+      // The best of three: what else runs on the machine only ever adds.
+      const best = (chars) => Math.min(...[1, 2, 3].map(() => time(text(chars))));
+      const [small, large] = [best(100_000), best(800_000)];
       // Eight times the text: a quadratic one would take sixty-four times as long.
-      if (large > 6000 || (large > 500 && large > 40 * small)) bad.push(`${name}: ${small.toFixed()} ms, ${large.toFixed()} ms`);
+      if (large > 500 && large > 40 * small) bad.push(`${name}: ${small.toFixed()} ms, ${large.toFixed()} ms`);
     }
     return bad;
   }, LARGE);

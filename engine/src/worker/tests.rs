@@ -137,6 +137,9 @@ fn check_lost(leave: Leave, sentence: &str) {
     let running = run(&limits(1, 8), 4);
     let readers = [(); 3].map(|()| running.submit(&Order::plain(5, 5)));
     assert!(running.handle.is_alive());
+    // The first pass may begin before all are there; the second knows all three.
+    running.leave.send(Leave::Compute).unwrap();
+    running.wait_for(|stats| stats.steps_total == 1);
     running.leave.send(leave).unwrap();
     running.wait_for(|stats| stats.finished_total == 3);
     for reader in readers {
