@@ -1,5 +1,6 @@
 //! Tokenizers and chat templates held to the reference library.
 
+mod damaged;
 mod family;
 
 use std::path::{Path, PathBuf};

@@ -8,6 +8,7 @@ mod blocks;
 mod bytes;
 mod controls;
 mod detokenizer;
+mod guard;
 mod jinja;
 mod longest;
 mod marks;

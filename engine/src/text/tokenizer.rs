@@ -15,6 +15,7 @@ use tokenizers::Tokenizer as Inner;
 
 use super::bytes::ByteTable;
 use super::controls::{Controls, is_control};
+use super::guard::guarded;
 use super::longest::longest_token_bytes;
 use super::marks::Rendered;
 use super::tiktoken;
@@ -45,8 +46,9 @@ fn error(problem: impl std::fmt::Display) -> Error {
 }
 
 fn read(json: &[u8]) -> Result<Inner> {
-    let mut inner = Inner::from_bytes(json)
-        .map_err(|e| error(format!("`tokenizer.json` cannot be used: {e}")))?;
+    let mut inner = guarded(|| {
+        Inner::from_bytes(json).map_err(|e| error(format!("`tokenizer.json` cannot be used: {e}")))
+    })?;
     // Left over from training: a prompt is neither cut nor filled up.
     inner.with_truncation(None).map_err(error)?.with_padding(None);
     Ok(inner)
@@ -150,7 +152,7 @@ impl Tokenizer {
 
     /// Raw text: control tokens are recognised, and the post-processor adds its own.
     pub(super) fn encode_raw(&self, text: &str) -> Result<Vec<TokenId>> {
-        let encoding = self.inner.encode(text, true).map_err(error)?;
+        let encoding = guarded(|| self.inner.encode(text, true).map_err(error))?;
         Ok(encoding.get_ids().iter().map(|id| TokenId(*id)).collect())
     }
 
@@ -173,12 +175,12 @@ impl Tokenizer {
     pub(super) fn decode(&self, ids: &[TokenId]) -> String {
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         // The decoder fails on no id that it has; an empty answer is the honest one if it ever did.
-        self.inner.decode(&ids, true).unwrap_or_default()
+        guarded(|| self.inner.decode(&ids, true).map_err(error)).unwrap_or_default()
     }
 }
 
 fn pieces(inner: &Inner, text: &str, base: usize) -> Result<Vec<Piece>> {
-    let encoding = inner.encode(text, false).map_err(error)?;
+    let encoding = guarded(|| inner.encode(text, false).map_err(error))?;
     let ids = encoding.get_ids().iter().map(|id| TokenId(*id));
     let ranges = encoding.get_offsets().iter().map(|(start, end)| base + start..base + end);
     Ok(ids.zip(ranges).collect())
