@@ -4,6 +4,7 @@ mod demo;
 mod ends;
 mod fields;
 mod generate;
+mod gguf_file;
 mod limits;
 mod models;
 mod openai;

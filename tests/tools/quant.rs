@@ -257,3 +257,49 @@ fn a_single_file_becomes_a_folder_with_the_same_numbers() {
     let want = logits(&source, &tokens(20), &F32);
     assert!(logits(&Source::Directory(out), &tokens(20), &F32) == want);
 }
+
+/// GGUF files and the checkpoints they were made from, number by number.
+const GGUF: [(&str, &str); 2] =
+    [("v3-tied-bf16.gguf", "v3-tied-bf16"), ("v3-yarn-bf16-00001-of-00002.gguf", "v3-yarn-bf16")];
+
+fn gguf(file: &str) -> Source {
+    Source::File(golden("gguf").join(file))
+}
+
+#[test]
+fn a_gguf_file_becomes_a_folder_with_the_same_numbers() {
+    for (file, case) in GGUF {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        convert(&gguf(file), &options(Target::Bf16, &out), &mut |_, _| {}).unwrap();
+        let want = logits(&gguf(file), &tokens(20), &F32);
+        let got = Source::Directory(out.clone());
+        assert!(logits(&got, &tokens(20), &F32) == want, "{file}");
+        let (made, from) = [out, golden(case)]
+            .map(|folder| hadal_engine::checkpoint::Checkpoint::open(&Source::Directory(folder)))
+            .map(|checkpoint| checkpoint.unwrap().config)
+            .into();
+        assert_eq!(made, from, "{file}");
+    }
+}
+
+#[test]
+fn a_gguf_file_is_quantised_at_load_and_cached_beside_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("v3-tied-bf16.gguf");
+    std::fs::copy(golden("gguf/v3-tied-bf16.gguf"), &file).unwrap();
+    let source = Source::File(file);
+    for target in [Target::Q8, Target::Q4] {
+        let out = folder.path().join(format!("{target:?}"));
+        convert(&source, &options(target, &out), &mut |_, _| {}).unwrap();
+        let want = logits(&Source::Directory(out), &tokens(20), &F32);
+        let plain = logits(&source, &tokens(20), &F32);
+        assert!(want != plain, "something was quantised");
+        for cache in [false, true] {
+            let cpu = CpuOptions { quant: Some(Quant { target, cache }), ..F32 };
+            assert!(logits(&source, &tokens(20), &cpu) == want, "{target:?} {cache}");
+        }
+        let cache = folder.path().join(format!(".v3-tied-bf16.gguf.hadal-{}", target.name()));
+        assert_eq!(open(&source, target).checkpoint.path(), cache);
+    }
+}

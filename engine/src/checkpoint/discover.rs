@@ -212,8 +212,8 @@ fn torch_format(path: &Path) -> Option<&'static str> {
     matches!(ending, Some("pt" | "pth")).then_some("pt")
 }
 
-/// Weights that make a folder one model.
-fn is_weights(file: &str) -> bool {
+/// Whether a file of this name holds weights that make its folder one model.
+pub fn is_weights(file: &str) -> bool {
     file.ends_with(".safetensors") || is_torch_weights(file)
 }
 

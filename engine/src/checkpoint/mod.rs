@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 pub use account::Loaded;
 pub use config::ModelConfig;
 pub use convert::{ConvertOptions, Converted, convert};
-pub use discover::{Found, Summary, describe, describe_path, discover, discover_again};
+pub use discover::{Found, Summary, describe, describe_path, discover, discover_again, is_weights};
 pub use encode::Encoded;
 pub use known::Known;
 pub use map::{Bytes, Watch};

@@ -67,7 +67,7 @@ fn check_root(args: &ModelArgs, is_empty: bool) -> Result<(), Failure> {
         Err(problem) => refuse(format!("--checkpoints {shown}: {problem}")),
         Ok(entries) => {
             let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            let is_model = |name: String| name == "config.json" || name.ends_with(".safetensors");
+            let is_model = |name: String| name == "config.json" || checkpoint::is_weights(&name);
             if is_empty && args.model.is_none() && names.into_iter().any(is_model) {
                 return refuse(format!(
                     "{shown} is a model itself and none lies below it: --model {shown} names it"
@@ -137,6 +137,12 @@ mod tests {
         let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../checkpoints/sft/demo");
         let model = refusal(demo, None);
         assert!(model.contains(&format!("--model {demo}")), "{model}");
+        let folder = std::env::temp_dir().join(format!("hadal-root-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("pytorch_model.bin"), "").unwrap();
+        let model = refusal(folder.to_str().unwrap(), None);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(model.contains("is a model itself"), "{model}");
         // Who names the model has what they want, wherever the folder is.
         let both = ModelArgs { checkpoints: Some(demo.into()), ..args(Some(demo)) };
         assert_eq!(locate(&both).unwrap().source, Source::Directory(demo.into()));
