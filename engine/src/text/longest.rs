@@ -3,20 +3,39 @@
 //! What is longer than the context's tokens times this fits under no circumstances, and need not be encoded to be
 //! refused: encoding takes some hundred times a text's size in memory, and seconds for megabytes.
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
 use super::bytes::byte_level_mapping;
 
+/// What `tokenizer.json` does to a text, beside its vocabulary: that is most of the file, and is not read again.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Steps {
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    pub(super) decoder: Option<Value>,
+    #[serde(default)]
+    model: Affixes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Affixes {
+    #[serde(rename = "type")]
+    kind: Option<Value>,
+    continuing_subword_prefix: Option<Value>,
+    end_of_word_suffix: Option<Value>,
+}
+
 /// The longest token of a byte-level vocabulary, in bytes of the text. `None` for tokenizers that may leave out or
 /// shorten text, or cover any length of it with one token: there no length of a text says anything of its tokens.
-pub(super) fn longest_token_bytes(inner: &Inner, json: &Value) -> Option<usize> {
-    let is_exact = keeps_text(json.get("normalizer"))
-        && splits_to_bytes(json.get("pre_tokenizer"))
-        && json.pointer("/model/type").and_then(Value::as_str) == Some("BPE")
-        && ["continuing_subword_prefix", "end_of_word_suffix"]
-            .iter()
-            .all(|affix| is_nothing(json.pointer(&format!("/model/{affix}"))));
+pub(super) fn longest_token_bytes(inner: &Inner, steps: &Steps) -> Option<usize> {
+    let model = &steps.model;
+    let is_exact = keeps_text(steps.normalizer.as_ref())
+        && splits_to_bytes(steps.pre_tokenizer.as_ref())
+        && model.kind.as_ref().and_then(Value::as_str) == Some("BPE")
+        && is_nothing(model.continuing_subword_prefix.as_ref())
+        && is_nothing(model.end_of_word_suffix.as_ref());
     if !is_exact {
         return None;
     }
@@ -96,7 +115,8 @@ mod tests {
         });
         spoil(&mut json);
         let inner = Inner::from_bytes(serde_json::to_vec(&json).unwrap()).unwrap();
-        assert_eq!(longest_token_bytes(&inner, &json), want);
+        let steps: Steps = serde_json::from_value(json).unwrap();
+        assert_eq!(longest_token_bytes(&inner, &steps), want);
     }
 
     #[test]

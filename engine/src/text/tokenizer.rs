@@ -11,12 +11,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use serde_json::Value;
-use tokenizers::Tokenizer as Inner;
+use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use super::bytes::ByteTable;
 use super::controls::{Controls, is_control};
 use super::guard::guarded;
-use super::longest::longest_token_bytes;
+use super::longest::{Steps, longest_token_bytes};
 use super::marks::Rendered;
 use super::tiktoken;
 use crate::error::{Error, Result};
@@ -58,29 +58,22 @@ impl Tokenizer {
     /// Reads `tokenizer.json`.
     pub(super) fn open(json: &[u8]) -> Result<Self> {
         let inner = read(json)?;
-        let mut value: Value = serde_json::from_slice(json).map_err(error)?;
-        let added: Vec<(String, TokenId)> = inner
+        let steps: Steps = serde_json::from_slice(json).map_err(error)?;
+        let added: Vec<(TokenId, AddedToken)> = inner
             .get_added_tokens_decoder()
             .into_iter()
             .filter(|(_, token)| is_control(token))
-            .map(|(id, token)| (token.content, TokenId(id)))
+            .map(|(id, token)| (TokenId(id), token))
             .collect();
-        let control_ids: HashSet<TokenId> = added.iter().map(|(_, id)| *id).collect();
-        let bytes = ByteTable::new(&inner, value.get("decoder"));
-        let longest = longest_token_bytes(&inner, &value);
-        for token in
-            value.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten()
-        {
-            let id = token.get("id").and_then(Value::as_u64).map(|id| TokenId(id as u32));
-            if let (Some(true), Some(token)) =
-                (id.map(|id| control_ids.contains(&id)), token.as_object_mut())
-            {
-                token.insert("special".into(), Value::Bool(true));
-            }
-        }
-        let mut plain = read(&serde_json::to_vec(&value).map_err(error)?)?;
+        let control_ids: HashSet<TokenId> = added.iter().map(|(id, _)| *id).collect();
+        let bytes = ByteTable::new(&inner, steps.decoder.as_ref());
+        let longest = longest_token_bytes(&inner, &steps);
+        // All of them special, so that text which looks like one can be taken for text.
+        let special = added.iter().map(|(_, token)| token.clone().special(true));
+        let mut plain = inner.clone();
+        guarded(|| plain.add_special_tokens(special).map_err(error))?;
         plain.set_encode_special_tokens(true);
-        let controls = Controls::new(added.into_iter());
+        let controls = Controls::new(added.into_iter().map(|(id, token)| (token.content, id)));
         Ok(Self { inner, plain, controls, control_ids, bytes, longest })
     }
 
