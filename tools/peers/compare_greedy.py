@@ -82,13 +82,16 @@ class Peer:
         self.process.wait()
 
     def next(self, tokens):
-        """The best next tokens as {id: log-probability}, best first."""
-        request = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": TOP, "cache_prompt": True}
+        """The next token, and the best ones' log-probabilities; none of those for one that ends inside a character."""
+        request = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": TOP, "return_tokens": True}
         body = json.dumps(request).encode()
         call = urllib.request.Request(f"{self.root}/completion", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(call) as answer:
-            said = json.load(answer)["completion_probabilities"]
-        return {entry["id"]: entry["logprob"] for entry in said[0]["top_logprobs"]}
+            said = json.load(answer)
+        [first, *_] = said.get("completion_probabilities") or [{"top_logprobs": []}]
+        # What goes on behind the half character is not asked for.
+        whole = first["top_logprobs"] if len(said["tokens"]) == 1 else []
+        return said["tokens"][0], {entry["id"]: entry["logprob"] for entry in whole}
 
 
 def log_softmax(x):
@@ -107,15 +110,16 @@ def ask(binary, model, answers):
 def judge(answers, said, tie, excused):
     """Equal, close, excused and wrong choices; how far apart the log-probabilities of the chosen tokens are."""
     equal, close, other, wrong, apart = [], 0, 0, [], []
-    for row, ((_, (answer, logits)), tops) in enumerate(zip(answers, said)):
-        for i, (token, top) in enumerate(zip(answer, tops)):
-            theirs, own = next(iter(top)), log_softmax(logits[i])
+    for row, ((_, (answer, logits)), choices) in enumerate(zip(answers, said)):
+        for i, (token, (theirs, top)) in enumerate(zip(answer, choices)):
+            own = log_softmax(logits[i])
             if theirs == token:
                 equal.append((row, i))
-                apart.append(abs(own[token] - top[token]))
+                apart.extend([abs(own[token] - top[token])] if token in top else [])
                 continue
-            lead, their_lead = own[token] - own[theirs], top[theirs] - top.get(token, -np.inf)
-            if max(lead, their_lead) <= tie:
+            lead = own[token] - own[theirs]
+            their_lead = top[theirs] - top.get(token, -np.inf) if top else np.nan
+            if np.fmax(lead, their_lead) <= tie:
                 close += 1
             elif (row, i) in excused:
                 other += 1
