@@ -5,7 +5,7 @@
 //! step, in decode form: the very steps a served request takes.
 
 use crate::backend::cpu::{Cpu, CpuOptions};
-use crate::checkpoint::{Checkpoint, Source, open_with_cache};
+use crate::checkpoint::{Checkpoint, Opened, Source, open_with_cache};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::Model;
@@ -54,6 +54,8 @@ pub struct Trace {
     /// `hidden.*`, `router.*`, `attn.*`, `mlp.*`, `mla.*`, `mtp.*` of draft heads, and where the checkpoint has an MTP
     /// layer `mtp.hidden`, `mtp.logits` and `mtp.draft_tokens`: row `i` has seen token `i + 1` and drafts token `i + 2`.
     pub tensors: Vec<TraceTensor>,
+    /// Why there is no cache of quantised weights although one was asked for.
+    pub warning: Option<String>,
 }
 
 /// The MTP layer's choices, one a row.
@@ -67,8 +69,8 @@ const STEP_ROWS: usize = 64;
 /// What loading refuses; a prompt that is empty, too long or outside the vocabulary.
 pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let checkpoint =
-        open_with_cache(source, options.cpu.quant, threads, &mut |_, _| {})?.checkpoint;
+    let Opened { checkpoint, warning } =
+        open_with_cache(source, options.cpu.quant, threads, &mut |_, _| {})?;
     let n_token = options.tokens.len() + options.n_greedy;
     check(&checkpoint, options, n_token)?;
     let step_rows = if options.step_rows == 0 { STEP_ROWS } else { options.step_rows };
@@ -112,7 +114,7 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     } else {
         Recorder::default()
     };
-    Ok(collect(prompt, decode, drafts, tokens))
+    Ok(Trace { tensors: collect(prompt, decode, drafts, tokens), warning })
 }
 
 fn check(checkpoint: &Checkpoint, options: &TraceOptions, n_token: usize) -> Result<()> {
@@ -206,7 +208,12 @@ fn step(tokens: &[TokenId], position: usize, is_decode: bool) -> Step {
     }
 }
 
-fn collect(prompt: Recorder, decode: Recorder, drafts: Recorder, tokens: Vec<i64>) -> Trace {
+fn collect(
+    prompt: Recorder,
+    decode: Recorder,
+    drafts: Recorder,
+    tokens: Vec<i64>,
+) -> Vec<TraceTensor> {
     let mut tensors = Vec::new();
     for (name, (dim, values)) in prompt.choices.into_iter().chain(drafts.choices) {
         let rows = values.len() / dim.max(1);
@@ -232,5 +239,5 @@ fn collect(prompt: Recorder, decode: Recorder, drafts: Recorder, tokens: Vec<i64
             data: TraceData::I64(tokens),
         });
     }
-    Trace { tensors }
+    tensors
 }

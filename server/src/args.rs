@@ -1,6 +1,7 @@
 //! The command line, described once: `--help` is this file. Values are checked here as far as they can be without
 //! looking at a file; what passes has the type the rest of the program wants.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -59,7 +60,7 @@ pub(crate) struct ModelArgs {
     pub(crate) checkpoints: Option<PathBuf>,
     /// The model: a name below the checkpoint folder, or the path of a checkpoint's folder or file [default: sft/demo]
     #[arg(long, value_name = "NAME|PATH")]
-    pub(crate) model: Option<String>,
+    pub(crate) model: Option<OsString>,
 }
 
 impl ModelArgs {

@@ -1,11 +1,13 @@
-//! The binary: the only place that reads the command line, the environment and signals. What it reads travels on as
-//! values; what goes wrong comes back as one sentence and an exit status: 2 for a wrong command line, 1 for the rest.
+//! The binary: the only place that reads the command line, the environment and signals (`signals.rs`). What it reads
+//! travels on as values; what goes wrong comes back as one sentence and an exit status: 2 for a wrong command line, 1 for
+//! the rest.
 
 #![forbid(unsafe_code)]
 
 mod args;
 mod commands;
 mod embedded;
+mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -13,13 +15,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use hadal_engine::backend::cpu::Isa;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use args::{Cli, Command};
+use args::{Cli, Command, ComputeArgs};
+use commands::unfinished::Unfinished;
 use commands::{Failure, Outcome, bench, chat, convert, inspect, logits, plan, run, serve, verify};
+use signals::{shutdown, tidy_at_signals};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -65,10 +69,17 @@ where
 }
 
 fn dispatch(cli: Cli, isa: Option<Isa>) -> Outcome {
+    let unfinished = Unfinished::default();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
-            runtime()?.block_on(async { serve::run(&args, shutdown()?).await })
+            let stopped = runtime()?.block_on(async {
+                let stop = shutdown(unfinished.clone())?;
+                serve::run(&args, &unfinished, stop).await
+            });
+            // A load that is under way ends with the process.
+            unfinished.give_up();
+            stopped
         }
         Command::Chat(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
@@ -78,26 +89,38 @@ fn dispatch(cli: Cli, isa: Option<Isa>) -> Outcome {
                     std::future::pending::<()>().await;
                 }
             };
-            chat::run(&args, &runtime()?, interrupted)
+            if args.compute.quant_cache {
+                // Once it is loaded, Ctrl-C at a terminal is for the answer alone.
+                tidy_at_signals(unfinished.clone(), |signal| {
+                    signal != SignalKind::interrupt() || !std::io::stdin().is_terminal()
+                });
+            }
+            chat::run(&args, &runtime()?, &unfinished, interrupted)
         }
         Command::Run(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
-            run::run(&args, &runtime()?)
+            tidy_a_cache(&args.compute, &unfinished);
+            run::run(&args, &runtime()?, &unfinished)
         }
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
             plan::run(&args)
         }
-        Command::Convert(args) => convert::run(&args),
+        Command::Convert(args) => {
+            tidy_at_signals(unfinished.clone(), |_| true);
+            convert::run(&args, &unfinished)
+        }
         Command::Verify(args) => verify::run(&args),
         Command::Logits(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
-            logits::run(&args)
+            tidy_a_cache(&args.compute, &unfinished);
+            logits::run(&args, &unfinished)
         }
         Command::Bench(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
-            bench::run(&args)
+            tidy_a_cache(&args.compute, &unfinished);
+            bench::run(&args, &unfinished)
         }
     }
 }
@@ -107,29 +130,10 @@ fn runtime() -> Result<Runtime, Failure> {
         .map_err(|problem| Failure::Failed(format!("cannot start the runtime: {problem}")))
 }
 
-/// Ends at the first SIGTERM or SIGINT; the second one ends the process at once.
-fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|problem| Failure::Failed(format!("cannot listen for signals: {problem}")))
-    };
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        either(&mut terminate, &mut interrupt).await;
-        tracing::info!("stopping: running answers may finish, a second signal ends them");
-        tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
-            // 128 + SIGINT, as shells report it; nothing is left to be tidied up.
-            std::process::exit(130);
-        });
-    })
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
+/// Of a command that only loads, a signal may leave a cache half made, and nothing else.
+fn tidy_a_cache(compute: &ComputeArgs, unfinished: &Unfinished) {
+    if compute.quant_cache {
+        tidy_at_signals(unfinished.clone(), |_| true);
     }
 }
 

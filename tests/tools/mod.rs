@@ -1,8 +1,11 @@
 //! What the tools say of checkpoints and make of them, held to the files themselves.
 
+mod cache;
 mod convert;
+mod others;
 mod quant;
 mod survey;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

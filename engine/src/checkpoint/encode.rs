@@ -26,42 +26,59 @@ impl Tensor {
         let dim = self.dim();
         let mut values = vec![0.0; n * dim];
         self.decode_rows(first, &mut values);
-        if let Some(index) = values.iter().position(|value| !holds(to, *value)) {
-            let (row, column, value) = (first + index / dim, index % dim, values[index]);
-            return Err(Error::TensorRange {
-                path: self.bytes.path().unwrap_or(Path::new("memory")).to_owned(),
-                name: self.name.clone(),
-                problem: format!(
-                    "{value} at row {row}, column {column} is nothing that {} can hold",
-                    to.name()
-                ),
+        encode(&values, dim, to, Place { name: &self.name, path: self.bytes.path(), first })
+    }
+}
+
+/// Where rows come from, for errors.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// The tensor.
+    pub(super) name: &'a str,
+    /// Its file; `None` inside the binary.
+    pub(super) path: Option<&'a Path>,
+    /// The number of the first row.
+    pub(super) first: usize,
+}
+
+/// Writes rows of `dim` numbers as `to`.
+///
+/// # Errors
+/// As of [`Tensor::encode_rows`].
+pub(super) fn encode(values: &[f32], dim: usize, to: DType, place: Place<'_>) -> Result<Encoded> {
+    if let Some(index) = values.iter().position(|value| !holds(to, *value)) {
+        let (row, column, value) = (place.first + index / dim, index % dim, values[index]);
+        return Err(Error::TensorRange {
+            path: place.path.unwrap_or(Path::new("memory")).to_owned(),
+            name: place.name.to_owned(),
+            problem: format!(
+                "{value} at row {row}, column {column} is nothing that {} can hold",
+                to.name()
+            ),
+        });
+    }
+    let mut encoded = Encoded::default();
+    let bytes = &mut encoded.bytes;
+    bytes.reserve_exact(to.row_bytes(dim).unwrap_or(0) * (values.len() / dim.max(1)));
+    match to {
+        DType::F32 => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+        DType::Bf16 => bytes.extend(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes())),
+        DType::F16 => bytes.extend(values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
+        DType::Q8_0 => q8_0::encode(values, bytes),
+        DType::Q4_0 => q4_0::encode(values, bytes),
+        DType::Fp8E4m3 => {
+            debug_assert!(place.first.is_multiple_of(fp8::BLOCK[0]));
+            for rows in values.chunks(fp8::BLOCK[0] * dim) {
+                fp8::encode_block_row(rows, dim, bytes, &mut encoded.scales);
+            }
+        }
+        _ => {
+            return Err(Error::Internal {
+                message: format!("{} is read and not written", to.name()),
             });
         }
-        let mut encoded = Encoded::default();
-        let bytes = &mut encoded.bytes;
-        bytes.reserve_exact(to.row_bytes(dim).unwrap_or(0) * n);
-        match to {
-            DType::F32 => bytes.extend(values.iter().flat_map(|x| x.to_le_bytes())),
-            DType::Bf16 => {
-                bytes.extend(values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()));
-            }
-            DType::F16 => bytes.extend(values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes())),
-            DType::Q8_0 => q8_0::encode(&values, bytes),
-            DType::Q4_0 => q4_0::encode(&values, bytes),
-            DType::Fp8E4m3 => {
-                debug_assert!(first.is_multiple_of(fp8::BLOCK[0]));
-                for rows in values.chunks(fp8::BLOCK[0] * dim) {
-                    fp8::encode_block_row(rows, dim, bytes, &mut encoded.scales);
-                }
-            }
-            _ => {
-                return Err(Error::Internal {
-                    message: format!("{} is read and not written", to.name()),
-                });
-            }
-        }
-        Ok(encoded)
     }
+    Ok(encoded)
 }
 
 /// Whether a format has a number near this one. Those that have NaN and infinities keep them.

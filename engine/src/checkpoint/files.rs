@@ -16,6 +16,22 @@ const INDEX: &str = "model.safetensors.index.json";
 const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
 const TORCH_WEIGHTS: &str = "pytorch_model.bin";
 
+/// Every file that opening may read besides the weights: a cache that was made of others is stale.
+pub(super) const READ: [&str; 12] = [
+    "config.json",
+    "config.yaml",
+    "config.yml",
+    "generation_config.json",
+    INDEX,
+    TORCH_INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tiktoken.model",
+];
+
 /// A checkpoint's files.
 pub(super) struct Files<'a> {
     source: &'a Source,
@@ -39,6 +55,7 @@ impl<'a> Files<'a> {
 
     /// A file's content, when it is there.
     pub(super) fn optional(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        debug_assert!(READ.contains(&name), "a cache would not notice that {name} has changed");
         let path = self.path.join(name);
         let io = |source| Error::Io { path: path.clone(), source };
         let bytes = match self.source {

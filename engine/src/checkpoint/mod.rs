@@ -35,13 +35,13 @@ use std::path::{Path, PathBuf};
 
 pub use account::Loaded;
 pub use config::ModelConfig;
-pub use convert::{ConvertOptions, Converted, convert};
+pub use convert::{ConvertOptions, Converted, convert, give_up};
 pub use discover::{Found, Summary, describe, describe_path, discover, discover_again, is_weights};
 pub use encode::Encoded;
 pub use known::Known;
 pub use map::{Bytes, Watch};
 pub use part::Part;
-pub use quantised::{Opened, Quant, open_with_cache};
+pub use quantised::{Opened, Quant, cache_folder, open_planned, open_with_cache};
 pub use scales::Scales;
 pub use scan::Defects;
 pub use survey::{Listed, Survey};

@@ -12,6 +12,11 @@ use crate::error::{Error, Result};
 /// Endings of files of `torch.save`.
 const TORCH: [&str; 3] = ["pt", "pth", "bin"];
 
+/// Whether a file has everything in it.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "gguf")
+}
+
 /// Reads a file by its ending.
 ///
 /// # Errors

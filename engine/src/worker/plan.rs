@@ -6,7 +6,7 @@ use super::memory::{self, Footprint};
 use super::{CHANNEL_SPARE, Command};
 use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::cache::pages::{PagePool, pages_for};
-use crate::checkpoint::{Checkpoint, Source};
+use crate::checkpoint::{Checkpoint, Source, open_planned};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::model::Model;
@@ -40,13 +40,14 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans a load under these options, without loading.
+    /// Plans a load under these options, without loading. A cache of quantised weights counts where it is there: its
+    /// weights are mapped.
     ///
     /// # Errors
     /// What the settings or the checkpoint refuse. Too little memory is no error here: see [`MemoryPlan::check`].
     pub fn of(source: &Source, limits: &Limits, cpu: &CpuOptions) -> Result<Self> {
         limits.check()?;
-        Self::for_checkpoint(&Cpu::new(cpu)?, &Checkpoint::open(source)?, limits)
+        Self::for_checkpoint(&Cpu::new(cpu)?, &open_planned(source, cpu.quant)?, limits)
     }
 
     /// The plan that loading follows.

@@ -13,6 +13,7 @@ use super::load::load;
 use super::locate::locate;
 use super::printer::Printer;
 use super::sampling::SamplingArgs;
+use super::unfinished::Unfinished;
 use crate::args::ModelArgs;
 
 /// Events that may wait to be printed; a terminal that is further behind pauses its answer.
@@ -42,9 +43,10 @@ impl<'a> Talker<'a> {
         model: &ModelArgs,
         cpu: CpuOptions,
         limits: Limits,
+        unfinished: &Unfinished,
     ) -> Result<Self, Failure> {
         let located = locate(model)?;
-        let engine = load(&located.source, cpu, limits)?;
+        let engine = load(&located.source, cpu, limits, unfinished)?;
         let text = Text::open(&engine.text)?;
         Ok(Self { runtime, name: located.name, engine, text })
     }
@@ -168,11 +170,17 @@ mod tests {
             }
         }
         let runtime = Runtime::new().unwrap();
-        let model = ModelArgs { checkpoints: None, model: Some(folder.display().to_string()) };
+        let model = ModelArgs { checkpoints: None, model: Some(folder.as_os_str().to_owned()) };
         let sampling =
             SamplingArgs { temperature: Some(0.0), max_tokens: 100, ..SamplingArgs::default() };
-        let talker =
-            Talker::load(&runtime, &model, CpuOptions::default(), Limits::default()).unwrap();
+        let talker = Talker::load(
+            &runtime,
+            &model,
+            CpuOptions::default(),
+            Limits::default(),
+            &Unfinished::default(),
+        )
+        .unwrap();
         let content = "What is the capital of Japan?".to_owned();
         let messages = [Message { role: hadal_engine::text::Role::User, content }];
         let answer = talker.answer(Asked::Chat(&messages), &sampling, std::future::pending);

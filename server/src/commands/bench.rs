@@ -16,6 +16,7 @@ use hadal_engine::{Engine, Limits, ModelInfo};
 
 use super::load::load;
 use super::locate::locate;
+use super::unfinished::Unfinished;
 use super::{Failure, Outcome};
 use crate::args::{ComputeArgs, ModelArgs};
 use measure::{Answer, answers};
@@ -49,10 +50,10 @@ pub(crate) struct BenchArgs {
 }
 
 /// Measures and prints.
-pub(crate) fn run(args: &BenchArgs) -> Outcome {
+pub(crate) fn run(args: &BenchArgs, unfinished: &Unfinished) -> Outcome {
     let model = locate(&args.model)?;
     let weights = weights(&model.source, args)?;
-    let (engine, load_seconds) = loaded(args, &model.source)?;
+    let (engine, load_seconds) = loaded(args, &model.source, unfinished)?;
     let bandwidth = memory::read_bandwidth(engine.info.threads, args.runs);
     let prompt = prompt(args, &engine)?;
     let mut decode = Vec::new();
@@ -87,11 +88,15 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
 }
 
 /// Loads as often as asked and keeps the last one. Repeated loads find the file in the page cache.
-fn loaded(args: &BenchArgs, source: &Source) -> Result<(Engine, Spread), Failure> {
+fn loaded(
+    args: &BenchArgs,
+    source: &Source,
+    unfinished: &Unfinished,
+) -> Result<(Engine, Spread), Failure> {
     let mut seconds = Vec::new();
     loop {
         let start = Instant::now();
-        let engine = load(source, args.compute.options(), limits(args))?;
+        let engine = load(source, args.compute.options(), limits(args), unfinished)?;
         seconds.push(start.elapsed().as_secs_f64());
         if seconds.len() >= args.runs as usize {
             check_context(args, &engine.info)?;

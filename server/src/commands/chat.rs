@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use super::answer::{Asked, Talker};
 use super::conversation::{Chat, Room, Taken, message};
 use super::sampling::SamplingArgs;
+use super::unfinished::Unfinished;
 use super::{Failure, Outcome, tell};
 use crate::args::{ComputeArgs, LimitArgs, ModelArgs};
 
@@ -35,8 +36,14 @@ pub(crate) struct ChatArgs {
 }
 
 /// Reads messages and answers them until there are no more. `interrupted` ends when the person presses Ctrl-C.
-pub(crate) fn run(args: &ChatArgs, runtime: &Runtime, interrupted: impl AsyncFn()) -> Outcome {
-    let talker = Talker::load(runtime, &args.model, args.compute.options(), args.limits.limits())?;
+pub(crate) fn run(
+    args: &ChatArgs,
+    runtime: &Runtime,
+    unfinished: &Unfinished,
+    interrupted: impl AsyncFn(),
+) -> Outcome {
+    let (cpu, limits) = (args.compute.options(), args.limits.limits());
+    let talker = Talker::load(runtime, &args.model, cpu, limits, unfinished)?;
     let mut chat = Chat::new(args.system.clone(), args.sampling.clone());
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
@@ -141,7 +148,9 @@ mod tests {
         let runtime = Runtime::new().unwrap();
         let model = ModelArgs { checkpoints: None, model: None };
         let limits = Limits { context_tokens_max: 64, ..Limits::default() };
-        let talker = Talker::load(&runtime, &model, CpuOptions::default(), limits).unwrap();
+        let talker =
+            Talker::load(&runtime, &model, CpuOptions::default(), limits, &Unfinished::default())
+                .unwrap();
         let mut chat = Chat::new(None, SamplingArgs::default());
         chat.sampling.max_tokens = 30;
         for turn in 0..8 {

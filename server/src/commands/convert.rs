@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use hadal_engine::checkpoint::{ConvertOptions, Converted, Target, convert};
 
-use super::Outcome;
-use super::target::{TargetArgs, bar, plural, print_json, print_text, size};
+use super::target::{TargetArgs, bar, plural, print_json, print_text, size, unless_told};
+use super::unfinished::Unfinished;
+use super::{Failure, Outcome};
 use serde_json::json;
 
 /// Flags of `hadal convert`.
@@ -40,7 +41,26 @@ fn target(text: &str) -> Result<Target, String> {
 }
 
 /// Converts and says what was written.
-pub(crate) fn run(args: &ConvertArgs) -> Outcome {
+pub(crate) fn run(args: &ConvertArgs, unfinished: &Unfinished) -> Outcome {
+    let (name, converted) =
+        made(args, unfinished).map_err(|failure| unless_told(args.json, failure))?;
+    if args.json {
+        return print_json(&json!({
+            "model": name,
+            "to": args.to.name(),
+            "out": args.out.display().to_string(),
+            "files": converted.n_file,
+            "tensors": converted.n_tensor,
+            "bytes": converted.bytes,
+            "left_out": converted.left_out,
+            "kept": converted.kept,
+        }));
+    }
+    print_text(&said(args, &name, &converted))
+}
+
+/// Converts.
+fn made(args: &ConvertArgs, unfinished: &Unfinished) -> Result<(String, Converted), Failure> {
     let located = args.target.locate()?;
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = ConvertOptions {
@@ -51,26 +71,14 @@ pub(crate) fn run(args: &ConvertArgs) -> Outcome {
         force: args.force,
         note: None,
     };
+    let _making = unfinished.begin(&args.out);
     let bar = bar("converting");
     let converted = convert(&located.source, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let converted = converted?;
-    if args.json {
-        return print_json(&json!({
-            "model": located.name,
-            "to": args.to.name(),
-            "out": args.out.display().to_string(),
-            "files": converted.n_file,
-            "tensors": converted.n_tensor,
-            "bytes": converted.bytes,
-            "left_out": converted.left_out,
-            "kept": converted.kept,
-        }));
-    }
-    print_text(&said(args, &located.name, &converted))
+    Ok((located.name, converted?))
 }
 
 fn said(args: &ConvertArgs, name: &str, converted: &Converted) -> String {

@@ -7,7 +7,7 @@ use clap::Args;
 use hadal_engine::checkpoint::Survey;
 use hadal_engine::text::Text;
 
-use super::target::{TargetArgs, plural, print_json, print_text};
+use super::target::{TargetArgs, plural, print_json, print_text, unless_told};
 use super::{Failure, Outcome};
 
 /// Flags of `hadal inspect`.
@@ -26,7 +26,7 @@ pub(crate) struct InspectArgs {
 
 /// Prints the report; fails when something is wrong.
 pub(crate) fn run(args: &InspectArgs) -> Outcome {
-    let located = args.target.locate()?;
+    let located = args.target.locate().map_err(|failure| unless_told(args.json, failure))?;
     let mut survey = Survey::of(&located.source);
     // Without a tokenizer a model computes, but nobody can talk to it.
     let text = survey.text.as_ref().map(Text::open);

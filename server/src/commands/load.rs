@@ -8,10 +8,17 @@ use hadal_engine::{Engine, Limits, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
+use super::unfinished::Unfinished;
 
 /// Loads with a progress bar, which shows on a terminal only.
-pub(crate) fn load(source: &Source, cpu: CpuOptions, limits: Limits) -> Result<Engine, Failure> {
+pub(crate) fn load(
+    source: &Source,
+    cpu: CpuOptions,
+    limits: Limits,
+    unfinished: &Unfinished,
+) -> Result<Engine, Failure> {
     let bar = bar();
+    let _making = unfinished.begin_cache(source, cpu.quant);
     let engine = Engine::load(source, options(cpu, limits), &mut |progress: Progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
@@ -57,7 +64,9 @@ mod tests {
     #[test]
     fn what_cannot_be_loaded_is_a_failure_with_its_path() {
         let source = Source::Directory("no-such-folder".into());
-        let problem = load(&source, CpuOptions::default(), Limits::default()).err();
+        let problem =
+            load(&source, CpuOptions::default(), Limits::default(), &Unfinished::default());
+        let problem = problem.err();
         let Some(Failure::Failed(problem)) = problem else { panic!("{problem:?}") };
         assert!(problem.contains("no-such-folder"), "{problem}");
     }

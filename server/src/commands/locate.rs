@@ -1,6 +1,7 @@
 //! Which checkpoint a `--model` means. These commands run for the person at the terminal, so a path may lead anywhere;
 //! names from the network never come here.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use hadal_engine::checkpoint::{self, Source};
@@ -23,28 +24,32 @@ pub(crate) struct Located {
 
 /// Looks `--model` up: a name below the checkpoint folder, then a path, then the model inside the binary.
 pub(crate) fn locate(args: &ModelArgs) -> Result<Located, Failure> {
-    let wanted = args.model.as_deref().unwrap_or(DEFAULT_MODEL);
+    let wanted = args.model.as_deref().unwrap_or(OsStr::new(DEFAULT_MODEL));
     let found = checkpoint::discover(args.root());
     check_root(args, found.is_empty())?;
-    if let Some(model) = found.iter().find(|model| model.name == wanted) {
+    if let Some(model) = found.iter().find(|model| wanted == model.name.as_str()) {
         return Ok(Located { name: model.name.clone(), source: model.source() });
     }
     if let Some(source) = args.model.as_deref().and_then(at_path) {
         return Ok(Located { name: last_name(wanted), source });
     }
     if wanted == DEFAULT_MODEL {
-        return Ok(Located { name: wanted.into(), source: Source::Embedded(embedded::FILES) });
+        return Ok(Located {
+            name: DEFAULT_MODEL.into(),
+            source: Source::Embedded(embedded::FILES),
+        });
     }
     let names: Vec<&str> = found.iter().map(|model| model.name.as_str()).collect();
     let there = if names.is_empty() { "none".into() } else { names.join(", ") };
     let root = args.root().display();
     Err(Failure::Usage(format!(
-        "no model `{wanted}`: it is no folder and no file, and the models below {root} are: {there}"
+        "no model `{}`: it is no folder and no file, and the models below {root} are: {there}",
+        wanted.display()
     )))
 }
 
 /// A folder or a file where the path leads.
-fn at_path(path: &str) -> Option<Source> {
+fn at_path(path: &OsStr) -> Option<Source> {
     let path = PathBuf::from(path);
     if path.is_dir() {
         Some(Source::Directory(path))
@@ -82,9 +87,9 @@ fn check_root(args: &ModelArgs, is_empty: bool) -> Result<(), Failure> {
 }
 
 /// The last part of a path, as far as it has one.
-fn last_name(path: &str) -> String {
+fn last_name(path: &OsStr) -> String {
     let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    full.file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+    full.file_name().unwrap_or(path).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -92,7 +97,7 @@ mod tests {
     use super::*;
 
     fn args(model: Option<&str>) -> ModelArgs {
-        ModelArgs { checkpoints: None, model: model.map(str::to_owned) }
+        ModelArgs { checkpoints: None, model: model.map(Into::into) }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 
 use super::locate::locate;
-use super::{Failure, Outcome};
+use super::unfinished::Unfinished;
+use super::{Failure, Outcome, tell};
 use crate::args::{ComputeArgs, ModelArgs};
 
 /// Flags of `hadal logits`.
@@ -43,7 +44,7 @@ pub(crate) struct LogitsArgs {
 }
 
 /// Runs the tokens and writes the tensors.
-pub(crate) fn run(args: &LogitsArgs) -> Outcome {
+pub(crate) fn run(args: &LogitsArgs, unfinished: &Unfinished) -> Outcome {
     let model = locate(&args.model)?;
     let text = std::fs::read_to_string(&args.tokens)
         .map_err(|problem| Failure::file(&args.tokens, problem))?;
@@ -54,7 +55,12 @@ pub(crate) fn run(args: &LogitsArgs) -> Outcome {
         step_rows: args.step_rows,
         cpu: args.compute.options(),
     };
+    let making = unfinished.begin_cache(&model.source, options.cpu.quant);
     let trace = trace::run(&model.source, &options)?;
+    drop(making);
+    if let Some(warning) = &trace.warning {
+        tell(format_args!("warning: {warning}"));
+    }
     write(&trace, &args.out)
 }
 
@@ -154,7 +160,7 @@ mod tests {
             tensor("decode_tokens", vec![2], TraceData::I64(vec![4, 5])),
         ];
         let path = scratch("reads-back");
-        write(&Trace { tensors }, &path).unwrap();
+        write(&trace(tensors), &path).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -165,9 +171,13 @@ mod tests {
             read.tensor("decode_tokens").unwrap().data(),
             [4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]
         );
-        assert!(write(&Trace { tensors: Vec::new() }, Path::new("no-such-folder/x")).is_err());
+        assert!(write(&trace(Vec::new()), Path::new("no-such-folder/x")).is_err());
         let short = vec![tensor("logits", vec![3], TraceData::F32(vec![1.0]))];
-        assert!(write(&Trace { tensors: short }, &path).is_err(), "a shape that is not the data's");
+        assert!(write(&trace(short), &path).is_err(), "a shape that is not the data's");
+    }
+
+    fn trace(tensors: Vec<TraceTensor>) -> Trace {
+        Trace { tensors, warning: None }
     }
 
     /// A path of this process alone.
@@ -177,7 +187,7 @@ mod tests {
 
     fn small() -> Trace {
         let data = TraceData::F32(vec![1.5]);
-        Trace { tensors: vec![TraceTensor { name: "logits".into(), shape: vec![1], data }] }
+        trace(vec![TraceTensor { name: "logits".into(), shape: vec![1], data }])
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod run;
 pub(crate) mod sampling;
 pub(crate) mod serve;
 pub(crate) mod target;
+pub(crate) mod unfinished;
 pub(crate) mod verify;
 
 use std::fmt::Display;

@@ -6,13 +6,13 @@
 use std::fmt::Write;
 
 use clap::Args;
-use hadal_engine::checkpoint::Checkpoint;
+use hadal_engine::checkpoint::open_planned;
 use hadal_engine::{Limits, MemoryPlan};
 use serde_json::{Value, json};
 
 use super::bench::memory::read_bandwidth;
 use super::bench::report::Weights;
-use super::target::{TargetArgs, print_json, print_text, size};
+use super::target::{TargetArgs, print_json, print_text, size, unless_told};
 use super::{Failure, Outcome};
 use crate::args::ComputeArgs;
 
@@ -75,11 +75,22 @@ impl Speed {
 
 /// Plans and prints; fails when the model does not fit.
 pub(crate) fn run(args: &PlanArgs) -> Outcome {
+    let (name, plan, speed) = made(args).map_err(|failure| unless_told(args.json, failure))?;
+    if args.json {
+        print_json(&as_json(&name, &plan, speed))?;
+    } else {
+        print_text(&as_text(&name, &plan, speed, args.compute.quant_cache))?;
+    }
+    plan.check().map_err(|problem| Failure::Failed(problem.to_string()))
+}
+
+/// Plans.
+fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, Speed), Failure> {
     let located = args.target.locate()?;
-    let limits = limits(args);
-    let plan = MemoryPlan::of(&located.source, &limits, &args.compute.options())?;
-    let checkpoint = Checkpoint::open(&located.source)?;
-    let threads = hadal_engine::backend::cpu::Cpu::new(&args.compute.options())?.threads();
+    let (limits, options) = (limits(args), args.compute.options());
+    let plan = MemoryPlan::of(&located.source, &limits, &options)?;
+    let checkpoint = open_planned(&located.source, options.quant)?;
+    let threads = hadal_engine::backend::cpu::Cpu::new(&options)?.threads();
     let bandwidth = args
         .bandwidth
         .map_or_else(|| read_bandwidth(threads, BANDWIDTH_RUNS).median, |gb| gb * 1e9);
@@ -91,12 +102,7 @@ pub(crate) fn run(args: &PlanArgs) -> Outcome {
         cache_bytes: batch * plan.limits.context_tokens_max as f64 * token_bytes,
         bandwidth,
     };
-    if args.json {
-        print_json(&as_json(&located.name, &plan, speed))?;
-    } else {
-        print_text(&as_text(&located.name, &plan, speed))?;
-    }
-    plan.check().map_err(|problem| Failure::Failed(problem.to_string()))
+    Ok((located.name, plan, speed))
 }
 
 fn limits(args: &PlanArgs) -> Limits {
@@ -111,8 +117,8 @@ fn limits(args: &PlanArgs) -> Limits {
     }
 }
 
-/// For a person.
-fn as_text(name: &str, plan: &MemoryPlan, speed: Speed) -> String {
+/// For a person; `has_cache`: quantised weights are kept beside the checkpoint.
+fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> String {
     let mut out = String::new();
     let limits = &plan.limits;
     // Writing to a string cannot fail.
@@ -131,7 +137,12 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed) -> String {
         "used in place; the system can drop and read them again",
     );
     if plan.encoded_bytes > 0 {
-        row("weights, quantised", plan.encoded_bytes, "in memory of our own");
+        let note = if has_cache {
+            "in a cache that the first load writes; where it cannot, in memory of our own"
+        } else {
+            "in memory of our own"
+        };
+        row("weights, quantised", plan.encoded_bytes, note);
     }
     row("weights, copied", plan.copied_bytes, "norms and biases");
     let full = if plan.cache_bytes < plan.cache_bytes_full {
@@ -215,10 +226,10 @@ mod tests {
             (Some(1377), Some(false))
         );
         assert_eq!(json["decode_tokens_per_second_max"], json!({ "short": 40.0, "full": 20.0 }));
-        let text = as_text("m", &PLAN(), speed);
+        let text = as_text("m", &PLAN(), speed, false);
         assert!(text.contains("does not fit") && text.contains("would take 4.0 kB"), "{text}");
         let roomy = MemoryPlan { free_bytes: Some(1377), cache_bytes_full: 300, ..PLAN() };
-        let text = as_text("m", &roomy, speed);
+        let text = as_text("m", &roomy, speed, false);
         assert!(text.contains("it fits") && text.contains("full length"), "{text}");
     }
 

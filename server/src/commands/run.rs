@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::answer::{Asked, Talker};
 use super::sampling::SamplingArgs;
+use super::unfinished::Unfinished;
 use super::{Failure, Outcome};
 use crate::args::{ComputeArgs, LimitArgs, ModelArgs};
 
@@ -35,7 +36,7 @@ pub(crate) struct RunArgs {
 }
 
 /// Answers and ends.
-pub(crate) fn run(args: &RunArgs, runtime: &Runtime) -> Outcome {
+pub(crate) fn run(args: &RunArgs, runtime: &Runtime, unfinished: &Unfinished) -> Outcome {
     let prompt = match args.prompt.as_deref() {
         Some(prompt) if prompt != "-" => prompt.to_owned(),
         _ => from_standard_input()?,
@@ -43,7 +44,8 @@ pub(crate) fn run(args: &RunArgs, runtime: &Runtime) -> Outcome {
     if prompt.is_empty() {
         return Err(Failure::Usage("the prompt is empty".into()));
     }
-    let talker = Talker::load(runtime, &args.model, args.compute.options(), args.limits.limits())?;
+    let (cpu, limits) = (args.compute.options(), args.limits.limits());
+    let talker = Talker::load(runtime, &args.model, cpu, limits, unfinished)?;
     let messages = [Message { role: Role::User, content: prompt }];
     let asked = if args.raw { Asked::Raw(&messages[0].content) } else { Asked::Chat(&messages) };
     talker.answer(asked, &args.sampling, std::future::pending)?;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use hadal_engine::Progress;
 use hadal_engine::backend::cpu::Cpu;
 use hadal_engine::checkpoint::Source;
-use hadal_server::models::EngineLoader;
+use hadal_server::models::{EngineLoader, Loaded, Loader, StatsCell};
 use hadal_server::{App, AppOptions, HttpLimits};
 use tokio::net::TcpListener;
 
 use super::locate::locate;
+use super::unfinished::Unfinished;
 use super::{Failure, Outcome, tell};
 use crate::args::{ComputeArgs, LimitArgs, ModelArgs};
 use crate::embedded;
@@ -79,9 +81,32 @@ fn seconds() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..=3600)
 }
 
+/// The engine, which says what cache it may be writing.
+struct Noted {
+    engine: EngineLoader,
+    unfinished: Unfinished,
+}
+
+impl Loader for Noted {
+    fn check(&self, source: &Source) -> hadal_engine::Result<()> {
+        self.engine.check(source)
+    }
+
+    fn load(
+        &self,
+        source: &Source,
+        progress: &mut dyn FnMut(Progress),
+        stats: Arc<StatsCell>,
+    ) -> hadal_engine::Result<Loaded> {
+        let _making = self.unfinished.begin_cache(source, self.engine.cpu.quant);
+        self.engine.load(source, progress, stats)
+    }
+}
+
 /// Binds, says where, and serves until `stop` ends.
 pub(crate) async fn run(
     args: &ServeArgs,
+    unfinished: &Unfinished,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Outcome {
     let keys = keys(&args.http)?;
@@ -108,7 +133,10 @@ pub(crate) async fn run(
         default_model: located.name,
         embedded: Some(embedded::FILES),
         beside,
-        loader: Arc::new(EngineLoader { limits, cpu }),
+        loader: Arc::new(Noted {
+            engine: EngineLoader { limits, cpu },
+            unfinished: unfinished.clone(),
+        }),
         api_keys: keys,
         cors_origins: args.http.cors_origin.clone(),
         http: http_limits(&args.http),

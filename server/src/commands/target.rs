@@ -1,11 +1,12 @@
 //! The model a tool looks at, and what the tools share: figures, tables, JSON, the progress bar.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::locate::{Located, locate};
 use super::{Failure, Outcome};
@@ -16,7 +17,7 @@ use crate::args::ModelArgs;
 pub(crate) struct TargetArgs {
     /// The model: a name below the checkpoint folder, or the path of a checkpoint
     #[arg(value_name = "PATH|NAME")]
-    pub(crate) model: String,
+    pub(crate) model: OsString,
     /// Folder below which checkpoints are found [default: checkpoints]
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoints: Option<PathBuf>,
@@ -67,6 +68,17 @@ pub(crate) fn print_json(value: &Value) -> Outcome {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{value:#}")?;
     Ok(out.flush()?)
+}
+
+/// A failure that comes before any result. With `--json`, who reads the output finds it there too: `{"error": "…"}`.
+pub(crate) fn unless_told(is_json: bool, failure: Failure) -> Failure {
+    let (Failure::Failed(problem) | Failure::Usage(problem), true) = (&failure, is_json) else {
+        return failure;
+    };
+    match print_json(&json!({ "error": problem })) {
+        Ok(()) => failure,
+        Err(other) => other,
+    }
 }
 
 /// Text on standard output.

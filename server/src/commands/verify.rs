@@ -14,7 +14,7 @@ use hadal_engine::checkpoint::{Checkpoint, Defects, Listed};
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 
-use super::target::{TargetArgs, bar, plural, print_json, print_text};
+use super::target::{TargetArgs, bar, plural, print_json, print_text, unless_told};
 use super::{Failure, Outcome};
 use record::Record;
 
@@ -50,24 +50,22 @@ struct Checked {
     defects: Defects,
 }
 
+/// What was found in all of them.
+struct Found {
+    name: String,
+    checked: Vec<Checked>,
+    /// From what was kept, when that was asked for.
+    differences: Option<Vec<String>>,
+}
+
 /// Reads, prints, and fails when something is damaged.
 pub(crate) fn run(args: &VerifyArgs) -> Outcome {
-    let located = args.target.locate()?;
-    // Read first: a comparison that cannot be made should not take the minutes that reading takes.
-    let kept = args.against.as_deref().map(record::read).transpose()?;
-    let checkpoint = Checkpoint::open(&located.source).map_err(|problem| {
-        Failure::Failed(format!("{problem} (`hadal inspect` lists all that is wrong)"))
-    })?;
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let checked = check_all(&checkpoint, args.threads.map_or_else(cores, usize::from))?;
-    let differences = kept.map(|kept| record::differences(&kept, &checked));
-    if let Some(path) = args.write.as_deref() {
-        write(path, &located.name, &checked)?;
-    }
+    let Found { name, checked, differences } =
+        found(args).map_err(|failure| unless_told(args.json, failure))?;
     if args.json {
-        print_json(&report::json(&located.name, &checked, differences.as_deref()))?;
+        print_json(&report::json(&name, &checked, differences.as_deref()))?;
     } else {
-        print_text(&report::text(&located.name, &checked, differences.as_deref()))?;
+        print_text(&report::text(&name, &checked, differences.as_deref()))?;
     }
     let n_bad = checked.iter().filter(|tensor| tensor.defects.count() > 0).count();
     let n_different = differences.map_or(0, |differences| differences.len());
@@ -83,6 +81,23 @@ pub(crate) fn run(args: &VerifyArgs) -> Outcome {
             plural(m, "difference")
         ))),
     }
+}
+
+/// Reads all of it, and keeps the hashes where that is asked for.
+fn found(args: &VerifyArgs) -> Result<Found, Failure> {
+    let located = args.target.locate()?;
+    // Read first: a comparison that cannot be made should not take the minutes that reading takes.
+    let kept = args.against.as_deref().map(record::read).transpose()?;
+    let checkpoint = Checkpoint::open(&located.source).map_err(|problem| {
+        Failure::Failed(format!("{problem} (`hadal inspect` lists all that is wrong)"))
+    })?;
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let checked = check_all(&checkpoint, args.threads.map_or_else(cores, usize::from))?;
+    let differences = kept.map(|kept| record::differences(&kept, &checked));
+    if let Some(path) = args.write.as_deref() {
+        write(path, &located.name, &checked)?;
+    }
+    Ok(Found { name: located.name, checked, differences })
 }
 
 /// Every tensor of the files, largest first to the threads, given back by name.

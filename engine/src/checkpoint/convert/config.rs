@@ -30,9 +30,11 @@ pub(super) fn config_json(
         Source::File(_) => written(checkpoint),
     };
     let has_fp8 = layout.has(|dtype| dtype == DType::Fp8E4m3);
-    let has_blocks = layout.has(|dtype| dtype.block_len() > 1);
+    // Halves in a format of our own mean nothing to others either, blocks or not.
+    let is_ours =
+        layout.has(|dtype| dtype.block_len() > 1) || options.to.is_blocks() && layout.has_halves();
     let block = if options.to == Target::Fp8 { fp8::BLOCK } else { checkpoint.config.fp8_block };
-    let quantization = match (has_fp8, has_blocks) {
+    let quantization = match (has_fp8, is_ours) {
         (false, false) => None,
         (true, false) => Some(json!({
             "quant_method": "fp8",

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::join::{self, Halves};
 use super::{ConvertOptions, Converted};
 use crate::checkpoint::expected::expected;
-use crate::checkpoint::{Checkpoint, Listed, Part, part, safetensors, scale_entry};
+use crate::checkpoint::{Checkpoint, Listed, Part, Target, part, safetensors, scale_entry};
 use crate::error::{Error, Result};
 use crate::quant::{DType, fp8};
 
@@ -34,13 +35,17 @@ pub(super) enum Content {
     Encoded(DType),
     /// The factors that encoding the tensor before `_scale_inv` gives.
     Factors,
+    /// The factors that the tensor before `_scale_inv` has, in whatever type, as f32.
+    OwnFactors,
+    /// `kv_b_proj` out of its halves, encoded.
+    Joined(DType),
 }
 
 impl Content {
     fn dtype(self) -> DType {
         match self {
-            Self::Same(dtype) | Self::Encoded(dtype) => dtype,
-            Self::Factors => DType::F32,
+            Self::Same(dtype) | Self::Encoded(dtype) | Self::Joined(dtype) => dtype,
+            Self::Factors | Self::OwnFactors => DType::F32,
         }
     }
 }
@@ -68,16 +73,18 @@ impl Layout {
         let names = names(checkpoint, &listed);
         let (mut groups, mut kept) = (Vec::new(), 0);
         for name in &names {
-            let (items, is_kept) = items(checkpoint, &listed, name, options)?;
+            let (items, is_kept) = items(checkpoint, name, options)?;
             kept += usize::from(is_kept);
             groups.push(items);
         }
         let written: BTreeSet<&str> =
             groups.iter().flatten().map(|item: &Item| item.name.as_str()).collect();
-        let left_out = listed
-            .keys()
-            .filter(|name| !written.contains(name.as_str()) && part::owner(name) == *name)
-            .count();
+        let is_written = |name: &str| {
+            written.contains(name)
+                || options.joins() && join::whole(name).is_some_and(|it| written.contains(&*it))
+        };
+        let left_out =
+            listed.keys().filter(|name| part::owner(name) == *name && !is_written(name)).count();
         let shards = shards(groups, options.shard_bytes)?;
         Ok(Self { shards, left_out, kept })
     }
@@ -90,6 +97,11 @@ impl Layout {
     /// Whether any tensor is stored in a format.
     pub(super) fn has(&self, is: impl Fn(DType) -> bool) -> bool {
         self.shards.iter().flat_map(|shard| &shard.items).any(|item| is(item.content.dtype()))
+    }
+
+    /// Whether a layer's `kv_b_proj` is stored in halves.
+    pub(super) fn has_halves(&self) -> bool {
+        self.shards.iter().flat_map(|shard| &shard.items).any(|item| join::is_half(&item.name))
     }
 
     /// `model.safetensors.index.json`, when there is more than one file.
@@ -133,46 +145,62 @@ fn names(checkpoint: &Checkpoint, listed: &BTreeMap<String, Listed>) -> Vec<Stri
 /// One tensor, and its factors; and whether it stays what it is because its rows are no whole blocks.
 fn items(
     checkpoint: &Checkpoint,
-    listed: &BTreeMap<String, Listed>,
     name: &str,
     options: &ConvertOptions,
 ) -> Result<(Vec<Item>, bool)> {
+    if let Some(whole) = join::whole(name).filter(|_| options.joins())
+        && let Some(halves) = Halves::of(checkpoint, &whole)
+    {
+        // Once for both, where the key's is met.
+        let items = if join::is_key(name) { joined(whole, &halves, options)? } else { Vec::new() };
+        return Ok((items, false));
+    }
     let tensor = checkpoint.tensor(name)?;
     let to = options.to.dtype(&tensor);
     let is_kept = options.to.is_blocks()
         && to == tensor.dtype
         && part::is_layer_matrix(name)
         && !tensor.dim().is_multiple_of(32);
-    let item = |name: String, shape: Vec<usize>, content: Content| -> Result<Item> {
-        let bytes = byte_len(content.dtype(), &shape).ok_or_else(|| Error::Internal {
-            message: format!("`{name}` {shape:?} does not fit {}", content.dtype().name()),
-        })?;
-        Ok(Item { name, shape, content, bytes, offset: 0 })
-    };
     let own = tensor.scales.as_ref().map(|scales| scales.block);
     let shape = tensor.shape.clone();
-    if to == DType::Fp8E4m3
-        && own.is_none_or(|block| block != fp8::BLOCK && options.to == super::Target::Fp8)
-    {
-        let factors =
-            shape.iter().zip(fp8::BLOCK).map(|(size, side)| size.div_ceil(side)).collect();
-        return Ok((
-            vec![
-                item(name.to_owned(), shape, Content::Encoded(to))?,
-                item(format!("{name}_scale_inv"), factors, Content::Factors)?,
-            ],
-            is_kept,
-        ));
+    let is_factored_anew = to == DType::Fp8E4m3
+        && own.is_none_or(|block| block != fp8::BLOCK && options.to == Target::Fp8);
+    if is_factored_anew {
+        return Ok((encoded(name.to_owned(), shape, Content::Encoded(to))?, is_kept));
     }
     if to != tensor.dtype {
         return Ok((vec![item(name.to_owned(), shape, Content::Encoded(to))?], is_kept));
     }
     let mut items = vec![item(name.to_owned(), shape, Content::Same(to))?];
-    if let Some((scale, _)) = scale_entry(name, &checkpoint.tensors).filter(|_| own.is_some()) {
-        let shape = listed.get(&scale).map(|tensor| tensor.shape.clone()).unwrap_or_default();
-        items.push(item(scale, shape, Content::Same(DType::F32))?);
+    if let Some((_, factors)) = scale_entry(name, &checkpoint.tensors).filter(|_| own.is_some()) {
+        let (name, shape) = (format!("{name}_scale_inv"), factors.shape.clone());
+        items.push(item(name, shape, Content::OwnFactors)?);
     }
     Ok((items, is_kept))
+}
+
+/// A `kv_b_proj` that is stored in halves.
+fn joined(whole: String, halves: &Halves, options: &ConvertOptions) -> Result<Vec<Item>> {
+    let shape = halves.shape();
+    let to = options.to.dtype_of(&whole, DType::F32, &shape);
+    encoded(whole, shape, Content::Joined(to))
+}
+
+/// A tensor that is encoded, and the factors that come of it.
+fn encoded(name: String, shape: Vec<usize>, content: Content) -> Result<Vec<Item>> {
+    if content.dtype() != DType::Fp8E4m3 {
+        return Ok(vec![item(name, shape, content)?]);
+    }
+    let factors = shape.iter().zip(fp8::BLOCK).map(|(size, side)| size.div_ceil(side)).collect();
+    let factors = item(format!("{name}_scale_inv"), factors, Content::Factors)?;
+    Ok(vec![item(name, shape, content)?, factors])
+}
+
+fn item(name: String, shape: Vec<usize>, content: Content) -> Result<Item> {
+    let bytes = byte_len(content.dtype(), &shape).ok_or_else(|| Error::Internal {
+        message: format!("`{name}` {shape:?} does not fit {}", content.dtype().name()),
+    })?;
+    Ok(Item { name, shape, content, bytes, offset: 0 })
 }
 
 /// Bytes of a tensor; `None` when its rows are no whole blocks.

@@ -1,11 +1,15 @@
 //! A checkpoint written anew in another format: tensor by tensor, so that memory stays small whatever the model's size.
 //!
 //! Everything goes into a hidden folder beside the wanted one, `config.json` last, and the folder is renamed at the
-//! end: what is interrupted never looks like a checkpoint.
+//! end: what is interrupted never looks like a checkpoint. What is left of it goes when a signal ends the process
+//! ([`give_up`]), else when the next conversion to the same place begins.
 
+mod code;
 mod config;
+mod join;
 mod layout;
 mod place;
+mod unfinished;
 mod write;
 
 use std::path::PathBuf;
@@ -14,6 +18,7 @@ use super::{Checkpoint, Source, Target};
 use crate::error::Result;
 use layout::Layout;
 use place::Place;
+pub use unfinished::give_up;
 
 /// How to convert.
 #[derive(Debug, Clone)]
@@ -30,6 +35,14 @@ pub struct ConvertOptions {
     pub force: bool,
     /// A file to write beside the rest, name and text.
     pub note: Option<(&'static str, String)>,
+}
+
+impl ConvertOptions {
+    /// Whether `kv_b_proj` is made of its halves. In blocks it cannot be exactly, nobody else reads those, and
+    /// quantising at load has the halves.
+    fn joins(&self) -> bool {
+        !self.to.is_blocks()
+    }
 }
 
 /// What was written.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::code;
+use super::unfinished::{self, Unfinished};
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Result};
 
@@ -11,38 +13,32 @@ const CARRIED: [&str; 5] = ["json", "jinja", "txt", "model", "md"];
 /// The largest file that goes along.
 const CARRIED_BYTES_MAX: u64 = 256 << 20;
 
-/// A folder in the making. Dropped unfinished, it takes everything with it.
+/// A folder in the making, and where it goes.
 pub(super) struct Place {
     out: PathBuf,
-    partial: PathBuf,
+    partial: Unfinished,
     replaces: bool,
-    is_finished: bool,
 }
 
 impl Place {
     /// Checks that the place is free and the disk has room, and makes the hidden folder.
     pub(super) fn prepare(source: &Source, out: &Path, bytes: u64, force: bool) -> Result<Self> {
+        unfinished::sweep(out);
         let replaces = check(source, out, force)?;
-        let (Some(name), parent) = (out.file_name(), parent(out)) else {
-            let problem = "wanted the name of a folder to make".to_owned();
-            return Err(Error::Format { path: out.to_owned(), problem });
-        };
-        let io = |path: &Path, source| Error::Write { path: path.to_owned(), source };
-        std::fs::create_dir_all(&parent).map_err(|source| io(&parent, source))?;
+        let parent = unfinished::parent(out);
+        std::fs::create_dir_all(&parent)
+            .map_err(|source| Error::Write { path: parent.clone(), source })?;
         check_room(&parent, bytes)?;
-        let name = name.to_string_lossy();
-        let partial = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        std::fs::create_dir(&partial).map_err(|source| io(&partial, source))?;
-        Ok(Self { out: out.to_owned(), partial, replaces, is_finished: false })
+        Ok(Self { out: out.to_owned(), partial: Unfinished::make(out)?, replaces })
     }
 
     pub(super) fn folder(&self) -> &Path {
-        &self.partial
+        self.partial.path()
     }
 
     /// A small file.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.partial.join(name);
+        let path = self.folder().join(name);
         std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
     }
 
@@ -63,6 +59,7 @@ impl Place {
     /// The text files of a folder, as they are.
     fn carry(&self, folder: &Path) -> Result<()> {
         let io = |source| Error::Io { path: folder.to_owned(), source };
+        let code = code::files(folder);
         for entry in std::fs::read_dir(folder).map_err(io)? {
             let entry = entry.map_err(io)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -70,8 +67,8 @@ impl Place {
             let metadata = std::fs::metadata(&path).ok();
             let fits =
                 metadata.is_some_and(|file| file.is_file() && file.len() <= CARRIED_BYTES_MAX);
-            if fits && is_carried(&name) {
-                let to = self.partial.join(&name);
+            if fits && (is_carried(&name) || code.contains(&name)) {
+                let to = self.folder().join(&name);
                 std::fs::copy(&path, &to).map_err(|source| Error::Write { path: to, source })?;
             }
         }
@@ -84,6 +81,7 @@ impl Place {
         let template = text.chat_template.as_ref().map(String::as_bytes);
         let files = [
             ("tokenizer.json", text.tokenizer.as_deref()),
+            ("tiktoken.model", text.tiktoken.as_deref()),
             ("tokenizer_config.json", text.tokenizer_config.as_deref()),
             ("chat_template.jinja", template),
         ];
@@ -97,42 +95,8 @@ impl Place {
     }
 
     /// Gives the folder its name.
-    pub(super) fn finish(mut self) -> Result<()> {
-        let io = |source| Error::Write { path: self.out.clone(), source };
-        if self.replaces {
-            // Two renames: at no moment is there half of the old and half of the new.
-            let mut old = self.partial.clone().into_os_string();
-            old.push("-old");
-            let old = PathBuf::from(old);
-            std::fs::rename(&self.out, &old).map_err(io)?;
-            if let Err(source) = std::fs::rename(&self.partial, &self.out) {
-                // What was there goes back to its place; the error says what happened.
-                let _ = std::fs::rename(&old, &self.out);
-                return Err(io(source));
-            }
-            self.is_finished = true;
-            return std::fs::remove_dir_all(&old)
-                .map_err(|source| Error::Write { path: old, source });
-        }
-        std::fs::rename(&self.partial, &self.out).map_err(io)?;
-        self.is_finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            // Nobody is left to tell; a hidden folder without `config.json` is no checkpoint.
-            let _ = std::fs::remove_dir_all(&self.partial);
-        }
-    }
-}
-
-fn parent(out: &Path) -> PathBuf {
-    match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
+    pub(super) fn finish(self) -> Result<()> {
+        self.partial.finish(&self.out, self.replaces)
     }
 }
 
@@ -169,12 +133,14 @@ fn check(source: &Source, out: &Path, force: bool) -> Result<bool> {
         let is_file = entry.file_type().map_err(io)?.is_file();
         names.push((entry.file_name().to_string_lossy().into_owned(), is_file));
     }
+    let code = code::files(out);
     let is_ours = |(name, is_file): &(String, bool)| {
         *is_file
             && (name == "config.json"
                 || name.ends_with(".index.json")
                 || name.ends_with(".safetensors")
-                || is_carried(name))
+                || is_carried(name)
+                || code.contains(name))
     };
     let has_config = names.iter().any(|(name, _)| name == "config.json");
     if names.is_empty() || has_config && names.iter().all(is_ours) {

@@ -1,16 +1,19 @@
 //! The weights themselves: rows are encoded on all threads and written where they belong, in whatever order they are
 //! ready.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::join::Halves;
 use super::layout::{Content, Item, Layout, Shard};
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Bytes, Checkpoint, scale_entry};
 use crate::error::{Error, Result};
-use crate::quant::{DType, fp8};
+use crate::quant::fp8;
 
 /// Numbers that a thread encodes at once: some 4 MB of f32.
 const PIECE_LEN: usize = 1 << 20;
@@ -25,16 +28,52 @@ struct Piece<'a> {
     n: usize,
 }
 
-/// An open file and its path, for errors.
+/// A file that is open from its first piece to its last: a model may have more files than a process may open.
 struct Out {
     path: PathBuf,
-    file: File,
+    /// Pieces to come.
+    left: AtomicUsize,
+    file: Mutex<Option<Arc<File>>>,
 }
 
 impl Out {
+    /// A file with its header, as long as it will be.
+    fn make(folder: &Path, shard: &Shard, n_piece: usize) -> Result<Self> {
+        let path = folder.join(&shard.name);
+        let make = || {
+            let file = File::create_new(&path)?;
+            file.set_len(shard.header.len() as u64 + shard.bytes)?;
+            file.write_all_at(&shard.header, 0)?;
+            // Nothing else will come: it is whole.
+            if n_piece == 0 { file.sync_all() } else { Ok(()) }
+        };
+        make().map_err(|source| Error::Write { path: path.clone(), source })?;
+        Ok(Self { path, left: AtomicUsize::new(n_piece), file: Mutex::new(None) })
+    }
+
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        let path = || self.path.clone();
-        self.file.write_all_at(bytes, at).map_err(|source| Error::Write { path: path(), source })
+        let write = || self.open()?.write_all_at(bytes, at);
+        write().map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
+    fn open(&self) -> std::io::Result<Arc<File>> {
+        let mut place = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*place {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(File::options().write(true).open(&self.path)?);
+        *place = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// A piece is written. After the last one all of it goes to the disk, before anything names the file.
+    fn done(&self) -> Result<()> {
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(());
+        }
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let synced = file.map_or(Ok(()), |file| file.sync_all());
+        synced.map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 }
 
@@ -46,8 +85,15 @@ pub(super) fn weights(
     threads: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let outs = layout.shards.iter().map(|shard| open(folder, shard)).collect::<Result<Vec<_>>>()?;
     let pieces = pieces(layout);
+    let mut outs = Vec::with_capacity(layout.shards.len());
+    let mut counts = vec![0; layout.shards.len()];
+    for piece in &pieces {
+        counts[piece.shard] += 1;
+    }
+    for (shard, n_piece) in layout.shards.iter().zip(counts) {
+        outs.push(Out::make(folder, shard, n_piece)?);
+    }
     let total = pieces.iter().map(|piece| read_bytes(checkpoint, piece)).sum();
     progress(0, total);
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -59,11 +105,12 @@ pub(super) fn weights(
             let (pieces, outs, next, stop) = (&pieces, &outs, &next, &stop);
             scope.spawn(move || {
                 while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let Some(out) = outs.get(piece.shard) else { return };
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let result =
-                        write(checkpoint, piece, outs).map(|()| read_bytes(checkpoint, piece));
+                    let written = write(checkpoint, piece, out).and_then(|()| out.done());
+                    let result = written.map(|()| read_bytes(checkpoint, piece));
                     if results.send(result).is_err() {
                         return;
                     }
@@ -85,36 +132,21 @@ pub(super) fn weights(
             }
         }
     });
-    if let Some(error) = first_error {
-        return Err(error);
-    }
-    // On the disk before anything names them.
-    for Out { path, file } in &outs {
-        file.sync_all().map_err(|source| Error::Write { path: path.clone(), source })?;
-    }
-    Ok(())
-}
-
-/// A file with its header, as long as it will be.
-fn open(folder: &Path, shard: &Shard) -> Result<Out> {
-    let path = folder.join(&shard.name);
-    let io = |source| Error::Write { path: folder.join(&shard.name), source };
-    let file = File::create_new(&path).map_err(io)?;
-    file.set_len(shard.header.len() as u64 + shard.bytes).map_err(io)?;
-    let out = Out { path, file };
-    out.write(&shard.header, 0)?;
-    Ok(out)
+    first_error.map_or(Ok(()), Err)
 }
 
 /// Cuts every item into pieces of whole rows, FP8 ones of whole blocks.
 fn pieces(layout: &Layout) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     for (index, shard) in layout.shards.iter().enumerate() {
+        let factors: HashMap<&str, &Item> = shard
+            .items
+            .iter()
+            .filter(|item| item.content == Content::Factors)
+            .filter_map(|item| Some((item.name.strip_suffix("_scale_inv")?, item)))
+            .collect();
         for item in shard.items.iter().filter(|item| item.content != Content::Factors) {
-            let factors = shard.items.iter().find(|factors| {
-                factors.content == Content::Factors
-                    && factors.name.strip_suffix("_scale_inv") == Some(&item.name)
-            });
+            let factors = factors.get(item.name.as_str()).copied();
             let dim = item.shape.last().copied().unwrap_or(1).max(1);
             let rows: usize = item.shape.iter().rev().skip(1).product();
             let step = (PIECE_LEN / dim).max(1).next_multiple_of(fp8::BLOCK[0]);
@@ -132,43 +164,62 @@ fn pieces(layout: &Layout) -> Vec<Piece<'_>> {
 
 /// Stored bytes of the source that a piece is made from.
 fn read_bytes(checkpoint: &Checkpoint, piece: &Piece<'_>) -> u64 {
-    let rows: usize = piece.item.shape.iter().rev().skip(1).product();
-    let bytes = checkpoint.tensors.get(&piece.item.name).map_or(0, |entry| entry.bytes.len());
+    let item = piece.item;
+    let rows: usize = item.shape.iter().rev().skip(1).product();
+    let bytes = match item.content {
+        Content::OwnFactors => owner(item)
+            .and_then(|owner| scale_entry(owner, &checkpoint.tensors))
+            .map_or(0, |(_, factors)| factors.bytes.len()),
+        Content::Joined(_) => {
+            Halves::of(checkpoint, &item.name).map_or(0, |halves| halves.stored_bytes())
+        }
+        _ => checkpoint.tensors.get(&item.name).map_or(0, |entry| entry.bytes.len()),
+    };
     (bytes / rows.max(1) * piece.n) as u64
 }
 
-fn write(checkpoint: &Checkpoint, piece: &Piece<'_>, outs: &[Out]) -> Result<()> {
-    let Piece { shard, item, factors, first, n } = *piece;
-    let Some(out) = outs.get(shard) else { return Ok(()) };
+/// The matrix whose factors an item holds.
+fn owner(item: &Item) -> Option<&str> {
+    item.name.strip_suffix("_scale_inv")
+}
+
+fn write(checkpoint: &Checkpoint, piece: &Piece<'_>, out: &Out) -> Result<()> {
+    let Piece { item, factors, first, n, .. } = *piece;
     let rows: usize = item.shape.iter().rev().skip(1).product();
     let row_bytes = item.bytes / rows.max(1) as u64;
     let at = item.offset + first as u64 * row_bytes;
-    let dtype = match item.content {
-        Content::Same(_) => return out.write(&same(checkpoint, item, first, n)?, at),
-        Content::Encoded(dtype) => dtype,
-        Content::Factors => return Ok(()),
+    let missing = || Error::TensorMissing {
+        path: checkpoint.path.clone(),
+        name: item.name.clone(),
+        want: item.shape.clone(),
     };
-    let tensor: Tensor = checkpoint.tensor(&item.name)?;
-    let encoded = tensor.encode_rows(first, n, dtype)?;
+    let encoded = match item.content {
+        Content::Same(_) | Content::OwnFactors => {
+            let bytes = stored(checkpoint, item)?.ok_or_else(missing)?;
+            let row_bytes = row_bytes as usize;
+            let rows = bytes.get(first * row_bytes..(first + n) * row_bytes);
+            return out.write(rows.ok_or_else(missing)?, at);
+        }
+        Content::Factors => return Ok(()),
+        Content::Encoded(dtype) => checkpoint.tensor(&item.name)?.encode_rows(first, n, dtype)?,
+        Content::Joined(dtype) => {
+            let halves = Halves::of(checkpoint, &item.name).ok_or_else(missing)?;
+            halves.encode_rows(&item.name, first, n, dtype)?
+        }
+    };
     out.write(&encoded.bytes, at)?;
-    if let (DType::Fp8E4m3, Some(factors)) = (dtype, factors) {
-        let per_row = factors.shape.last().copied().unwrap_or(0) as u64 * 4;
+    if let Some(factors) = factors {
+        let per_row = factors.shape.last().copied().unwrap_or(0) as u64 * size_of::<f32>() as u64;
         let scales: Vec<u8> = encoded.scales.iter().flat_map(|x| x.to_le_bytes()).collect();
         out.write(&scales, factors.offset + (first / fp8::BLOCK[0]) as u64 * per_row)?;
     }
     Ok(())
 }
 
-/// Rows as the source has them; also of tensors that are only factors.
-fn same(checkpoint: &Checkpoint, item: &Item, first: usize, n: usize) -> Result<Vec<u8>> {
-    let missing = || Error::TensorMissing {
-        path: checkpoint.path.clone(),
-        name: item.name.clone(),
-        want: item.shape.clone(),
+/// All bytes of an item that is written as the source has it.
+fn stored(checkpoint: &Checkpoint, item: &Item) -> Result<Option<Bytes>> {
+    let Some(owner) = owner(item).filter(|_| item.content == Content::OwnFactors) else {
+        return Ok(checkpoint.tensors.get(&item.name).map(|entry| entry.bytes.clone()));
     };
-    let entry = checkpoint.tensors.get(&item.name).ok_or_else(missing)?;
-    let rows: usize = item.shape.iter().rev().skip(1).product();
-    let row_bytes = entry.bytes.len() / rows.max(1);
-    let bytes = entry.bytes.get(first * row_bytes..(first + n) * row_bytes);
-    Ok(bytes.ok_or_else(missing)?.to_vec())
+    Ok(checkpoint.tensor(owner)?.scales.map(|scales| scales.bytes))
 }
