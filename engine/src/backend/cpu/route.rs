@@ -19,13 +19,17 @@ pub struct Routing {
     /// `K`.
     pub(super) per_row: usize,
     n_expert: usize,
+    /// `[E]`: whether a row of this step goes there.
+    seen: Vec<bool>,
+    /// Different experts of a step, added up over all steps and layers.
+    pub(super) touched: u64,
 }
 
 impl Routing {
     /// Bytes of what [`Routing::with_room`] makes.
     pub(super) fn bytes(shape: &ScratchShape) -> u64 {
         let (k, e) = (shape.num_experts_per_tok, shape.n_routed_experts);
-        ((shape.step_rows_max * (2 * k + e) + 2 * e) * size_of::<f32>()) as u64
+        ((shape.step_rows_max * (2 * k + e) + 2 * e) * size_of::<f32>() + e) as u64
     }
 
     /// Room for `rows` rows.
@@ -40,6 +44,18 @@ impl Routing {
             groups: vec![0.0; rule.n_group],
             per_row: k,
             n_expert: e,
+            seen: vec![false; e],
+            touched: 0,
+        }
+    }
+
+    /// Counts the experts that the first rows go to, each once.
+    fn count(&mut self, rows: usize) {
+        self.seen.fill(false);
+        for expert in &self.indices[..rows * self.per_row] {
+            let seen = &mut self.seen[*expert as usize];
+            self.touched += u64::from(!*seen);
+            *seen = true;
         }
     }
 
@@ -74,7 +90,8 @@ pub(super) fn route(
     rows: usize,
 ) {
     linear::linear_f32(cpu, &mut routing.logits, x, gate, rows);
-    let Routing { indices, weights, logits, scores, choice, groups, per_row, n_expert } = routing;
+    let Routing { indices, weights, logits, scores, choice, groups, per_row, n_expert, .. } =
+        &mut *routing;
     let each = logits
         .chunks_mut(*n_expert)
         .zip(indices.chunks_mut(*per_row))
@@ -93,6 +110,7 @@ pub(super) fn route(
         choose(indices, choice);
         weigh(weights, indices, scores, rule);
     }
+    routing.count(rows);
 }
 
 fn score(scores: &mut [f32], logits: &[f32], scoring: Scoring) {
@@ -292,6 +310,25 @@ mod tests {
         let bias = bias.map(|bias| cpu.vector(bias).unwrap());
         cpu.route(&mut routing, &one, &gate, bias.as_ref(), rule, 1);
         cpu.read_routing(&routing, 1).unwrap()
+    }
+
+    #[test]
+    fn experts_that_several_rows_choose_are_touched_once_a_step() {
+        let rule = rule(Scoring::Sigmoid, 1, 1);
+        let gate = matrix(1, DType::F32, 12, 65);
+        let mut cpu = backend(ways()[0], 1);
+        let x = cpu.vector(&numbers(2, 8 * 65)).unwrap();
+        let mut routing = cpu.routing(8, &rule).unwrap();
+        let mut want = 0;
+        for rows in [1, 3, 8] {
+            cpu.route(&mut routing, &x, &gate.weight, None, &rule, rows);
+            let mut chosen = cpu.read_routing(&routing, rows).unwrap().indices;
+            chosen.sort_unstable();
+            chosen.dedup();
+            assert!(rows == 1 || chosen.len() > 4);
+            want += chosen.len() as u64;
+            assert_eq!(cpu.touched(&routing), want);
+        }
     }
 
     #[test]
