@@ -242,7 +242,13 @@ mod tests {
         for line in ["run --temperature 9", "run --top-p 0", "run --top-p nan", "logits"] {
             refused(line);
         }
-        for line in ["bench --batch 0", "run --max-tokens 0", "frob", "--cache-mb 99999999999999"] {
+        for line in [
+            "bench --tokens 0",
+            "bench --batch 2000",
+            "run --max-tokens 0",
+            "frob",
+            "--cache-mb 99999999999999",
+        ] {
             refused(line);
         }
     }

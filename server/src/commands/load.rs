@@ -11,8 +11,13 @@ use super::Failure;
 
 /// Loads with a progress bar, which shows on a terminal only.
 pub(crate) fn load(source: &Source, cpu: CpuOptions, limits: Limits) -> Result<Engine, Failure> {
+    load_with(source, options(cpu, limits))
+}
+
+/// The same with options of one's own.
+pub(crate) fn load_with(source: &Source, options: LoadOptions) -> Result<Engine, Failure> {
     let bar = bar();
-    let engine = Engine::load(source, options(cpu, limits), &mut |progress: Progress| {
+    let engine = Engine::load(source, options, &mut |progress: Progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
     });

@@ -86,9 +86,9 @@ fn f32_portable(rounds: usize) -> u64 {
 mod x86 {
     use std::arch::asm;
     use std::arch::x86_64::{
-        __cpuid_count, __m256, __m512, __m512i, _mm256_fmadd_ps, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_set1_epi8, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_setzero_si512,
+        __cpuid_count, __m256, __m512, __m512i, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_setzero_si512,
     };
     use std::hint::black_box;
 
@@ -175,8 +175,14 @@ mod x86 {
                 unsafe {
                     super::super::amx::configure(16);
                     asm!(
-                        "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                        "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                        "tilezero tmm0",
+                        "tilezero tmm1",
+                        "tilezero tmm2",
+                        "tilezero tmm3",
+                        "tilezero tmm4",
+                        "tilezero tmm5",
+                        "tilezero tmm6",
+                        "tilezero tmm7",
                         options(nostack, nomem)
                     );
                     for _ in 0..rounds {
