@@ -218,14 +218,6 @@ mod tests {
     }
 
     #[test]
-    fn bench_takes_several_batches() {
-        let Some(Command::Bench(args)) = parse("bench --batch 1,8,32").unwrap().command else {
-            panic!("another")
-        };
-        assert_eq!(args.batch, [1, 8, 32]);
-    }
-
-    #[test]
     fn wrong_flags_and_values_are_usage_errors() {
         for line in [
             "--prot 1",
@@ -242,13 +234,7 @@ mod tests {
         for line in ["run --temperature 9", "run --top-p 0", "run --top-p nan", "logits"] {
             refused(line);
         }
-        for line in [
-            "bench --tokens 0",
-            "bench --batch 2000",
-            "run --max-tokens 0",
-            "frob",
-            "--cache-mb 99999999999999",
-        ] {
+        for line in ["run --max-tokens 0", "frob", "--cache-mb 99999999999999"] {
             refused(line);
         }
     }

@@ -167,3 +167,57 @@ fn limits(args: &BenchArgs) -> Limits {
         ..limits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parse(line: &str) -> Result<BenchArgs, clap::Error> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.bench)
+    }
+
+    #[test]
+    fn lists_make_every_batch_over_every_context() {
+        let args = parse("--batch 1,8 --context 0,2048 --prompt-tokens 64,512").unwrap();
+        let decodes: Vec<(u32, u32)> = args.decodes().collect();
+        assert_eq!(decodes, [(1, 0), (1, 2048), (8, 0), (8, 2048)]);
+        assert_eq!(args.prompts().collect::<Vec<_>>(), [64, 512]);
+        let none = parse("--batch 0 --prompt-tokens 0").unwrap();
+        assert_eq!((none.decodes().count(), none.prompts().count()), (0, 0));
+    }
+
+    #[test]
+    fn limits_have_room_for_the_longest_sequence_of_the_largest_batch() {
+        let args = parse("--batch 1,200 --context 0,1000 --tokens 10 --runs 2").unwrap();
+        let wanted = limits(&args);
+        assert_eq!((wanted.sequences_max, wanted.step_rows_max), (200, 200));
+        assert_eq!(wanted.context_tokens_max, 1000 + 1 + 2 * 10);
+        assert!(wanted.check().is_ok());
+        let long = parse("--batch 1 --prompt-tokens 5000 --step-rows 512").unwrap();
+        assert_eq!(limits(&long).context_tokens_max, 5001);
+        assert_eq!(limits(&long).step_rows_max, 512);
+        assert!(limits(&parse("--batch 0 --prompt-tokens 0").unwrap()).check().is_ok());
+    }
+
+    #[test]
+    fn values_out_of_range_are_usage_errors() {
+        for line in ["--tokens 0", "--batch 2000", "--runs 0", "--context -1", "--batch x"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        for line in ["--cpu-clock", "--cpu-clock --threads 2"] {
+            let problem = run(&parse(line).unwrap()).unwrap_err();
+            assert!(
+                matches!(&problem, Failure::Usage(why) if why.contains("--threads 1")),
+                "{line}"
+            );
+        }
+    }
+}

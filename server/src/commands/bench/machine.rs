@@ -123,7 +123,7 @@ mod tests {
         // 1000 units in at least 20 ms of processor time.
         let work = || {
             let start = thread_time();
-            while thread_time() - start < Duration::from_millis(20) {
+            while thread_time().saturating_sub(start) < Duration::from_millis(20) {
                 std::hint::spin_loop();
             }
             1000
