@@ -14,6 +14,7 @@ mod spread;
 mod tables;
 pub(crate) mod work;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::time::Instant;
 
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &BenchArgs) -> Outcome {
     let clock = if args.cpu_clock { Clock::Cpu } else { Clock::Wall(Instant::now()) };
     let (log, limits) = (Log::new(clock), limits(args));
     let (engine, load_seconds) = loaded(args, &model.source, &limits, &log)?;
-    let bench = Bench { args, engine, sizes, clock, log, limits };
+    let bench = Bench { args, engine, sizes, clock, log, limits, requests: Cell::default() };
     let prompts = bench.prompts()?;
     let decodes = bench.decodes()?;
     let peak_rss_bytes = machine::peak_rss_bytes();

@@ -1,5 +1,7 @@
 //! The figures: lone prompts, and batches that decode.
 
+use std::cell::Cell;
+
 use hadal_engine::step::PAGE_TOKENS;
 use hadal_engine::{Engine, Limits, ModelInfo};
 
@@ -19,6 +21,8 @@ pub(super) struct Bench<'a> {
     pub(super) sizes: Sizes,
     pub(super) clock: Clock,
     pub(super) log: Log,
+    /// Requests so far.
+    pub(super) requests: Cell<u64>,
     pub(super) limits: Limits,
 }
 
@@ -32,6 +36,11 @@ fn misfit(info: &ModelInfo, sequences: u32, tokens: u32) -> Option<String> {
     } else {
         None
     }
+}
+
+/// A step without its counters.
+fn lost() -> Failure {
+    Failure::Failed("a step was not counted".into())
 }
 
 impl Bench<'_> {
@@ -59,7 +68,7 @@ impl Bench<'_> {
             })?;
             seconds.extend(answers.iter().filter_map(Answer::first_token_seconds));
             let counted = answers.first().and_then(|answer| self.log.of_first_token(answer));
-            touched.extend(counted.map(|counted| counted.experts_touched as f64));
+            touched.push(counted.ok_or_else(lost)?.experts_touched as f64);
         }
         let (first_token_seconds, touched) = (Spread::of(&seconds), Spread::of(&touched).median);
         let step_rows = self.limits.step_rows_max;
@@ -102,7 +111,6 @@ impl Bench<'_> {
             answer_tokens: args.answer_tokens(),
             seed: u64::from(context) << 32 | u64::from(batch),
         })?;
-        let lost = || Failure::Failed("a step was not counted".into());
         let mut speeds = Vec::new();
         for run in 0..args.runs {
             let (begin, end) = window(&answers, run * args.tokens, args.tokens).ok_or_else(lost)?;
@@ -138,7 +146,11 @@ impl Bench<'_> {
         self.log.clear();
         let vocab_size = self.engine.info.vocab_size;
         let answers = answers(&self.engine.handle, vocab_size, self.clock, batch)?;
-        self.log.settle();
+        self.requests.set(self.requests.get() + u64::from(batch.sequences));
+        self.log.settle(self.requests.get());
         Ok(answers)
     }
 }
+
+#[cfg(test)]
+mod tests;

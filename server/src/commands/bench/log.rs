@@ -8,7 +8,7 @@ use hadal_engine::Stats;
 use super::clock::Clock;
 use super::measure::Answer;
 
-/// How long a model may take to say that it is idle, and how often it is asked.
+/// How long a model may take to count what has ended, and how often it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -30,11 +30,12 @@ impl Log {
         self.lock().push((self.clock.now(), *stats));
     }
 
-    /// Waits until the model has said that nothing runs any more: its last word comes after the last token's.
-    pub(super) fn settle(&self) {
+    /// Waits until the model has counted the end of so many requests: it does so after their last tokens.
+    pub(super) fn settle(&self, requests: u64) {
         let end = Instant::now() + PATIENCE;
-        let is_idle = || self.lock().last().is_none_or(|(_, it)| it.running + it.waiting == 0);
-        while !is_idle() && Instant::now() < end {
+        let has_counted =
+            || self.lock().last().is_some_and(|(_, it)| it.finished_total >= requests);
+        while !has_counted() && Instant::now() < end {
             std::thread::sleep(LOOK);
         }
     }
@@ -120,16 +121,16 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_waited_for_until_it_is_idle() {
+    fn a_model_is_waited_for_until_it_has_counted_every_request() {
         let log = Log::new(Clock::Cpu);
-        log.settle();
-        log.note(&Stats { running: 1, ..Stats::default() });
+        log.note(&Stats { finished_total: 2, ..Stats::default() });
+        log.settle(2);
         let other = log.clone();
         let late = std::thread::spawn(move || {
             std::thread::sleep(ms(20));
-            other.note(&Stats { steps_total: 9, ..Stats::default() });
+            other.note(&Stats { finished_total: 3, steps_total: 9, ..Stats::default() });
         });
-        log.settle();
+        log.settle(3);
         assert_eq!(log.lock().last().unwrap().1.steps_total, 9);
         late.join().unwrap();
     }
