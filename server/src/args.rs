@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Write a model's logits and intermediate values for given tokens, to compare with a reference
     Logits(LogitsArgs),
-    /// Measure load time, prompt speed and answer speed, beside what this machine's memory allows
+    /// Measure load time, prompt speed and answer speed, beside what this machine's memory and arithmetic allow
     Bench(BenchArgs),
 }
 
