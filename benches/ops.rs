@@ -1,7 +1,7 @@
-//! One operation at a time on the CPU backend, with the bytes it must move as throughput.
+//! One operation at a time on the CPU backend, with the bytes and operations it needs.
 //!
-//! Shapes are DeepSeek-V3's and DeepSeek-V2-Lite's, on all processors, with the best
-//! instructions there are. `cargo bench -p hadal-benches --bench ops -- linear` runs a part.
+//! Shapes are DeepSeek-V3's and DeepSeek-V2-Lite's, on all processors, with the best instructions there are.
+//! `cargo bench -p hadal-benches --bench ops -- linear` runs a part; with `--test` behind `--` everything runs once.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,152 +11,135 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hadal_engine::Limits;
-use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions, Plan, Weight};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use hadal_benches::{
+    LITE, V3, backend, buffer, is_measured, matrix, numbers, quick, rule, step, work,
+};
+use hadal_engine::backend::cpu::{Activations, Cpu, Weight};
 use hadal_engine::backend::{
-    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RouteRule, Scoring, ScratchShape,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopePairs, RopeTable,
 };
-use hadal_engine::checkpoint::{Bytes, Scales, Tensor};
-use hadal_engine::quant::{DType, fp8};
-use hadal_engine::step::{PAGE_TOKENS, PageId, SampleRow, Slot, Step, TokenId};
+use hadal_engine::quant::DType;
+use hadal_engine::step::{SampleRow, Step};
 
-const LITE: MlaShape = MlaShape {
-    n_head: 16,
-    qk_nope_head_dim: 128,
-    qk_rope_head_dim: 64,
-    v_head_dim: 128,
-    kv_lora_rank: 512,
-    n_k_pe: 1,
-    softmax_scale: 0.072,
-};
-const V3: MlaShape = MlaShape { n_head: 128, ..LITE };
-
-/// Numbers between -1 and 1 from a fixed seed.
-fn numbers(len: usize) -> Vec<f32> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = |_| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(next).collect()
-}
-
-/// A matrix of small numbers: every byte of a bf16 or f32 is set, none is huge.
-fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
-    let row = numbers(dim);
-    let row: Vec<u8> = match dtype {
-        DType::F32 => row.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        // Halves between 2^-8 and 1, bytes between 2^-6 and 2: bits of the numbers with such an exponent put in.
-        DType::F16 => row
-            .iter()
-            .flat_map(|x| (((x.to_bits() >> 13) as u16 & 0x9fff) | 0x2000).to_le_bytes())
-            .collect(),
-        DType::Bf16 => {
-            row.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect()
-        }
-        DType::Fp8E4m3 => row.iter().map(|x| ((x.to_bits() >> 20) as u8 & 0x9f) | 0x20).collect(),
-        // Wherever a block has its halves, they are between 2^-7 and 2^-3.
-        _ => {
-            let n_byte = dtype.row_bytes(dim).unwrap();
-            numbers(n_byte).iter().map(|x| ((x.to_bits() >> 12) as u8 & 0x0f) | 0x20).collect()
-        }
-    };
-    let bytes = Bytes::owned(row.repeat(n_out));
-    let factors = n_out.div_ceil(fp8::BLOCK[0]) * dim.div_ceil(fp8::BLOCK[1]);
-    let scales = (dtype == DType::Fp8E4m3).then(|| Scales {
-        bytes: Bytes::owned(0.01f32.to_le_bytes().repeat(factors)),
-        block: fp8::BLOCK,
-    });
-    let shape = vec![n_out, dim];
-    cpu.weight(&Tensor { name: "bench".into(), dtype, shape, bytes, scales }).unwrap()
-}
-
-fn buffer(cpu: &mut Cpu, len: usize) -> <Cpu as Backend>::Buf {
-    cpu.vector(&numbers(len)).unwrap()
-}
-
-/// A backend with room for the shapes below.
-fn backend(activations: Activations, mla: MlaShape, rows: usize, context: usize) -> (Cpu, Plan) {
-    let options = CpuOptions { activations: Some(activations), ..CpuOptions::default() };
-    let mut cpu = Cpu::new(&options).unwrap();
-    let shape = ScratchShape {
-        step_rows_max: rows,
-        sequences_max: rows,
-        context_tokens_max: context,
-        n_page: context.div_ceil(PAGE_TOKENS) * rows,
-        input_dim_max: 18_432,
-        hidden_size: 2048,
-        moe_intermediate_size: 1408,
-        num_experts_per_tok: 6,
-        n_routed_experts: 16,
-        vocab_size: 129_280,
-        mla,
-    };
-    let limits = Limits { step_rows_max: rows, sequences_max: rows, ..Limits::default() };
-    let plan = cpu.reserve(&shape, &limits).unwrap();
-    (cpu, plan)
-}
-
-fn linear(c: &mut Criterion) {
-    const DIM: usize = 7168;
-    let mut group = c.benchmark_group("linear 7168 x 7168");
+/// Every format with the inputs it is multiplied with, and what that is called.
+fn formats() -> impl Iterator<Item = (DType, Activations, String)> {
     let plain = DType::ALL.map(|dtype| (dtype, Activations::F32));
-    for (dtype, activations) in plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]) {
+    plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]).map(|(dtype, activations)| {
         let pairs = if activations == Activations::Bf16 { ", pairs" } else { "" };
-        let name = format!("{}{pairs}", dtype.name());
-        let (mut cpu, _) = backend(activations, LITE, 256, 64);
-        let weight = matrix(&mut cpu, dtype, DIM, DIM);
-        for rows in [1, 8, 64, 256] {
+        (dtype, activations, format!("{}{pairs}", dtype.name()))
+    })
+}
+
+/// A matrix of V2-Lite's attention as often as no cache holds all of them; each product takes the next.
+fn linear(c: &mut Criterion) {
+    const DIM: usize = 2048;
+    const N_OUT: usize = 2048;
+    let all_bytes = if is_measured() { 256_usize << 20 } else { 1 };
+    let mut group = c.benchmark_group("linear, 2048 x 2048");
+    for (dtype, activations, name) in formats() {
+        let (mut cpu, _) = backend(activations, LITE, 512, 64);
+        let n_byte = N_OUT * dtype.row_bytes(DIM).unwrap();
+        let n_weight = all_bytes.div_ceil(n_byte);
+        let weights: Vec<Weight> =
+            (0..n_weight).map(|_| matrix(&mut cpu, dtype, N_OUT, DIM)).collect();
+        for rows in [1, 4, 16, 128, 512] {
             let x = buffer(&mut cpu, rows * DIM);
-            let mut y = cpu.alloc(rows * DIM).unwrap();
-            let n_byte = DIM * dtype.row_bytes(DIM).unwrap();
-            group.throughput(Throughput::Bytes(n_byte as u64));
+            let mut y = cpu.alloc(rows * N_OUT).unwrap();
+            let mut next = weights.iter().cycle();
+            group.throughput(work(n_byte, 2 * rows * N_OUT * DIM));
             group.bench_function(BenchmarkId::new(&name, rows), |b| {
-                b.iter(|| cpu.linear(&mut y, black_box(&x), &weight, rows));
+                b.iter(|| cpu.linear(&mut y, black_box(&x), next.next().unwrap(), rows));
             });
         }
     }
     group.finish();
 }
 
-fn head_linear(c: &mut Criterion) {
-    let mut group = c.benchmark_group("head_linear, V3");
-    let (mut cpu, _) = backend(Activations::Bf16, V3, 8, 64);
-    let whole = matrix(&mut cpu, DType::Bf16, 128 * 256, 512);
-    let kv_b = KvB::Whole(&whole);
-    group.throughput(Throughput::Bytes(128 * 128 * 512 * 2));
-    for rows in [1, 8] {
-        let q = buffer(&mut cpu, rows * 128 * 192);
-        let mut y = cpu.alloc(rows * 128 * 512).unwrap();
-        group.bench_function(BenchmarkId::new("key", rows), |b| {
-            b.iter(|| cpu.head_linear(&mut y, black_box(&q), kv_b, HeadSide::Key, &V3, 0..rows));
-        });
-        let x = buffer(&mut cpu, rows * 128 * 512);
-        let mut y = cpu.alloc(rows * 128 * 128).unwrap();
-        group.bench_function(BenchmarkId::new("value", rows), |b| {
-            b.iter(|| cpu.head_linear(&mut y, black_box(&x), kv_b, HeadSide::Value, &V3, 0..rows));
+/// V2-Lite's experts. Bytes are those of the experts that the rows touch.
+fn experts(c: &mut Criterion) {
+    const D: usize = 2048;
+    // 1408 is no multiple of 256, which K-quants want.
+    const M: usize = 1536;
+    // All 64 take 2.4 GB in f32.
+    let n_expert = if is_measured() { 64 } else { 8 };
+    let mut group = c.benchmark_group("experts, 6 of 64, 2048 x 1536");
+    for (dtype, activations, name) in formats() {
+        let (mut cpu, _) = backend(activations, LITE, 32, 64);
+        let mut all =
+            |n_out, dim| (0..n_expert).map(|_| matrix(&mut cpu, dtype, n_out, dim)).collect();
+        let weights: ExpertWeights<Weight> =
+            ExpertWeights { gate: all(M, D), up: all(M, D), down: all(D, M) };
+        let gate = spread_gate(&mut cpu, n_expert, D);
+        let expert_bytes = 2 * M * dtype.row_bytes(D).unwrap() + D * dtype.row_bytes(M).unwrap();
+        for rows in [1, 4, 16, 32] {
+            let mut routing = cpu.routing(rows, &rule(n_expert, 1)).unwrap();
+            let x = buffer(&mut cpu, rows * D);
+            cpu.route(&mut routing, &x, &gate, None, &rule(n_expert, 1), rows);
+            let touched = cpu.touched(&routing) as usize;
+            let mut y = cpu.alloc(rows * D).unwrap();
+            group.throughput(work(touched * expert_bytes, rows * 6 * 3 * 2 * D * M));
+            group.bench_function(BenchmarkId::new(&name, rows), |b| {
+                b.iter(|| cpu.experts(&mut y, None, black_box(&x), &routing, &weights, rows));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// A router whose rows differ, so that rows spread over the experts.
+fn spread_gate(cpu: &mut Cpu, n_expert: usize, dim: usize) -> Weight {
+    use hadal_engine::checkpoint::{Bytes, Tensor};
+    let bytes = numbers(n_expert * dim).iter().flat_map(|x| x.to_le_bytes()).collect();
+    let (bytes, shape) = (Bytes::owned(bytes), vec![n_expert, dim]);
+    let tensor = Tensor { name: "gate".into(), dtype: DType::F32, shape, bytes, scales: None };
+    cpu.weight(&tensor).unwrap()
+}
+
+fn route(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route, 256 experts in 8 groups");
+    let (mut cpu, _) = backend(Activations::Bf16, LITE, 32, 64);
+    let gate = spread_gate(&mut cpu, 256, 7168);
+    let bias = buffer(&mut cpu, 256);
+    for rows in [1, 32] {
+        let mut routing = cpu.routing(rows, &rule(256, 8)).unwrap();
+        let x = buffer(&mut cpu, rows * 7168);
+        group.throughput(work(256 * 7168 * 4, 2 * rows * 256 * 7168));
+        group.bench_function(BenchmarkId::from_parameter(rows), |b| {
+            b.iter(|| {
+                cpu.route(&mut routing, black_box(&x), &gate, Some(&bias), &rule(256, 8), rows);
+            });
         });
     }
     group.finish();
 }
 
-/// One sequence whose last `rows` tokens are in this step.
-fn step(context: usize, rows: usize, n_decode: usize) -> Step {
-    let first = context - rows;
-    let pages: Vec<PageId> = (0..context.div_ceil(PAGE_TOKENS) as u32).map(PageId).collect();
-    Step {
-        tokens: vec![TokenId(0); rows],
-        positions: (first..context).map(|p| p as u32).collect(),
-        slots: (first..context).map(|p| Slot(p as u32)).collect(),
-        row_start: vec![0, rows as u32],
-        n_decode,
-        page_start: vec![0, pages.len() as u32],
-        pages,
-        context_len: vec![context as u32],
-        ..Step::default()
+fn head_linear(c: &mut Criterion) {
+    let mut group = c.benchmark_group("head_linear, V3");
+    for (dtype, activations, name) in formats() {
+        let (mut cpu, _) = backend(activations, V3, 8, 64);
+        let whole = matrix(&mut cpu, dtype, 128 * 256, 512);
+        let kv_b = KvB::Whole(&whole);
+        let half = 128 * 128 * dtype.row_bytes(512).unwrap();
+        for rows in [1, 8] {
+            group.throughput(work(half, 2 * rows * 128 * 128 * 512));
+            let q = buffer(&mut cpu, rows * 128 * 192);
+            let mut y = cpu.alloc(rows * 128 * 512).unwrap();
+            group.bench_function(BenchmarkId::new(format!("key, {name}"), rows), |b| {
+                b.iter(|| {
+                    cpu.head_linear(&mut y, black_box(&q), kv_b, HeadSide::Key, &V3, 0..rows);
+                });
+            });
+            let x = buffer(&mut cpu, rows * 128 * 512);
+            let mut y = cpu.alloc(rows * 128 * 128).unwrap();
+            group.bench_function(BenchmarkId::new(format!("value, {name}"), rows), |b| {
+                b.iter(|| {
+                    cpu.head_linear(&mut y, black_box(&x), kv_b, HeadSide::Value, &V3, 0..rows);
+                });
+            });
+        }
     }
+    group.finish();
 }
 
 fn mla_decode(c: &mut Criterion) {
@@ -169,7 +152,8 @@ fn mla_decode(c: &mut Criterion) {
             let q_latent = buffer(&mut cpu, shape.n_head * shape.kv_lora_rank);
             let q = buffer(&mut cpu, shape.n_head * shape.qk_head_dim());
             let mut o = cpu.alloc(shape.n_head * shape.kv_lora_rank).unwrap();
-            group.throughput(Throughput::Bytes((context * shape.latent_dim() * 4) as u64));
+            let per_key = 2 * shape.n_head * (2 * shape.kv_lora_rank + shape.qk_rope_head_dim);
+            group.throughput(work(context * shape.latent_dim() * 4, context * per_key));
             group.bench_function(BenchmarkId::new(name, context), |b| {
                 b.iter(|| cpu.mla_decode(&mut o, &q_latent, black_box(&q), &cache, &shape, &plan));
             });
@@ -178,18 +162,21 @@ fn mla_decode(c: &mut Criterion) {
     group.finish();
 }
 
+/// Operations are those of scores and values, and of expanding each latent once.
 fn mla_prefill(c: &mut Criterion) {
+    const ROWS: usize = 128;
     let mut group = c.benchmark_group("mla_prefill, 16 heads, 128 rows");
-    group.sample_size(10);
     for context in [128, 1024] {
-        let (mut cpu, mut plan) = backend(Activations::Bf16, LITE, 128, context);
-        cpu.begin(&mut plan, &step(context, 128, 0)).unwrap();
+        let (mut cpu, mut plan) = backend(Activations::Bf16, LITE, ROWS, context);
+        cpu.begin(&mut plan, &step(context, ROWS, 0)).unwrap();
         let cache = buffer(&mut cpu, context * LITE.latent_dim());
-        let q = buffer(&mut cpu, 128 * 16 * 192);
+        let q = buffer(&mut cpu, ROWS * 16 * 192);
         let whole = matrix(&mut cpu, DType::Bf16, 16 * 256, 512);
         let kv_b = KvB::Whole(&whole);
-        let mut o = cpu.alloc(128 * 16 * 128).unwrap();
-        group.throughput(Throughput::Bytes((context * LITE.latent_dim() * 4) as u64));
+        let mut o = cpu.alloc(ROWS * 16 * 128).unwrap();
+        let pairs = ROWS * (context - ROWS) + ROWS * (ROWS + 1) / 2;
+        let flops = 2 * 16 * (192 + 128) * pairs + 2 * 16 * 256 * 512 * context;
+        group.throughput(work(context * LITE.latent_dim() * 4 + 16 * 256 * 512 * 2, flops));
         group.bench_function(BenchmarkId::from_parameter(context), |b| {
             b.iter(|| cpu.mla_prefill(&mut o, black_box(&q), &cache, kv_b, &LITE, &plan));
         });
@@ -197,54 +184,46 @@ fn mla_prefill(c: &mut Criterion) {
     group.finish();
 }
 
-fn rule(n_routed_experts: usize, n_group: usize) -> RouteRule {
-    RouteRule {
-        scoring: Scoring::Sigmoid,
-        n_routed_experts,
-        num_experts_per_tok: 6,
-        n_group,
-        topk_group: n_group.div_ceil(2),
-        norm_topk_prob: true,
-        routed_scaling_factor: 2.5,
-    }
-}
-
-fn experts(c: &mut Criterion) {
-    let mut group = c.benchmark_group("experts, 6 of 16, 2048 x 1408");
-    let (mut cpu, _) = backend(Activations::Bf16, LITE, 32, 64);
-    let mut all =
-        |n_out, dim| (0..16).map(|_| matrix(&mut cpu, DType::Bf16, n_out, dim)).collect::<Vec<_>>();
-    let weights =
-        ExpertWeights { gate: all(1408, 2048), up: all(1408, 2048), down: all(2048, 1408) };
-    let gate = matrix(&mut cpu, DType::F32, 16, 2048);
-    // One row of the gate is like the next; a bias that differs spreads nothing but makes six experts win.
-    let bias = buffer(&mut cpu, 16);
+/// What is neither a product nor attention. Bytes are read and written; operations are about one a number.
+fn small(c: &mut Criterion) {
+    const D: usize = 7168;
+    let mut group = c.benchmark_group("small, V3");
     for rows in [1, 32] {
-        let mut routing = cpu.routing(rows, &rule(16, 1)).unwrap();
-        let x = buffer(&mut cpu, rows * 2048);
-        cpu.route(&mut routing, &x, &gate, Some(&bias), &rule(16, 1), rows);
-        let mut y = cpu.alloc(rows * 2048).unwrap();
-        group.throughput(Throughput::Bytes(6 * 3 * 2048 * 1408 * 2));
-        group.bench_function(BenchmarkId::from_parameter(rows), |b| {
-            b.iter(|| cpu.experts(&mut y, None, black_box(&x), &routing, &weights, rows));
+        let (mut cpu, mut plan) = backend(Activations::Bf16, V3, rows, 64.max(rows));
+        let n = rows * D;
+        let samples = (0..rows as u32).map(|row| SampleRow::greedy(row, 64)).collect();
+        cpu.begin(&mut plan, &Step { samples, ..step(64.max(rows), rows, 0) }).unwrap();
+        let table = matrix(&mut cpu, DType::Bf16, 4096, D);
+        let (norm, latent_norm) = (buffer(&mut cpu, D), buffer(&mut cpu, 512));
+        let (mut x, delta, mut y) =
+            (buffer(&mut cpu, n), buffer(&mut cpu, n), cpu.alloc(n).unwrap());
+        let mut row = |name: &str, bytes: usize, flops: usize, run: &mut dyn FnMut()| {
+            group.throughput(work(bytes, flops));
+            group.bench_function(BenchmarkId::new(name, rows), |b| b.iter(&mut *run));
+        };
+        row("embed", n * 6, n, &mut || cpu.embed(&mut y, &table, &plan));
+        row("rms_norm", n * 8, 3 * n, &mut || cpu.rms_norm(&mut y, &x, &norm, 1e-6, rows));
+        row("add_rms_norm", n * 16, 4 * n, &mut || {
+            cpu.add_rms_norm(&mut y, &mut x, &delta, &norm, 1e-6, rows);
         });
-    }
-    group.finish();
-}
-
-fn route(c: &mut Criterion) {
-    let mut group = c.benchmark_group("route, 256 experts in 8 groups");
-    let (mut cpu, _) = backend(Activations::Bf16, LITE, 32, 64);
-    let gate = matrix(&mut cpu, DType::F32, 256, 7168);
-    let bias = buffer(&mut cpu, 256);
-    for rows in [1, 32] {
-        let mut routing = cpu.routing(rows, &rule(256, 8)).unwrap();
-        let x = buffer(&mut cpu, rows * 7168);
-        group.throughput(Throughput::Bytes(256 * 7168 * 4));
-        group.bench_function(BenchmarkId::from_parameter(rows), |b| {
-            b.iter(|| {
-                cpu.route(&mut routing, black_box(&x), &gate, Some(&bias), &rule(256, 8), rows);
-            });
+        row("swiglu", n * 12, 4 * n, &mut || cpu.swiglu(&mut y, &x, &delta, D, rows));
+        row("gather_rows", n * 8, n, &mut || cpu.gather_rows(&mut y, &x, D, &plan));
+        let rope = RopeTable {
+            cos: buffer(&mut cpu, 64.max(rows) * 32),
+            sin: buffer(&mut cpu, 64.max(rows) * 32),
+            pairs: RopePairs::Neighbours,
+        };
+        let (mut q, kv) = (buffer(&mut cpu, rows * 128 * 192), buffer(&mut cpu, rows * 576));
+        let n_turned = rows * 128 * 64;
+        row("rope", n_turned * 8, 3 * n_turned, &mut || cpu.rope(&mut q, &rope, &V3, &plan));
+        let mut cache = buffer(&mut cpu, 64.max(rows) * 576);
+        row("cache_store", rows * 576 * 8, rows * 576 * 3, &mut || {
+            cpu.cache_store(&mut cache, &kv, &latent_norm, 1e-6, &rope, &V3, &plan);
+        });
+        let own = MlaShape { n_k_pe: 128, ..V3 };
+        let mut cache = buffer(&mut cpu, 64.max(rows) * own.latent_dim());
+        row("cache_store_heads", rows * own.latent_dim() * 8, rows * own.latent_dim(), &mut || {
+            cpu.cache_store_heads(&mut cache, &kv, &q, &own, &plan);
         });
     }
     group.finish();
@@ -273,7 +252,7 @@ fn sample(c: &mut Criterion) {
             bias_start: vec![0, 0],
             ..Step::default()
         };
-        group.throughput(Throughput::Bytes(VOCAB as u64 * 4));
+        group.throughput(work(VOCAB * 4, VOCAB));
         group.bench_function(name, |b| {
             b.iter(|| cpu.sample(&mut out, black_box(&mut logits), VOCAB, &step));
         });
@@ -281,5 +260,9 @@ fn sample(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(ops, linear, head_linear, mla_decode, mla_prefill, experts, route, sample);
+criterion_group! {
+    name = ops;
+    config = quick();
+    targets = linear, experts, route, head_linear, mla_decode, mla_prefill, small, sample
+}
 criterion_main!(ops);

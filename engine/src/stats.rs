@@ -19,6 +19,8 @@ pub struct Stats {
     pub prompt_tokens_total: u64,
     /// Tokens generated.
     pub generated_tokens_total: u64,
+    /// Routed experts whose weights steps had to read, each counted once a step and layer.
+    pub experts_touched_total: u64,
     /// Sequences preempted because pages ran out.
     pub preemptions_total: u64,
     /// Requests that ended, whatever the reason.

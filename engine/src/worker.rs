@@ -12,6 +12,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
@@ -177,12 +179,25 @@ fn load_on(
         generation: checkpoint.generation.clone(),
         warning,
     };
+    let touched = Arc::new(AtomicU64::new(0));
+    let on_stats = with_touched(on_stats, Arc::clone(&touched));
     let forward = move |step: &Step, sampled: &mut Vec<Sampled>| {
         model.forward(step, sampled)?;
+        touched.store(model.experts_touched(), Ordering::Relaxed);
         watch.check()
     };
     let (handle, thread) = start(limits, n_page, info.vocab_size, forward, now, on_stats)?;
     Ok(Engine { handle, info, text: checkpoint.text, thread })
+}
+
+/// Adds to the scheduler's counters what the model alone knows.
+fn with_touched(
+    mut on_stats: Box<dyn FnMut(&Stats) + Send>,
+    touched: Arc<AtomicU64>,
+) -> Box<dyn FnMut(&Stats) + Send> {
+    Box::new(move |stats| {
+        on_stats(&Stats { experts_touched_total: touched.load(Ordering::Relaxed), ..*stats });
+    })
 }
 
 /// Starts a model's thread over its forward pass.

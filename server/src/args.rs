@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Write a model's logits and intermediate values for given tokens, to compare with a reference
     Logits(LogitsArgs),
-    /// Measure load time, prompt speed and answer speed, beside what this machine's memory allows
+    /// Measure load time, prompt speed and answer speed, beside what this machine's memory and arithmetic allow
     Bench(BenchArgs),
 }
 
@@ -219,14 +219,6 @@ mod tests {
     }
 
     #[test]
-    fn bench_takes_several_batches() {
-        let Some(Command::Bench(args)) = parse("bench --batch 1,8,32").unwrap().command else {
-            panic!("another")
-        };
-        assert_eq!(args.batch, [1, 8, 32]);
-    }
-
-    #[test]
     fn wrong_flags_and_values_are_usage_errors() {
         for line in [
             "--prot 1",
@@ -243,7 +235,7 @@ mod tests {
         for line in ["run --temperature 9", "run --top-p 0", "run --top-p nan", "logits"] {
             refused(line);
         }
-        for line in ["bench --batch 0", "run --max-tokens 0", "frob", "--cache-mb 99999999999999"] {
+        for line in ["run --max-tokens 0", "frob", "--cache-mb 99999999999999"] {
             refused(line);
         }
     }

@@ -21,7 +21,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   ci                        formatting, lints, tidy, and cargo-deny where it is installed
   tidy                      sizes, layers, homes, markers, paths, links; prints the line budget
   tiny --out DIR            write a seeded random checkpoint in Hugging Face layout
-       [--preset NAME]      tiny (default), blocks, v2-lite, v3-mini, v3-layer, moonlight-cut
+       [--preset NAME]      tiny (default), blocks, v2-lite, ds-lite-cut, v3-mini, ds-mini, v3-layer, moonlight-cut
+       [--routing KIND]     uniform (default), or zipf: few experts are chosen often, many seldom
        [--seed N]           default 1
   golden [CASE ...]         run `hadal logits` over tests/golden and compare with the references
        [--bin PATH]         the binary to run, default target/release/hadal

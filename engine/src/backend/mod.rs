@@ -172,6 +172,9 @@ pub trait Backend: Send + 'static {
     fn read(&self, buf: &Self::Buf, out: &mut [f32]) -> Result<()>;
     /// The first rows' choices: expert ids `[rows, K]`, weights `[rows, K]`, router logits `[rows, E]`.
     fn read_routing(&self, routing: &Self::Routing, rows: usize) -> Result<RoutingTrace>;
+    /// Experts whose weights the rows of a `route` need, each counted once however many rows chose it; added up over
+    /// all calls with this routing.
+    fn touched(&self, routing: &Self::Routing) -> u64;
 
     /// Takes a step's indices. Called once a step, before everything else.
     fn begin(&mut self, plan: &mut Self::Plan, step: &Step) -> Result<()>;

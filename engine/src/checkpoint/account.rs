@@ -9,7 +9,9 @@ use crate::quant::DType;
 pub struct Loaded<'a> {
     /// Its name in the checkpoint.
     pub name: &'a str,
-    /// Bytes of it.
+    /// Numbers in it.
+    pub numbers: u64,
+    /// Bytes of it, factors included.
     pub bytes: u64,
     /// Written anew in memory; otherwise used where it lies, or copied when it is a vector.
     pub is_encoded: bool,
@@ -40,15 +42,17 @@ impl Checkpoint {
     /// What every tensor that the model uses takes when matrices are kept as `quant` says.
     pub fn loaded(&self, quant: Option<Target>) -> impl Iterator<Item = Loaded<'_>> {
         self.stored().map(move |(name, bytes)| {
-            let as_it_is = Loaded { name, bytes, is_encoded: false };
-            let entry = self.tensors.get(name).filter(|entry| entry.shape.len() == 2);
+            let entry = self.tensors.get(name);
+            let numbers = entry.map_or(0, |entry| entry.shape.iter().product::<usize>() as u64);
+            let as_it_is = Loaded { name, numbers, bytes, is_encoded: false };
+            let entry = entry.filter(|entry| entry.shape.len() == 2);
             let (Some(target), Some(entry)) = (quant, entry) else { return as_it_is };
             let Some(stored) = entry.dtype else { return as_it_is };
             let dtype = target.dtype_of(name, stored, &entry.shape);
             let row_bytes = entry.shape.last().and_then(|dim| dtype.row_bytes(*dim));
             match (row_bytes, entry.shape.first()) {
                 (Some(row_bytes), Some(n_out)) if dtype != stored => {
-                    Loaded { name, bytes: (row_bytes * n_out) as u64, is_encoded: true }
+                    Loaded { bytes: (row_bytes * n_out) as u64, is_encoded: true, ..as_it_is }
                 }
                 _ => as_it_is,
             }

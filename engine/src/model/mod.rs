@@ -155,6 +155,14 @@ impl<B: Backend> Model<B> {
         }
     }
 
+    /// Routed experts that steps had to read, each counted once a step and layer; added up since the load.
+    pub fn experts_touched(&self) -> u64 {
+        match &self.network {
+            Network::DeepSeek(network) => network.experts_touched(&self.backend),
+            Network::Mini(network) => network.experts_touched(&self.backend),
+        }
+    }
+
     /// The backend, for what only it knows (threads, instruction set).
     pub fn backend(&self) -> &B {
         &self.backend

@@ -1,26 +1,39 @@
-//! `hadal bench`: how fast a model loads, reads a prompt and answers, beside what this machine's memory allows.
+//! `hadal bench`: how fast a model loads, reads a prompt and answers, beside what this machine allows.
 //!
 //! Every sequence gets its own random tokens, so that each chooses its own experts; a batch of equal sequences would
-//! read the same few experts and flatter the numbers.
+//! read the same few experts and flatter the numbers. For every figure the bytes and operations that it needed are
+//! counted, under the routing that happened, and set against memory and arithmetic measured in the same run.
 
+mod clock;
+mod figures;
+mod log;
+pub(crate) mod machine;
 mod measure;
-pub(crate) mod memory;
-pub(crate) mod report;
+mod report;
+mod spread;
+mod tables;
+pub(crate) mod work;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
 use hadal_engine::checkpoint::{Checkpoint, Source};
-use hadal_engine::{Engine, Limits, ModelInfo};
+use hadal_engine::{Engine, Limits, LoadOptions};
 
-use super::load::load;
+use super::load::load_with;
 use super::locate::locate;
 use super::unfinished::Unfinished;
 use super::{Failure, Outcome};
 use crate::args::{ComputeArgs, ModelArgs};
-use measure::{Answer, answers};
-use report::{Decode, Report, Spread, Weights};
+use clock::Clock;
+use figures::Bench;
+use log::Log;
+use machine::Machine;
+use report::Report;
+use spread::Spread;
+use work::Sizes;
 
 /// Flags of `hadal bench`.
 #[derive(Debug, Args)]
@@ -31,16 +44,27 @@ pub(crate) struct BenchArgs {
     /// Repetitions; the tables show their median, minimum and maximum
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
-    /// Tokens of each prompt
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) prompt_tokens: u32,
-    /// Tokens of each answer
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    /// Tokens of a lone prompt, one measurement each; 0 measures none
+    #[arg(long, value_name = "N,N", default_value = "64,512", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) prompt_tokens: Vec<u32>,
+    /// Tokens that each sequence decodes, in every repetition
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) tokens: u32,
-    /// Sequences that decode at once, one measurement each
-    #[arg(long, value_name = "N,N", default_value = "1,32", value_delimiter = ',',
-          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    /// Sequences that decode at once, one measurement each; 0 measures none
+    #[arg(long, value_name = "N,N", default_value = "1,4,8,16,32", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(0..=1024))]
     pub(crate) batch: Vec<u32>,
+    /// Tokens that each of these sequences holds already, one measurement each; they are computed before the clock runs
+    #[arg(long, value_name = "N,N", default_value = "0", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) context: Vec<u32>,
+    /// Rows of one forward pass [default: as `serve`]
+    #[arg(long, value_name = "N")]
+    pub(crate) step_rows: Option<usize>,
+    /// Count the processor's time instead of the wall's, so that other programs do not matter; for one thread
+    #[arg(long)]
+    pub(crate) cpu_clock: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     pub(crate) json: bool,
@@ -49,57 +73,83 @@ pub(crate) struct BenchArgs {
     pub(crate) compute: ComputeArgs,
 }
 
+impl BenchArgs {
+    /// Batches with their contexts; an empty sequence has its first token yet.
+    fn decodes(&self) -> impl Iterator<Item = (u32, u32)> {
+        let batches = self.batch.iter().copied().filter(|batch| *batch > 0);
+        batches.flat_map(|batch| self.context.iter().map(move |context| (batch, *context)))
+    }
+
+    fn prompts(&self) -> impl Iterator<Item = u32> {
+        self.prompt_tokens.iter().copied().filter(|tokens| *tokens > 0)
+    }
+
+    /// Tokens of an answer: the prompt's own, then each repetition's.
+    fn answer_tokens(&self) -> u32 {
+        1 + self.runs * self.tokens
+    }
+}
+
 /// Measures and prints.
 pub(crate) fn run(args: &BenchArgs, unfinished: &Unfinished) -> Outcome {
-    let model = locate(&args.model)?;
-    let weights = weights(&model.source, args)?;
-    let (engine, load_seconds) = loaded(args, &model.source, unfinished)?;
-    let bandwidth = memory::read_bandwidth(engine.info.threads, args.runs);
-    let prompt = prompt(args, &engine)?;
-    let mut decode = Vec::new();
-    for &batch in &args.batch {
-        decode.push(Decode {
-            batch,
-            tokens_per_second: decode_speed(args, &engine, batch)?,
-            bytes_per_step: weights.bytes_per_step(f64::from(batch)),
-        });
+    if args.cpu_clock && args.compute.threads != Some(1) {
+        // Threads that wait for each other take the processor's time as well.
+        return Err(Failure::Usage("--cpu-clock wants --threads 1".into()));
     }
+    let model = locate(&args.model)?;
+    let sizes = Sizes::of(&Checkpoint::open(&model.source)?, args.compute.quant);
+    let clock = if args.cpu_clock { Clock::Cpu } else { Clock::Wall(Instant::now()) };
+    let (log, limits) = (Log::new(clock), limits(args));
+    let (engine, load_seconds) = loaded(args, &model.source, &limits, &log, unfinished)?;
+    let bench = Bench { args, engine, sizes, clock, log, limits, requests: Cell::default() };
+    let prompts = bench.prompts()?;
+    let decodes = bench.decodes()?;
+    let peak_rss_bytes = machine::peak_rss_bytes();
+    let Bench { engine, limits, .. } = bench;
+    let info = engine.info.clone();
+    // Its memory is given back before other memory is measured.
+    engine.join();
     let report = Report {
         model: model.name,
-        info: engine.info.clone(),
+        machine: Machine::measure(info.threads, args.runs),
+        info,
+        clock: clock.name(),
         runs: args.runs,
-        prompt_tokens: args.prompt_tokens,
         answer_tokens: args.tokens,
+        step_rows: limits.step_rows_max,
         load_seconds,
-        bandwidth,
-        prompt_per_second: prompt.map(|seconds| f64::from(args.prompt_tokens) / seconds),
-        first_token_seconds: prompt,
-        decode,
-        peak_rss_bytes: memory::peak_rss_bytes(),
+        prompts,
+        decodes,
+        peak_rss_bytes,
     };
-    engine.join();
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{:#}", report.json())?;
     } else {
-        write!(out, "{}", report.tables())?;
+        write!(out, "{}", tables::tables(&report))?;
     }
     Ok(out.flush()?)
 }
 
-/// Loads as often as asked and keeps the last one. Repeated loads find the file in the page cache.
+/// Loads as often as asked and keeps the last one. Repeated loads find the file in the page cache. Seconds are the
+/// wall's: a load waits for files.
 fn loaded(
     args: &BenchArgs,
     source: &Source,
+    limits: &Limits,
+    log: &Log,
     unfinished: &Unfinished,
 ) -> Result<(Engine, Spread), Failure> {
     let mut seconds = Vec::new();
     loop {
-        let start = Instant::now();
-        let engine = load(source, args.compute.options(), limits(args), unfinished)?;
+        let (start, log) = (Instant::now(), log.clone());
+        let options = LoadOptions {
+            on_stats: Box::new(move |stats| log.note(stats)),
+            ..super::load::options(args.compute.options(), limits.clone())
+        };
+        let engine = load_with(source, options, unfinished)?;
         seconds.push(start.elapsed().as_secs_f64());
         if seconds.len() >= args.runs as usize {
-            check_context(args, &engine.info)?;
             return Ok((engine, Spread::of(&seconds)));
         }
         engine.join();
@@ -109,62 +159,68 @@ fn loaded(
 /// Room for the largest batch, each sequence as long as it gets.
 fn limits(args: &BenchArgs) -> Limits {
     let limits = Limits::default();
-    let batch = args.batch.iter().copied().max().unwrap_or(1) as usize;
+    let batch = args.decodes().map(|(batch, _)| batch).max().unwrap_or(1) as usize;
+    let longest = args.decodes().map(|(_, context)| context.max(1) + args.answer_tokens());
+    let context = longest.chain(args.prompts().map(|tokens| tokens + 1)).max().unwrap_or(2);
     Limits {
         sequences_max: batch,
-        step_rows_max: limits.step_rows_max.max(batch),
+        step_rows_max: args.step_rows.unwrap_or(limits.step_rows_max.max(batch)),
         queue_max: limits.queue_max.max(batch),
+        context_tokens_max: context as usize,
         ..limits
     }
 }
 
-fn check_context(args: &BenchArgs, info: &ModelInfo) -> Outcome {
-    let wanted = args.prompt_tokens as usize + args.tokens as usize;
-    if wanted <= info.context_length {
-        return Ok(());
-    }
-    Err(Failure::Usage(format!(
-        "--prompt-tokens and --tokens make {wanted}, this model's context is {}",
-        info.context_length
-    )))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
 
-/// The sizes that decide how much a step reads.
-fn weights(source: &Source, args: &BenchArgs) -> Result<Weights, Failure> {
-    let checkpoint = Checkpoint::open(source)?;
-    Ok(Weights::of(&checkpoint, args.compute.quant))
-}
-
-/// Seconds from submission to the first token of a lone request, which are the prompt's.
-fn prompt(args: &BenchArgs, engine: &Engine) -> Result<Spread, Failure> {
-    let mut seconds = Vec::new();
-    for run in 0..args.runs {
-        let answers = answers(
-            &engine.handle,
-            engine.info.vocab_size,
-            1,
-            args.prompt_tokens,
-            1,
-            u64::from(run),
-        )?;
-        seconds.extend(answers.iter().filter_map(Answer::first_token_seconds));
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
     }
-    Ok(Spread::of(&seconds))
-}
 
-/// Tokens of all sequences a second, while all of them decode.
-fn decode_speed(args: &BenchArgs, engine: &Engine, batch: u32) -> Result<Spread, Failure> {
-    let mut speeds = Vec::new();
-    for run in 0..args.runs {
-        let seed = u64::from(run) << 32 | u64::from(batch);
-        let vocab_size = engine.info.vocab_size;
-        let answers =
-            answers(&engine.handle, vocab_size, batch, args.prompt_tokens, args.tokens, seed)?;
-        let speed = measure::decode_speed(&answers).ok_or_else(|| {
-            let problem = format!("{batch} sequences never decoded all at once: raise --tokens, or lower --prompt-tokens");
-            Failure::Usage(problem)
-        })?;
-        speeds.push(speed);
+    fn parse(line: &str) -> Result<BenchArgs, clap::Error> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.bench)
     }
-    Ok(Spread::of(&speeds))
+
+    #[test]
+    fn lists_make_every_batch_over_every_context() {
+        let args = parse("--batch 1,8 --context 0,2048 --prompt-tokens 64,512").unwrap();
+        let decodes: Vec<(u32, u32)> = args.decodes().collect();
+        assert_eq!(decodes, [(1, 0), (1, 2048), (8, 0), (8, 2048)]);
+        assert_eq!(args.prompts().collect::<Vec<_>>(), [64, 512]);
+        let none = parse("--batch 0 --prompt-tokens 0").unwrap();
+        assert_eq!((none.decodes().count(), none.prompts().count()), (0, 0));
+    }
+
+    #[test]
+    fn limits_have_room_for_the_longest_sequence_of_the_largest_batch() {
+        let args = parse("--batch 1,200 --context 0,1000 --tokens 10 --runs 2").unwrap();
+        let wanted = limits(&args);
+        assert_eq!((wanted.sequences_max, wanted.step_rows_max), (200, 200));
+        assert_eq!(wanted.context_tokens_max, 1000 + 1 + 2 * 10);
+        assert!(wanted.check().is_ok());
+        let long = parse("--batch 1 --prompt-tokens 5000 --step-rows 512").unwrap();
+        assert_eq!(limits(&long).context_tokens_max, 5001);
+        assert_eq!(limits(&long).step_rows_max, 512);
+        assert!(limits(&parse("--batch 0 --prompt-tokens 0").unwrap()).check().is_ok());
+    }
+
+    #[test]
+    fn values_out_of_range_are_usage_errors() {
+        for line in ["--tokens 0", "--batch 2000", "--runs 0", "--context -1", "--batch x"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        for line in ["--cpu-clock", "--cpu-clock --threads 2"] {
+            let problem = run(&parse(line).unwrap()).unwrap_err();
+            assert!(
+                matches!(&problem, Failure::Usage(why) if why.contains("--threads 1")),
+                "{line}"
+            );
+        }
+    }
 }

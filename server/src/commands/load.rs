@@ -17,9 +17,18 @@ pub(crate) fn load(
     limits: Limits,
     unfinished: &Unfinished,
 ) -> Result<Engine, Failure> {
+    load_with(source, options(cpu, limits), unfinished)
+}
+
+/// The same with options of one's own.
+pub(crate) fn load_with(
+    source: &Source,
+    options: LoadOptions,
+    unfinished: &Unfinished,
+) -> Result<Engine, Failure> {
     let bar = bar();
-    let _making = unfinished.begin_cache(source, cpu.quant);
-    let engine = Engine::load(source, options(cpu, limits), &mut |progress: Progress| {
+    let _making = unfinished.begin_cache(source, options.cpu.quant);
+    let engine = Engine::load(source, options, &mut |progress: Progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
     });

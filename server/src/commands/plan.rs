@@ -10,8 +10,8 @@ use hadal_engine::checkpoint::open_planned;
 use hadal_engine::{Limits, MemoryPlan};
 use serde_json::{Value, json};
 
-use super::bench::memory::read_bandwidth;
-use super::bench::report::Weights;
+use super::bench::machine::read_bandwidth;
+use super::bench::work::Sizes;
 use super::target::{TargetArgs, print_json, print_text, size, unless_told};
 use super::{Failure, Outcome};
 use crate::args::ComputeArgs;
@@ -95,10 +95,11 @@ fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, Speed), Failure> {
         .bandwidth
         .map_or_else(|| read_bandwidth(threads, BANDWIDTH_RUNS).median, |gb| gb * 1e9);
     let batch = f64::from(args.batch);
+    let sizes = Sizes::of(&checkpoint, args.compute.quant);
     let token_bytes = plan.page_bytes as f64 / hadal_engine::step::PAGE_TOKENS as f64;
     let speed = Speed {
         batch,
-        weight_bytes: Weights::of(&checkpoint, args.compute.quant).bytes_per_step(batch),
+        weight_bytes: sizes.weight_bytes(batch, sizes.touched_if_uniform(batch)),
         cache_bytes: batch * plan.limits.context_tokens_max as f64 * token_bytes,
         bandwidth,
     };

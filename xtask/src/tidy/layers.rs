@@ -57,7 +57,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cudarc", &["engine/src/backend/cuda/device.rs"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
     ("memmap2", &["engine/src/checkpoint/map.rs"]),
-    ("rustix", &["engine/src/checkpoint/convert/"]),
+    ("rustix", &["engine/src/checkpoint/convert/", "server/src/commands/bench/clock.rs"]),
     (
         "safetensors",
         &[

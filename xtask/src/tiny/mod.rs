@@ -2,11 +2,12 @@
 //! they have the shapes of released models, so that speed and memory can be measured where no checkpoint can be had.
 //!
 //! Weights are N(0, 1 / inputs), so that activations keep their size through the layers; router rows twice that, so
-//! that experts are chosen about evenly. The same preset and seed give the same bytes. Written as a stream: memory
+//! that experts are chosen about evenly unless `--routing zipf` wants them chosen as words are. The same preset and seed give the same bytes. Written as a stream: memory
 //! stays small whatever the model's size.
 
 mod plan;
 mod preset;
+mod routing;
 mod tokenizer;
 mod weights;
 
@@ -17,13 +18,14 @@ use serde_json::{Value, json};
 
 use crate::{Result, Words};
 use preset::Shape;
+use routing::Routing;
 
 /// Bytes of one weights file, as released models cut theirs.
 const SHARD_BYTES: u64 = 2 << 30;
 
 /// Reads the flags and writes the checkpoint.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let words = Words::read(args, &["--out", "--preset", "--seed"])?;
+    let words = Words::read(args, &["--out", "--preset", "--routing", "--seed"])?;
     if let Some(word) = words.plain.first() {
         return Err(format!("`{word}` is no flag; see `cargo xtask help`"));
     }
@@ -35,21 +37,33 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         .ok_or_else(|| format!("no preset `{name}`; there are {}", preset::NAMES.join(", ")))?;
     let seed = words.flag("--seed").unwrap_or("1");
     let seed = seed.parse().map_err(|_| format!("`--seed` is `{seed}`, wanted a whole number"))?;
-    let bytes = write(&out, &shape, seed, SHARD_BYTES)
+    let word = words.flag("--routing").unwrap_or("uniform");
+    let routing = Routing::parse(word)
+        .ok_or_else(|| format!("`--routing` is `{word}`, wanted uniform or zipf"))?;
+    let bytes = write(&out, &shape, routing, seed, SHARD_BYTES)
         .map_err(|problem| format!("{}: {problem}", out.display()))?;
-    println!("{}: preset {name}, seed {seed}, {bytes} bytes of weights", out.display());
+    println!(
+        "{}: preset {name}, routing {word}, seed {seed}, {bytes} bytes of weights",
+        out.display()
+    );
     Ok(())
 }
 
 /// Writes every file of the checkpoint; the bytes of all tensors.
-fn write(out: &Path, shape: &Shape, seed: u64, shard_bytes: u64) -> std::io::Result<u64> {
+fn write(
+    out: &Path,
+    shape: &Shape,
+    routing: Routing,
+    seed: u64,
+    shard_bytes: u64,
+) -> std::io::Result<u64> {
     fs::create_dir_all(out)?;
     let text = |name: &str, value: &Value| fs::write(out.join(name), format!("{value:#}\n"));
     text("config.json", &shape.config())?;
     text("generation_config.json", &json!({ "bos_token_id": 0, "eos_token_id": 1 }))?;
     text("tokenizer.json", &tokenizer::byte_level())?;
     text("tokenizer_config.json", &tokenizer::config(shape.max_position_embeddings))?;
-    weights::write(out, &shape.tensors(), seed, shard_bytes)
+    weights::write(out, &shape.tensors(routing), seed, shard_bytes)
 }
 
 #[cfg(test)]
@@ -58,7 +72,8 @@ mod tests {
 
     fn written(shard_bytes: u64) -> (tempfile::TempDir, u64) {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = write(folder.path(), &preset::find("tiny").unwrap(), 7, shard_bytes).unwrap();
+        let shape = preset::find("tiny").unwrap();
+        let bytes = write(folder.path(), &shape, Routing::Uniform, 7, shard_bytes).unwrap();
         (folder, bytes)
     }
 
@@ -67,7 +82,7 @@ mod tests {
         let (folder, bytes) = written(SHARD_BYTES);
         let file = fs::read(folder.path().join("model.safetensors")).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
-        let planned = preset::find("tiny").unwrap().tensors();
+        let planned = preset::find("tiny").unwrap().tensors(Routing::Uniform);
         assert_eq!(tensors.len(), planned.len());
         for plan in &planned {
             let tensor = tensors.tensor(&plan.name).unwrap();
@@ -107,5 +122,6 @@ mod tests {
         assert!(run(&words("--preset tiny")).unwrap_err().contains("--out"));
         assert!(run(&words("--out x --preset huge")).unwrap_err().contains("moonlight-cut"));
         assert!(run(&words("--out x --seed one")).unwrap_err().contains("one"));
+        assert!(run(&words("--out x --routing even")).unwrap_err().contains("even"));
     }
 }

@@ -3,8 +3,16 @@
 use serde_json::{Value, json};
 
 /// What there is to choose from.
-pub(super) const NAMES: &[&str] =
-    &["tiny", "blocks", "v2-lite", "v3-mini", "v3-layer", "moonlight-cut"];
+pub(super) const NAMES: &[&str] = &[
+    "tiny",
+    "blocks",
+    "v2-lite",
+    "ds-lite-cut",
+    "v3-mini",
+    "ds-mini",
+    "v3-layer",
+    "moonlight-cut",
+];
 
 /// A model's sizes, in `config.json`'s words.
 #[derive(Debug, Clone, Copy)]
@@ -23,9 +31,9 @@ pub(super) struct Shape {
     pub(super) moe_intermediate_size: usize,
     pub(super) n_routed_experts: usize,
     pub(super) n_shared_experts: usize,
-    num_experts_per_tok: usize,
-    n_group: usize,
-    topk_group: usize,
+    pub(super) num_experts_per_tok: usize,
+    pub(super) n_group: usize,
+    pub(super) topk_group: usize,
     pub(super) first_k_dense_replace: usize,
     routed_scaling_factor: f64,
     rms_norm_eps: f64,
@@ -38,8 +46,22 @@ pub(super) struct Shape {
 pub(super) fn find(name: &str) -> Option<Shape> {
     let lite = v2_lite();
     let v3 = Shape { is_v3: true, n_group: 8, topk_group: 4, routed_scaling_factor: 2.5, ..lite };
+    // Small enough for many quick runs, with V3's heads.
+    let mini = Shape {
+        vocab_size: 32_768,
+        hidden_size: 1024,
+        num_hidden_layers: 8,
+        q_lora_rank: Some(512),
+        intermediate_size: 4096,
+        moe_intermediate_size: 256,
+        n_shared_experts: 1,
+        ..v3
+    };
     Some(match name {
-        "v2-lite" => lite,
+        // Other engines are measured with the same two shapes, under the names with `ds`.
+        "v2-lite" | "ds-lite-cut" => lite,
+        "v3-mini" => mini,
+        "ds-mini" => Shape { max_position_embeddings: 16_384, has_yarn: false, ..mini },
         "tiny" => small(v3),
         // Rows of 256 numbers, as quantised formats want them, and heads that are shorter.
         "blocks" => Shape {
@@ -51,17 +73,6 @@ pub(super) fn find(name: &str) -> Option<Shape> {
             intermediate_size: 512,
             moe_intermediate_size: 256,
             ..small(v3)
-        },
-        // Small enough for many quick runs, with V3's heads.
-        "v3-mini" => Shape {
-            vocab_size: 32_768,
-            hidden_size: 1024,
-            num_hidden_layers: 8,
-            q_lora_rank: Some(512),
-            intermediate_size: 4096,
-            moe_intermediate_size: 256,
-            n_shared_experts: 1,
-            ..v3
         },
         // One dense and one MoE layer with V3's widths. 32 of 256 experts and a short vocabulary, for memory's sake.
         "v3-layer" => Shape {
@@ -203,16 +214,22 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
+    use super::super::routing::Routing;
     use super::*;
 
     fn parameters(name: &str) -> usize {
-        find(name).unwrap().tensors().iter().map(|plan| plan.shape.iter().product::<usize>()).sum()
+        find(name)
+            .unwrap()
+            .tensors(Routing::Uniform)
+            .iter()
+            .map(|plan| plan.shape.iter().product::<usize>())
+            .sum()
     }
 
     #[test]
     fn every_name_is_a_preset_of_about_its_size() {
         let sizes: Vec<usize> = NAMES.iter().map(|name| parameters(name) / 1_000_000).collect();
-        assert_eq!(sizes, [0, 8, 3424, 493, 2341, 2508]);
+        assert_eq!(sizes, [0, 8, 3424, 3424, 493, 493, 2341, 2508]);
         assert!(find("v2").is_none());
     }
 }

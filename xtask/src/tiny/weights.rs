@@ -21,6 +21,16 @@ impl Planned {
         self.count() * if matches!(self.fill, Fill::NormalF32(_)) { 4 } else { 2 }
     }
 
+    /// What number `at` is whatever is drawn: where it begins a row, and rows have their beginnings given.
+    fn first_of(&self, at: u64) -> Option<f32> {
+        let given = self.first.len() as u64;
+        let columns = if self.shape.len() < 2 { 1 } else { *self.shape.last()? as u64 };
+        if given == 0 || !at.is_multiple_of(columns) {
+            return None;
+        }
+        self.first.get((at / columns % given) as usize).copied()
+    }
+
     fn dtype(&self) -> &'static str {
         if matches!(self.fill, Fill::NormalF32(_)) { "F32" } else { "BF16" }
     }
@@ -91,9 +101,9 @@ fn fill(file: &mut impl Write, tensor: &Planned, normal: &[f32], seed: u64) -> R
         Fill::Ones => {
             (0..tensor.count()).try_for_each(|_| file.write_all(&bf16::ONE.to_le_bytes()))
         }
-        Fill::NormalF32(deviation) => (0..tensor.count()).try_for_each(|_| {
+        Fill::NormalF32(deviation) => (0..tensor.count()).try_for_each(|at| {
             let draw = normal[random.next() as usize % TABLE];
-            file.write_all(&(draw * deviation).to_le_bytes())
+            file.write_all(&tensor.first_of(at).unwrap_or(draw * deviation).to_le_bytes())
         }),
         Fill::Normal(deviation) => {
             let scaled: Vec<[u8; 2]> =
@@ -103,8 +113,10 @@ fn fill(file: &mut impl Write, tensor: &Planned, normal: &[f32], seed: u64) -> R
                 let draw = random.next();
                 let four = [draw, draw >> 16, draw >> 32, draw >> 48];
                 let mut bytes = [0; 8];
-                for (to, draw) in bytes.chunks_exact_mut(2).zip(four) {
-                    to.copy_from_slice(&scaled[draw as usize % TABLE]);
+                let at = tensor.count() - left..;
+                for ((to, draw), at) in bytes.chunks_exact_mut(2).zip(four).zip(at) {
+                    let first = tensor.first_of(at).map(|x| bf16::from_f32(x).to_le_bytes());
+                    to.copy_from_slice(&first.unwrap_or(scaled[draw as usize % TABLE]));
                 }
                 let n = left.min(4);
                 file.write_all(&bytes[..2 * n as usize])?;
@@ -116,7 +128,7 @@ fn fill(file: &mut impl Write, tensor: &Planned, normal: &[f32], seed: u64) -> R
 }
 
 /// Normal numbers by Box and Muller, in pairs.
-fn normal_table() -> Vec<f32> {
+pub(super) fn normal_table() -> Vec<f32> {
     let mut random = Random(1);
     let mut unit = || (random.next() >> 11) as f64 / (1u64 << 53) as f64;
     let mut table = Vec::with_capacity(TABLE);
@@ -129,10 +141,10 @@ fn normal_table() -> Vec<f32> {
 }
 
 /// `SplitMix64`.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -164,7 +176,7 @@ mod tests {
     }
 
     fn planned(name: &str, n: usize) -> Planned {
-        Planned { name: name.into(), shape: vec![n], fill: Fill::Normal(1.0) }
+        Planned { name: name.into(), shape: vec![n], fill: Fill::Normal(1.0), first: Vec::new() }
     }
 
     #[test]
@@ -177,6 +189,21 @@ mod tests {
     #[test]
     fn tensors_begin_on_a_cache_line() {
         assert_eq!(header(&[planned("a", 3), planned("bcd", 5)]).len() % 64, 0);
+    }
+
+    #[test]
+    fn rows_begin_with_what_is_given_and_go_on_as_before() {
+        let plain = Planned { shape: vec![3, 3], ..planned("a", 0) };
+        let given = Planned { shape: vec![3, 3], first: vec![0.5, -2.0], ..planned("a", 0) };
+        let written = |tensor: &Planned| {
+            let mut bytes = Vec::new();
+            fill(&mut bytes, tensor, &normal_table(), 1).unwrap();
+            let numbers = bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32());
+            numbers.collect::<Vec<f32>>()
+        };
+        let (plain, given) = (written(&plain), written(&given));
+        assert_eq!([given[0], given[3], given[6]], [0.5, -2.0, 0.5]);
+        assert!((0..9).filter(|at| at % 3 != 0).all(|at| plain[at] == given[at]));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod testing;
 
 pub use plan::Plan;
 pub use route::Routing;
+pub use simd::peak;
 
 use pool::Pool;
 use simd::multiply::{Order, PairRows};

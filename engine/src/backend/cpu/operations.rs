@@ -59,6 +59,10 @@ impl Backend for Cpu {
         Ok(routing.trace(rows))
     }
 
+    fn touched(&self, routing: &Routing) -> u64 {
+        routing.touched
+    }
+
     fn begin(&mut self, plan: &mut Plan, step: &Step) -> Result<()> {
         plan.take(step);
         Ok(())

@@ -100,6 +100,11 @@ impl<B: Backend> DeepSeek<B> {
         self.finish(backend, step, sampled, recorder)
     }
 
+    /// See [`super::Model::experts_touched`].
+    pub(super) fn experts_touched(&self, backend: &B) -> u64 {
+        self.routing.as_ref().map_or(0, |(routing, _)| backend.touched(routing))
+    }
+
     /// `x += delta`, then the norm of what comes next.
     fn add_norm(&mut self, backend: &mut B, norm: Norm, rows: usize) {
         let weight = match norm {

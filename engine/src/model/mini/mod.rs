@@ -129,6 +129,11 @@ impl<B: Backend> Mini<B> {
         self.finish(backend, step, sampled, recorder)
     }
 
+    /// See [`super::Model::experts_touched`]; shared experts are no choice and not counted.
+    pub(super) fn experts_touched(&self, backend: &B) -> u64 {
+        self.mixture.as_ref().map_or(0, |mixture| backend.touched(&mixture.routing))
+    }
+
     /// `x += delta`, then the norm of what comes next.
     fn add_norm(&mut self, backend: &mut B, norm: Norm, rows: usize) {
         let weight = match norm {

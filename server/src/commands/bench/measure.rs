@@ -1,37 +1,60 @@
 //! Runs requests through a model's handle and notes when each token came.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::time::Duration;
 
 use hadal_engine::step::TokenId;
 use hadal_engine::{EngineHandle, Event, Request, Sampling, Sink};
 
+use super::clock::Clock;
 use crate::commands::Failure;
 
 /// When a request was submitted and when each of its tokens came.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
-    submitted: Instant,
-    tokens: Vec<Instant>,
+    pub(super) submitted: Duration,
+    pub(super) tokens: Vec<Duration>,
 }
 
 impl Answer {
     /// Time to the first token; `None` when there was none.
     pub(super) fn first_token_seconds(&self) -> Option<f64> {
-        self.tokens.first().map(|at| at.duration_since(self.submitted).as_secs_f64())
+        Some(self.tokens.first()?.saturating_sub(self.submitted).as_secs_f64())
     }
 }
 
+/// Requests that run at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch {
+    pub(super) sequences: u32,
+    pub(super) prompt_tokens: u32,
+    pub(super) answer_tokens: u32,
+    pub(super) seed: u64,
+}
+
 /// A sink that sends every event on, with its time.
+///
+/// A sequence that has its first token waits for the others': as long as its sink says that it is full. Prompts are
+/// then no part of the time in which all decode, and no sequence is longer than another.
 struct Stopwatch {
     sequence: usize,
-    notes: Sender<(usize, Instant, Event)>,
+    sequences: usize,
+    clock: Clock,
+    has_begun: bool,
+    begun: Arc<AtomicUsize>,
+    notes: Sender<(usize, Duration, Event)>,
 }
 
 impl Sink for Stopwatch {
     fn emit(&mut self, event: Event) -> ControlFlow<()> {
-        match self.notes.send((self.sequence, Instant::now(), event)) {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.begun.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.notes.send((self.sequence, self.clock.now(), event)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
@@ -42,37 +65,42 @@ impl Sink for Stopwatch {
     }
 
     fn has_room(&self) -> bool {
-        true
+        !self.has_begun || self.begun.load(Ordering::Relaxed) >= self.sequences
     }
 }
 
-/// Runs `batch` requests at once, each over its own random tokens, and waits for all of them.
+/// Runs a batch, each sequence over its own random tokens, and waits for all of them.
 ///
 /// Tokens are drawn at temperature 1, each sequence with its own seed: greedy answers fall into the same loops, and
 /// then into the same experts.
 pub(super) fn answers(
     handle: &EngineHandle,
     vocab_size: usize,
-    batch: u32,
-    prompt_tokens: u32,
-    answer_tokens: u32,
-    seed: u64,
+    clock: Clock,
+    batch: Batch,
 ) -> Result<Vec<Answer>, Failure> {
     let (notes, events) = channel();
-    let mut random = Random(seed);
+    let (mut random, begun) = (Random(batch.seed), Arc::new(AtomicUsize::new(0)));
     let mut answers = Vec::new();
-    for sequence in 0..batch as usize {
-        let tokens = (0..prompt_tokens)
+    for sequence in 0..batch.sequences as usize {
+        let tokens = (0..batch.prompt_tokens)
             .map(|_| TokenId((random.next() % vocab_size.max(1) as u64) as u32))
             .collect();
         let sampling = Sampling { temperature: 1.0, seed: random.next(), ..Sampling::greedy() };
-        let sink = Box::new(Stopwatch { sequence, notes: notes.clone() });
-        answers.push(Answer { submitted: Instant::now(), tokens: Vec::new() });
+        let sink = Box::new(Stopwatch {
+            sequence,
+            sequences: batch.sequences as usize,
+            clock,
+            has_begun: false,
+            begun: Arc::clone(&begun),
+            notes: notes.clone(),
+        });
+        answers.push(Answer { submitted: clock.now(), tokens: Vec::new() });
         let request = Request {
             tokens,
             decode_spans: Vec::new(),
             sampling,
-            max_tokens: answer_tokens,
+            max_tokens: batch.answer_tokens,
             stop_tokens: Vec::new(),
             sink,
         };
@@ -87,25 +115,22 @@ pub(super) fn answers(
             Event::Failed(problem) => return Err(Failure::Failed(problem)),
         }
     }
-    let all_answered = answers.iter().all(|answer| answer.tokens.len() == answer_tokens as usize);
-    if all_answered {
+    let n_token = batch.answer_tokens as usize;
+    if answers.iter().all(|answer| answer.tokens.len() == n_token) {
         Ok(answers)
     } else {
         Err(Failure::Failed("the model ended before its answers did".into()))
     }
 }
 
-/// Tokens a second over the time in which every sequence was decoding: from the last first token to the first last
-/// one. `None` when there is no such time.
-pub(super) fn decode_speed(answers: &[Answer]) -> Option<f64> {
-    let begin = answers.iter().filter_map(|answer| answer.tokens.first()).max()?;
-    let end = answers.iter().filter_map(|answer| answer.tokens.last()).min()?;
-    let seconds = end.checked_duration_since(*begin)?.as_secs_f64();
-    let n: usize = answers
-        .iter()
-        .map(|answer| answer.tokens.iter().filter(|at| *at > begin && *at <= end).count())
-        .sum();
-    (seconds > 0.0 && n > 0).then(|| n as f64 / seconds)
+/// From token `first` to token `first + n` of every answer: when the last sequence had the one and the other. Token 0
+/// is the prompt's. `None` when answers are too short.
+pub(super) fn window(answers: &[Answer], first: u32, n: u32) -> Option<(Duration, Duration)> {
+    let last = |token: u32| {
+        let at = |answer: &Answer| answer.tokens.get(token as usize).copied();
+        answers.iter().map(at).collect::<Option<Vec<_>>>()?.into_iter().max()
+    };
+    Some((last(first)?, last(first + n)?))
 }
 
 /// `SplitMix64`: prompts are the same on every machine.
@@ -125,32 +150,30 @@ impl Random {
 mod tests {
     use super::*;
     use std::sync::mpsc::sync_channel;
-    use std::time::Duration;
+    use std::time::Instant;
 
     use hadal_engine::worker::{Command, HandleLimits};
     use hadal_engine::{FinishReason, request::Usage};
 
-    /// Tokens every `step_ms`, the first one at `first_ms`.
-    fn answer(start: Instant, first_ms: u64, step_ms: u64, n: u64) -> Answer {
-        let at = |i| start + Duration::from_millis(first_ms + i * step_ms);
-        Answer { submitted: start, tokens: (0..n).map(at).collect() }
+    const BATCH: Batch = Batch { sequences: 3, prompt_tokens: 8, answer_tokens: 5, seed: 1 };
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn answer(submitted: u64, tokens: &[u64]) -> Answer {
+        Answer { submitted: ms(submitted), tokens: tokens.iter().map(|at| ms(*at)).collect() }
     }
 
     #[test]
-    fn only_the_time_in_which_all_decode_counts() {
-        let start = Instant::now();
-        // Two sequences, 10 ms a token; the second begins 50 ms later. Both decode from 60 to 110 ms: 10 tokens.
-        let answers = [answer(start, 10, 10, 11), answer(start, 60, 10, 11)];
-        assert!((decode_speed(&answers).unwrap() - 200.0).abs() < 1e-6);
-        assert!((answers[1].first_token_seconds().unwrap() - 0.06).abs() < 1e-9);
-    }
-
-    #[test]
-    fn sequences_that_never_meet_have_no_speed() {
-        let start = Instant::now();
-        assert_eq!(decode_speed(&[answer(start, 0, 1, 3), answer(start, 10, 1, 3)]), None);
-        assert_eq!(decode_speed(&[answer(start, 0, 1, 1)]), None);
-        assert_eq!(decode_speed(&[]), None);
+    fn a_window_is_from_the_last_sequence_to_the_last_sequence() {
+        let answers = [answer(0, &[10, 60, 70, 80]), answer(1, &[50, 61, 71, 81])];
+        assert_eq!(window(&answers, 0, 2), Some((ms(50), ms(71))));
+        assert_eq!(window(&answers, 2, 1), Some((ms(71), ms(81))));
+        assert_eq!(window(&answers, 2, 2), None, "no such token");
+        assert_eq!(window(&[], 0, 1), None);
+        assert_eq!(answers[1].first_token_seconds(), Some(0.049));
+        assert_eq!(answer(0, &[]).first_token_seconds(), None);
     }
 
     fn handle_over(script: impl Fn(Request) + Send + 'static) -> EngineHandle {
@@ -178,7 +201,7 @@ mod tests {
             }
             let _ = request.sink.emit(Event::Done(FinishReason::Length, Usage::default()));
         });
-        let answers = answers(&handle, 50, 3, 8, 5, 1).unwrap();
+        let answers = answers(&handle, 50, Clock::Wall(Instant::now()), BATCH).unwrap();
         assert!(answers.iter().all(|answer| answer.tokens.len() == 5));
         let prompts: std::collections::BTreeSet<Vec<TokenId>> = prompts.try_iter().collect();
         assert_eq!(prompts.len(), 3);
@@ -186,15 +209,38 @@ mod tests {
     }
 
     #[test]
+    fn nobody_goes_on_before_all_have_begun() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let (notes, events) = channel();
+        let sink = |sequence| Stopwatch {
+            sequence,
+            sequences: 2,
+            clock: Clock::Cpu,
+            has_begun: false,
+            begun: Arc::clone(&begun),
+            notes: notes.clone(),
+        };
+        let (mut one, mut two) = (sink(0), sink(1));
+        assert!(one.has_room() && two.has_room(), "prompts are computed");
+        assert!(one.emit(Event::Token(TokenId(1))).is_continue());
+        assert!(!one.has_room() && two.has_room());
+        assert!(two.emit(Event::Token(TokenId(1))).is_continue());
+        assert!(one.has_room() && two.has_room());
+        drop(events);
+        assert!(one.emit(Event::Token(TokenId(1))).is_break());
+    }
+
+    #[test]
     fn a_failure_and_an_early_end_are_reported() {
         let failing = handle_over(|mut request| {
             let _ = request.sink.emit(Event::Failed("not finite".into()));
         });
+        let one = Batch { sequences: 1, ..BATCH };
         assert_eq!(
-            answers(&failing, 50, 1, 2, 2, 1).unwrap_err(),
+            answers(&failing, 50, Clock::Cpu, one).unwrap_err(),
             Failure::Failed("not finite".into())
         );
         let silent = handle_over(drop);
-        assert!(answers(&silent, 50, 1, 2, 2, 1).is_err());
+        assert!(answers(&silent, 50, Clock::Cpu, one).is_err());
     }
 }

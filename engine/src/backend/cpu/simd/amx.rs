@@ -83,7 +83,7 @@ struct Config {
 ///
 /// # Safety
 /// The processor has tiles, and the process may use them.
-unsafe fn configure(n: usize) {
+pub(super) unsafe fn configure(n: usize) {
     let (row, inputs) = (ROW_BYTES as u16, (n * size_of::<u32>()) as u16);
     let mut config =
         Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };

@@ -16,6 +16,7 @@ pub(super) mod f16;
 pub(super) mod f32;
 pub(super) mod fp8;
 pub(super) mod multiply;
+pub mod peak;
 pub(super) mod product;
 pub(super) mod quants;
 pub(super) mod row;
