@@ -43,7 +43,7 @@ pub(crate) enum Pause {
 /// Instructions after which another warp has its turn.
 const TURN: u32 = 16_384;
 /// Instructions after which another group of the same warp has its turn.
-const GROUP_TURN: u32 = 512;
+const GROUP_TURN: u32 = 128;
 
 /// A warp.
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ impl Warp {
         }
         self.turns = self.turns.wrapping_add(1);
         // Mostly the lowest; in turns any.
-        let skip = if self.turns % 8 == 7 { (self.turns / 8) as usize % ready } else { 0 };
+        let skip = if self.turns % 4 == 3 { (self.turns / 4) as usize % ready } else { 0 };
         let mut free = (0..self.groups.len()).filter(|at| !self.groups[*at].waiting);
         Ok(free.nth(skip).unwrap_or(0))
     }

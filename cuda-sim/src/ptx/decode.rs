@@ -1,6 +1,7 @@
 //! Statements to instructions: names become registers, words become operations.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::body::{Body, Name, Operand, Statement, place};
 use super::instr::{Instr, Logic, Op, P, R};
@@ -32,7 +33,7 @@ pub(super) fn kernel(name: &str, body: Body<'_>) -> Result<Kernel> {
         code,
         lines,
         sources,
-        files: HashMap::new(),
+        files: Arc::default(),
         regs: decoder.regs as usize,
         preds: decoder.preds as usize,
         constants: decoder.constants,

@@ -14,6 +14,7 @@ mod parse;
 pub(crate) mod words;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 pub(crate) use instr::{Class, Instr, Op, R};
 
@@ -27,7 +28,7 @@ pub struct Module {
     /// `.version`, major and minor.
     pub version: (u32, u32),
     /// Kernels by name.
-    pub(crate) kernels: HashMap<String, std::sync::Arc<Kernel>>,
+    pub(crate) kernels: HashMap<String, Arc<Kernel>>,
     /// Module variables in `.global` and `.const`, in order.
     pub(crate) globals: Vec<Global>,
 }
@@ -70,7 +71,7 @@ pub(crate) struct Kernel {
     /// File and line of the source, per instruction; file 0 is none.
     pub(crate) sources: Vec<(u32, u32)>,
     /// `.file` names by number.
-    pub(crate) files: HashMap<u32, String>,
+    pub(crate) files: Arc<HashMap<u32, String>>,
     pub(crate) regs: usize,
     pub(crate) preds: usize,
     /// Registers that are filled when a warp starts.

@@ -207,7 +207,7 @@ pub(super) fn module(text: &str) -> Result<Module> {
     let mut cursor = Cursor { tokens: tokens(text)?, at: 0 };
     let (mut version, mut target) = ((0, 0), String::new());
     let mut outer = Outer::default();
-    let mut kernels = HashMap::new();
+    let mut kernels = Vec::new();
     while cursor.peek().is_some() {
         let token = cursor.next()?;
         match token.text {
@@ -234,10 +234,7 @@ pub(super) fn module(text: &str) -> Result<Module> {
                 cursor.skip_braces()?;
             }
             ".visible" | ".extern" | ".weak" | ".common" | ";" => {}
-            ".entry" => {
-                let kernel = entry(&mut cursor, &outer)?;
-                kernels.insert(kernel.name.clone(), Arc::new(kernel));
-            }
+            ".entry" => kernels.push(entry(&mut cursor, &outer)?),
             ".func" => skip_function(&mut cursor)?,
             ".global" | ".const" | ".shared" => outer.variable(&mut cursor, token)?,
             ".pragma" => cursor.skip_past(";")?,
@@ -247,6 +244,13 @@ pub(super) fn module(text: &str) -> Result<Module> {
     if target.is_empty() {
         return ptx_error(1, "no `.target`: this is no PTX");
     }
+    // The names of files stand behind the kernels.
+    let files = Arc::new(outer.files);
+    let finish = |mut kernel: Kernel| {
+        kernel.files = files.clone();
+        (kernel.name.clone(), Arc::new(kernel))
+    };
+    let kernels = kernels.into_iter().map(finish).collect();
     Ok(Module { target, version, kernels, globals: outer.globals })
 }
 
@@ -328,7 +332,6 @@ fn entry(cursor: &mut Cursor<'_>, outer: &Outer) -> Result<Kernel> {
     }
     let body = Body::read(cursor, scope)?;
     let mut kernel = decode::kernel(name.text, body)?;
-    kernel.files.clone_from(&outer.files);
     (kernel.params, kernel.param_bytes) = (params, param_bytes as usize);
     (kernel.threads_max, kernel.threads_required) = (threads_max, threads_required);
     Ok(kernel)
