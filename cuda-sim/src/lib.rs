@@ -22,6 +22,7 @@
 
 mod counters;
 mod device;
+mod driver;
 mod exec;
 mod fault;
 mod memory;

@@ -26,8 +26,10 @@ const FIRST_ADDRESS: u64 = 0x7f00_0000_0000;
 const ALIGN: u64 = 512;
 /// Bytes behind every allocation that belong to nobody.
 const GAP: u64 = 1 << 16;
-/// What fresh memory holds: NaN as f32, f16 and bf16.
+/// What fresh memory holds: NaN as f32, f16 and bf16. Large allocations hold zeros, which the host's own pages give without
+/// being touched: a cache that is sized from the card's memory costs what is used of it.
 const FRESH: u8 = 0xff;
+const FRESH_BYTES_MAX: u64 = 64 << 20;
 /// Bytes whose accesses are tracked together: pages appear where a kernel touches.
 const PAGE: usize = 1024;
 
@@ -88,7 +90,7 @@ impl Memory {
         let len = size as usize;
         let allocation = Allocation {
             base: self.next,
-            bytes: vec![FRESH; len],
+            bytes: if size <= FRESH_BYTES_MAX { vec![FRESH; len] } else { vec![0; len] },
             written: vec![false; len],
             size,
             freed: false,
