@@ -12,6 +12,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tests/", &["hadal_engine", "hadal_server", "hadal_web", "hadal_tests"]),
     ("benches/", &["hadal_engine", "hadal_server", "hadal_benches"]),
     ("xtask/", &[]),
+    ("cuda-sim/", &[]),
 ];
 
 /// What every module of the engine may use.
@@ -54,7 +55,8 @@ const MODULES: &[(&str, &[&str])] = &[
 
 /// Where a third-party crate may be used: a prefix of the file's path.
 const HOMES: &[(&str, &[&str])] = &[
-    ("cudarc", &["engine/src/backend/cuda/device.rs"]),
+    ("cudarc", &["engine/src/backend/cuda/device.rs", "cuda-sim/tests/"]),
+    ("libloading", &["cuda-sim/tests/"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
     ("memmap2", &["engine/src/checkpoint/map.rs"]),
     ("rustix", &["engine/src/checkpoint/convert/", "server/src/commands/bench/clock.rs"]),

@@ -43,6 +43,7 @@ const FILE_LINES: &[(&str, usize)] = &[
     ("tests/", 400),
     ("benches/", 300),
     ("xtask/", 300),
+    ("cuda-sim/", 400),
 ];
 const FILE_LINES_ELSEWHERE: usize = 500;
 
@@ -64,6 +65,7 @@ const BUDGET: &[(&str, &[&str], usize)] = &[
     ("server", &["server/"], 6_000),
     ("web", &["web/"], 3_000),
     ("the rest", &["tests/", "benches/", "xtask/", "test"], 5_000),
+    ("cuda-sim", &["cuda-sim/"], 7_000),
     ("recipes", &["tools/"], 3_000),
 ];
 

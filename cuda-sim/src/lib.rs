@@ -1,0 +1,41 @@
+//! A simulated CUDA card for tests.
+//!
+//! It executes the PTX that nvcc made of the kernels, instruction by instruction, and watches every access: bounds,
+//! initialisation, alignment, races, barriers and warp-wide instructions in divergent code, asynchronous copies that
+//! nobody waited for. It counts what a profiler would: instructions by class, bytes, sectors, shared-memory passes. As
+//! a library of the name libcuda.so it stands in for the driver, so that the code that talks to a card runs unchanged.
+//!
+//! # What it is evidence of, and what not
+//!
+//! A kernel that passes here computes what its PTX says, touches only what it may, and orders what it shares. That is
+//! *validated by simulation; not yet run on hardware*. It shows nothing about time, nothing about what ptxas makes
+//! of the PTX, and nothing about the driver. Memory is sequentially consistent: a missing fence between blocks shows
+//! only as a race. Tensor-core sums follow a model, approximate functions are better than a card's, and both sides of a
+//! layout are this project's reading of the manual, which is why the layout tests quote it.
+//!
+//! ```text
+//! ptx/     text -> Module: every name a register, every word a function      (once a module)
+//! exec/    launch -> blocks -> warps -> groups of lanes at one instruction
+//! memory/  bytes, who wrote them, who touched them last, what orders threads
+//! driver/  libcuda's entry points: streams, events, graphs, faults on demand
+//! ```
+
+mod counters;
+mod device;
+mod driver;
+mod exec;
+mod fault;
+mod memory;
+mod profile;
+mod ptx;
+
+pub use counters::Counters;
+pub use device::{Device, Function, Loaded};
+pub use exec::{Checks, Grid};
+pub use fault::{Error, Fault, FaultKind, Result};
+pub use profile::{
+    BLOCK_THREADS_MAX, BLOCK_Z_MAX, GRID_X_MAX, GRID_YZ_MAX, PARAM_BYTES_MAX, PROFILES, Profile,
+    SHARED_DEFAULT_BYTES, SHARED_RESERVED_BYTES,
+};
+pub use ptx::Module;
+pub use ptx::instr::Class;
