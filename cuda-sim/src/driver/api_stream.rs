@@ -26,7 +26,11 @@ unsafe extern "C" fn cuStreamCreate(stream: *mut u64, flags: c_uint) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, flags: c_uint, _priority: c_int) -> u32 {
+unsafe extern "C" fn cuStreamCreateWithPriority(
+    stream: *mut u64,
+    flags: c_uint,
+    _priority: c_int,
+) -> u32 {
     // SAFETY: the same contract.
     unsafe { cuStreamCreate(stream, flags) }
 }

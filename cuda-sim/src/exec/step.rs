@@ -98,7 +98,10 @@ fn warp_wide(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32, pc: u32) 
         _ => u32::MAX,
     };
     // Lanes that have ended are waited for by nobody, and a matrix instruction without them has no result.
-    let wanted = if matches!(op, Op::Mma(_) | Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Movmatrix { .. }) {
+    let wanted = if matches!(
+        op,
+        Op::Mma(_) | Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Movmatrix { .. }
+    ) {
         if warp.live != u32::MAX {
             let what = format!("a matrix instruction with lanes {:#010x} alone", warp.live);
             return defect(FaultKind::AbsentLanes, first(active), what);
@@ -132,11 +135,16 @@ fn member_mask(warp: &Warp, mask: u32, active: u32) -> Step<u32> {
     let member = values[first(active)] as u32;
     for lane in lanes_of(active) {
         if values[lane] as u32 != member {
-            let what = format!("lane masks {member:#010x} and {:#010x} in one instruction", values[lane] as u32);
+            let what = format!(
+                "lane masks {member:#010x} and {:#010x} in one instruction",
+                values[lane] as u32
+            );
             return defect(FaultKind::AbsentLanes, lane, what);
         }
         if member >> lane & 1 == 0 {
-            let what = format!("lane {lane} runs an instruction whose mask {member:#010x} does not name it");
+            let what = format!(
+                "lane {lane} runs an instruction whose mask {member:#010x} does not name it"
+            );
             return defect(FaultKind::AbsentLanes, lane, what);
         }
     }
@@ -192,8 +200,10 @@ fn plain(warp: &mut Warp, op: &Op, active: u32) {
             warp.write(*d, active, &values);
         }
         Op::Selp { d, a, b, p, not } => {
-            let (holds, a, b) = (warp.holds((*p, *not)), &warp.regs[*a as usize], &warp.regs[*b as usize]);
-            let values = std::array::from_fn(|lane| if holds >> lane & 1 == 1 { a[lane] } else { b[lane] });
+            let (holds, a, b) =
+                (warp.holds((*p, *not)), &warp.regs[*a as usize], &warp.regs[*b as usize]);
+            let values =
+                std::array::from_fn(|lane| if holds >> lane & 1 == 1 { a[lane] } else { b[lane] });
             warp.write(*d, active, &values);
         }
         Op::PredLogic { op, d, a, b } => {

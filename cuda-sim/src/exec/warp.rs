@@ -204,7 +204,8 @@ impl Warp {
         let mut pause = None;
         let kernel = env.kernel;
         while turn > 0 {
-            if !alone && self.groups.iter().enumerate().any(|(n, other)| n != at && other.pc == pc) {
+            if !alone && self.groups.iter().enumerate().any(|(n, other)| n != at && other.pc == pc)
+            {
                 break;
             }
             turn -= 1;

@@ -102,12 +102,15 @@ impl<'a> Decoder<'a> {
         if let Some(found) = self.decode_carry(words, o)? {
             return Ok(found);
         }
-        if let ("cvt", [d, a], None, Some(how)) = (words.root, o, alu::find(words), alu::conversion(words)) {
+        if let ("cvt", [d, a], None, Some(how)) =
+            (words.root, o, alu::find(words), alu::conversion(words))
+        {
             let (d, a, how) = (self.destination(d)?, self.source(a)?, Box::new(how));
             return Ok((Op::Convert { how, d, a }, Class::Convert));
         }
         let Some((f, sources, class)) = alu::find(words) else {
-            return self.refuse(format!("instruction `{word}` is not one that the simulator executes"));
+            return self
+                .refuse(format!("instruction `{word}` is not one that the simulator executes"));
         };
         let [d, rest @ ..] = o else { return self.refuse(format!("`{word}` without operands")) };
         if rest.len() != sources {
@@ -159,7 +162,10 @@ impl<'a> Decoder<'a> {
             }
             ("isspacep", [p, a]) => {
                 let space = self.space(w);
-                (Op::IsSpace { p: self.pred_destination(p)?, a: self.source(a)?, space }, Class::Compare)
+                (
+                    Op::IsSpace { p: self.pred_destination(p)?, a: self.source(a)?, space },
+                    Class::Compare,
+                )
             }
             _ => return Ok(None),
         };
@@ -203,7 +209,13 @@ impl<'a> Decoder<'a> {
         Ok(Op::Setp { f, p, q, a, b, with })
     }
 
-    fn set(&mut self, w: &Words<'_>, d: &Operand<'a>, a: &Operand<'a>, b: &Operand<'a>) -> Result<Op> {
+    fn set(
+        &mut self,
+        w: &Words<'_>,
+        d: &Operand<'a>,
+        a: &Operand<'a>,
+        b: &Operand<'a>,
+    ) -> Result<Op> {
         let types: Vec<&str> = w.types().collect();
         let compare = w.mods.first().copied().unwrap_or_default();
         let [to, from] = types[..] else { return self.refuse("`set` without two types") };

@@ -22,7 +22,11 @@ impl<'a> Decoder<'a> {
         w.mods.iter().find_map(space).unwrap_or(Space::Generic)
     }
 
-    pub(super) fn decode_memory(&mut self, w: &Words<'_>, o: &[Operand<'a>]) -> Result<Option<(Op, Class)>> {
+    pub(super) fn decode_memory(
+        &mut self,
+        w: &Words<'_>,
+        o: &[Operand<'a>],
+    ) -> Result<Option<(Op, Class)>> {
         let found = match (w.root, o) {
             ("ld" | "ldu", [d, at, ..]) => self.load(w, d, at)?,
             ("st", [at, s, ..]) => self.store(w, at, s)?,
@@ -39,7 +43,10 @@ impl<'a> Decoder<'a> {
             ("stmatrix", [at, Operand::List(s)]) => {
                 self.matrix_shape(w, s.len())?;
                 let (base, offset) = self.address(at)?;
-                (Op::Stmatrix { s: self.sources(s)?, base, offset, trans: w.has("trans") }, Class::Shared)
+                (
+                    Op::Stmatrix { s: self.sources(s)?, base, offset, trans: w.has("trans") },
+                    Class::Shared,
+                )
             }
             ("prefetch" | "prefetchu" | "discard" | "applypriority", _) => (Op::Nop, Class::Global),
             // A policy is a hint; its value is never looked at.

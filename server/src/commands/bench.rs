@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         for line in ["--cpu-clock", "--cpu-clock --threads 2"] {
-            let problem = run(&parse(line).unwrap()).unwrap_err();
+            let problem = run(&parse(line).unwrap(), &Unfinished::default()).unwrap_err();
             assert!(
                 matches!(&problem, Failure::Usage(why) if why.contains("--threads 1")),
                 "{line}"

@@ -14,9 +14,9 @@ pub(crate) use compare::{compare, compare2};
 pub(crate) use convert::{Conversion, general as conversion};
 
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
+use crate::ptx::Class;
 use crate::ptx::instr::{Alu, Lanes, Space};
 use crate::ptx::words::{Words, bits};
-use crate::ptx::Class;
 
 /// A loop over the lanes. The expression sees the sources as `u64` and gives the result's bits.
 macro_rules! lanes {

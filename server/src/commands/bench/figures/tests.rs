@@ -4,6 +4,7 @@ use clap::Parser;
 use hadal_engine::checkpoint::{Checkpoint, Source};
 
 use super::*;
+use crate::commands::unfinished::Unfinished;
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -23,7 +24,8 @@ fn with_bench(line: &str, check: impl Fn(&Bench<'_>)) {
     let sizes = Sizes::of(&Checkpoint::open(&source).unwrap(), None);
     let clock = Clock::Wall(Instant::now());
     let (log, limits) = (Log::new(clock), super::super::limits(&args));
-    let (engine, _) = super::super::loaded(&args, &source, &limits, &log).unwrap();
+    let (engine, _) =
+        super::super::loaded(&args, &source, &limits, &log, &Unfinished::default()).unwrap();
     let bench = Bench { args: &args, engine, sizes, clock, log, limits, requests: Cell::default() };
     check(&bench);
     bench.engine.join();
