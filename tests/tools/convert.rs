@@ -10,7 +10,7 @@ use hadal_engine::checkpoint::{
 use half::{bf16, f16};
 use safetensors::tensor::Dtype;
 
-use super::{Raw, copy, golden, read, write};
+use super::{Raw, copy, read, write};
 
 /// Threads enough that pieces are ready in no order.
 const THREADS: usize = 3;

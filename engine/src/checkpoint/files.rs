@@ -160,7 +160,7 @@ impl<'a> Files<'a> {
         self.names().ok()?.into_iter().find(|name| is_partial_weights(name))
     }
 
-    /// The index of a sharded folder, tensor to file; `None` when it has none, or one that is not used.
+    /// The index of a sharded folder, tensor to file, used or not; `None` when it has none.
     pub(super) fn index(&self) -> Result<Option<BTreeMap<String, Arc<str>>>> {
         let Some((path, bytes)) = self.optional(INDEX)? else { return Ok(None) };
         let (mut map, mut files) = (BTreeMap::new(), BTreeSet::new());

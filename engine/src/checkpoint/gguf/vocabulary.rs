@@ -8,12 +8,14 @@ use crate::error::Result;
 const MODEL: &str = "tokenizer.ggml.model";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
 
 /// Tokens of kinds that text may not be made of, or that are found before it is split: released models have a thousand.
 /// Each takes a hundred times what it takes in the file.
 const ADDED_MAX: usize = 1 << 16;
 /// `UNKNOWN`, `CONTROL` and `USER_DEFINED`.
-const ADDED: std::ops::RangeInclusive<u64> = 2..=4;
+const ADDED: std::ops::RangeInclusive<u8> = 2..=4;
+const NORMAL: u8 = 1;
 
 /// Why a file has no tokenizer; one beside it is not its own.
 const MISSING: &str =
@@ -32,7 +34,7 @@ impl Text {
     /// # Errors
     /// Names the key, with what was found and wanted.
     pub(in super::super) fn read(&self) -> Result<TextFiles> {
-        self.check_added()?;
+        self.kinds()?;
         let text = text::text(&self.0)?;
         let missing = text.tokenizer.is_none().then_some(MISSING);
         Ok(TextFiles { missing, ..text })
@@ -57,32 +59,45 @@ impl Text {
             None => return Err(crate::Error::Tokenizer { problem: MISSING.into() }),
             Some(_) => return Err(self.0.wrong(MODEL, "`gpt2`, byte-level BPE")),
         }
-        self.check_added()?;
+        let kinds = self.kinds()?;
         text::splits(&self.0)?;
-        let mut n_token = 0;
-        self.0.texts(TOKENS, |_, _| {
+        let (mut n_token, mut has_words) = (0, false);
+        self.0.texts(TOKENS, |id, text| {
             n_token += 1;
+            let is_normal = kinds.get(id).is_none_or(|kind| *kind == NORMAL);
+            has_words |= is_normal && text.chars().nth(1).is_some();
             Ok(())
         })?;
-        if n_token == 0 { Err(self.0.wrong(TOKENS, "a list of texts")) } else { Ok(()) }
+        if n_token == 0 {
+            return Err(self.0.wrong(TOKENS, "a list of texts"));
+        }
+        // Writers leave an empty list out.
+        if !self.0.texts(MERGES, |_, _| Ok(()))? && has_words {
+            return Err(self
+                .0
+                .wrong(MERGES, "a list of texts: some tokens are longer than a byte"));
+        }
+        Ok(())
     }
 
-    fn check_added(&self) -> Result<()> {
-        let mut n_added = 0;
+    /// What each token is, 0 for what is no kind; refuses more that are to be found before a text is split than a tokenizer
+    /// can have.
+    fn kinds(&self) -> Result<Vec<u8>> {
+        let mut kinds = Vec::new();
         self.0.each(TYPES, |value| {
             let kind = match value {
-                Value::Unsigned(kind) => kind,
-                Value::Signed(kind) => u64::try_from(kind).unwrap_or(0),
+                Value::Unsigned(kind) => u8::try_from(kind).ok(),
+                Value::Signed(kind) => u8::try_from(kind).ok(),
                 _ => return Err(self.0.wrong(TYPES, "a list of whole numbers")),
             };
-            n_added += usize::from(ADDED.contains(&kind));
+            kinds.push(kind.unwrap_or(0));
             Ok(())
         })?;
-        if n_added <= ADDED_MAX {
-            return Ok(());
+        let n_added = kinds.iter().filter(|kind| ADDED.contains(kind)).count();
+        if n_added > ADDED_MAX {
+            let want = format!("at most {ADDED_MAX} tokens of types 2, 3 and 4, not {n_added}");
+            return Err(self.0.wrong(TYPES, &want));
         }
-        let want =
-            format!("at most {ADDED_MAX} tokens of other types than 1, 5 and 6, not {n_added}");
-        Err(self.0.wrong(TYPES, &want))
+        Ok(kinds)
     }
 }
