@@ -84,5 +84,8 @@ fn text(corpus: &mut Corpus) {
     for (name, bytes, words) in files {
         corpus.folder(&format!("config-{name}"), words, CASE, &[("config.json", Some(bytes))]);
     }
+    let large = format!("{{\"a\":[0{}]}}", ",0".repeat(1 << 19));
+    let large = [("config.json", Some(large.as_bytes()))];
+    corpus.folder("config-large", "at most 1048576 are read", CASE, &large);
     corpus.folder("config-missing", "config.json", CASE, &[("config.json", None)]);
 }

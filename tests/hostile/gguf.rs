@@ -17,6 +17,44 @@ pub(crate) fn add(corpus: &mut Corpus) {
     header(&whole, &mut file);
     keys(&whole, &mut file);
     tensors(&whole, &mut file);
+    file("many-tokens", "is missing", &vocabulary(1 << 18, 1));
+    file("many-user-tokens", "is missing", &vocabulary(1 << 18, 4));
+}
+
+/// A file without tensors whose vocabulary is all there is.
+fn vocabulary(n_token: u32, kind: u8) -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let number =
+        |key: &str, n: u32| [&text(key)[..], &4u32.to_le_bytes(), &n.to_le_bytes()].concat();
+    let word = |key: &str, word: &str| [text(key), 8u32.to_le_bytes().into(), text(word)].concat();
+    let list = |key: &str, kind: u32, n: u32, bytes: &[u8]| {
+        let head = [&9u32.to_le_bytes()[..], &kind.to_le_bytes(), &u64::from(n).to_le_bytes()];
+        [text(key), head.concat(), bytes.to_vec()].concat()
+    };
+    let sizes = [
+        ("context_length", 256),
+        ("embedding_length", 64),
+        ("block_count", 3),
+        ("feed_forward_length", 144),
+        ("vocab_size", n_token),
+        ("attention.head_count", 4),
+        ("attention.kv_lora_rank", 32),
+        ("attention.key_length", 24),
+        ("attention.value_length", 16),
+        ("rope.dimension_count", 8),
+    ];
+    let tokens: Vec<u8> = (0..n_token).flat_map(|i| text(&format!("{i:05x}"))).collect();
+    let mut keys = vec![
+        word("general.architecture", "deepseek2"),
+        word("tokenizer.ggml.model", "gpt2"),
+        word("tokenizer.ggml.pre", "deepseek-v3"),
+        list("tokenizer.ggml.tokens", 8, n_token, &tokens),
+        list("tokenizer.ggml.token_type", 0, n_token, &vec![kind; n_token as usize]),
+        list("tokenizer.ggml.merges", 8, 1, &text("a b")),
+    ];
+    keys.extend(sizes.map(|(key, n)| number(&format!("deepseek2.{key}"), n)));
+    let counts = [0u64.to_le_bytes(), (keys.len() as u64).to_le_bytes()].concat();
+    [b"GGUF".to_vec(), 3u32.to_le_bytes().into(), counts, keys.concat()].concat()
 }
 
 fn patched(whole: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {

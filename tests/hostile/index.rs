@@ -42,6 +42,9 @@ pub(crate) fn add(corpus: &mut Corpus) {
     file("no-map", "weight_map", &[(FILE, Some(b"{\"metadata\": {}}"))]);
     file("map-is-a-list", "weight_map", &[(FILE, Some(b"{\"weight_map\": []}"))]);
     file("empty", "JSON", &[(FILE, Some(b""))]);
+    let lines = (0..200_000).map(|i| format!("\"{i}\":\"x\"")).collect::<Vec<_>>().join(",");
+    let lines = format!("{{\"weight_map\":{{{lines}}}}}");
+    file("many-tensors", "/x: cannot read", &[(FILE, Some(lines.as_bytes()))]);
     file("a-shard-is-missing", SECOND, &[(SECOND, None)]);
     file("both-shards-are-missing", FIRST, &[(FIRST, None), (SECOND, None)]);
     let first = std::fs::read(golden(CASE).join(FIRST)).unwrap();

@@ -116,8 +116,22 @@ fn pickles() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("deep-tuples", "model.pt", [b"\x80\x02)", &[0x85; 20_000][..], b"."].concat()),
         ("marks", "model.pt", [b"\x80\x02", &[b'('; 200_000][..], b"."].concat()),
         ("doubling", "model.pt", doubling()),
+        ("empty-tuples", "wait to be used", [b"\x80\x02", &[b')'; 1 << 20][..], b"."].concat()),
+        ("empty-lists", "lists and dicts", b"]0".repeat(1 << 18)),
+        ("many-remembered", "wait to be used", (0u32..1 << 18).flat_map(remembered).collect()),
+        ("many-remembered-and-gone", "model.pt", (0u32..1 << 18).flat_map(gone).collect()),
         ("dead-beef", "model.pt", [0xde, 0xad, 0xbe, 0xef].repeat(100)),
     ]
+}
+
+/// An empty tuple under a number.
+fn remembered(number: u32) -> Vec<u8> {
+    [b")r", &number.to_le_bytes()[..]].concat()
+}
+
+/// The same, taken off the stack again; numbers from the far end.
+fn gone(number: u32) -> Vec<u8> {
+    [b")r", &(u32::MAX - number).to_le_bytes()[..], b"0"].concat()
 }
 
 /// Lists of two references to the list before: 2^60 leaves in a kilobyte.

@@ -45,6 +45,14 @@ pub(crate) fn add(corpus: &mut Corpus) {
     for tensor in parts.header.keys().filter(|name| !name.starts_with("__")) {
         file("without-a-tensor", "tensor", &parts.with(|header| drop(header.remove(tensor))));
     }
+    let lines = (0..100_000)
+        .map(|i| format!("\"{i}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}"));
+    let lines = format!("{{{}}}", lines.collect::<Vec<_>>().join(","));
+    file("many-tensors", "is missing", &join(lines.as_bytes(), &parts.data));
+    let lines = (0..100_000).map(|i| format!("\"{i}\":1")).collect::<Vec<_>>().join(",");
+    file("many-that-are-none", "`dtype`", &join(format!("{{{lines}}}").as_bytes(), &parts.data));
+    let lines = format!("{{\"a\":[0{}]}}", ",0".repeat(1 << 19));
+    file("a-member-of-many", "more values", &join(lines.as_bytes(), &parts.data));
     corpus.folder("safetensors-missing", "safetensors", CASE, &[(FILE, None)]);
 }
 

@@ -7,6 +7,7 @@ mod factors;
 mod family;
 mod gguf;
 mod golden;
+mod layouts;
 mod mini;
 mod refused;
 mod same_tokens;

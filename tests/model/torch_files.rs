@@ -69,7 +69,8 @@ fn a_released_model_in_the_older_format_gives_the_same_bits() {
         let want = run(&folder(case));
         let root = tempfile::tempdir().unwrap();
         let (one, many) = (root.path().join("one"), root.path().join("many"));
-        for at in [&one, &many] {
+        let unnamed = root.path().join("unnamed");
+        for at in [&one, &many, &unnamed] {
             std::fs::create_dir(at).unwrap();
             copy_texts(case, at);
         }
@@ -79,11 +80,13 @@ fn a_released_model_in_the_older_format_gives_the_same_bits() {
         for (i, part) in [first, second].into_iter().enumerate() {
             let name = format!("pytorch_model-0000{}-of-00002.bin", i + 1);
             write_bin(&many.join(&name), part);
+            // The same without an index.
+            write_bin(&unnamed.join(&name), part);
             map.extend(part.iter().map(|(view, _)| (view.name.clone(), name.clone().into())));
         }
         let index = serde_json::json!({ "metadata": {}, "weight_map": map });
         std::fs::write(many.join("pytorch_model.bin.index.json"), index.to_string()).unwrap();
-        for at in [&one, &many] {
+        for at in [&one, &many, &unnamed] {
             let made = run(at);
             for key in ["logits", "decode_logits", "decode_tokens"] {
                 assert_eq!(
@@ -96,7 +99,7 @@ fn a_released_model_in_the_older_format_gives_the_same_bits() {
         }
         let found = discover(root.path());
         let names: Vec<_> = found.iter().map(|found| (found.name.as_str(), found.format)).collect();
-        assert_eq!(names, [("many", "pt"), ("one", "pt")]);
+        assert_eq!(names, [("many", "pt"), ("one", "pt"), ("unnamed", "pt")]);
         assert!(found.iter().all(|found| found.summary.is_ok() && found.size_bytes > 10_000));
     }
 }
@@ -211,7 +214,8 @@ fn tensors_that_are_not_where_they_say_are_refused() {
     );
     refused(
         &save(&[], &[]),
-        "holds no tensors of a model, found `global_step`, `model_state_dict`",
+        "holds no tensors of a model, neither by itself nor under `model_state_dict`, `state_dict`, `model`; found \
+         `global_step`, `model_state_dict`",
     );
 }
 
@@ -226,6 +230,7 @@ fn archives_that_are_no_checkpoints_are_refused() {
     refused(&archive(&big), "big-endian files are not supported");
     refused(&archive(&[entry("../data.pkl", b".")]), "no plain name");
     refused(b"hello, world", "neither a zip archive nor a legacy file");
+    refused(b"L119547037146038801333356L\n.I1001\n.", "protocol 0 or 1, wanted 2 or later");
     refused(&archive(&[entry("x/data.pkl", b"\x80\x02K\x01.")]), "no dict of tensors");
 }
 

@@ -29,6 +29,7 @@ fn open(case: &str) -> Text {
         tiktoken: read("tiktoken.model"),
         tokenizer_config: read("tokenizer_config.json"),
         chat_template: read("chat_template.jinja").map(|bytes| String::from_utf8(bytes).unwrap()),
+        missing: None,
     })
     .unwrap()
 }

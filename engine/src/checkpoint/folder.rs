@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::files::Files;
 use super::json::{Fields, parse_object};
 use super::safetensors::Entry;
+use super::text_side::TextSide;
 use super::{Bytes, Contents, GenerationConfig, ModelConfig, Source, TextFiles};
 use super::{gpt2, mini, pt, safetensors};
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ pub(super) fn read(source: &Source) -> Result<Contents> {
         Some(config) => config,
         None => mini::config(&config_path, Some(&object), &tensors)?,
     };
-    let (path, text) = (files.path().to_owned(), text_files(&files, is_mini)?);
+    let (path, text) = (files.path().to_owned(), TextSide::Files(source.clone(), is_mini));
     Ok(Contents { path, config, generation, text, tensors, files: mapped })
 }
 
@@ -109,5 +110,5 @@ pub(super) fn text_files(files: &Files, is_mini: bool) -> Result<TextFiles> {
     if is_mini && tokenizer_config.is_none() {
         tokenizer_config = Some(gpt2::tokenizer_config());
     }
-    Ok(TextFiles { tokenizer, tiktoken, tokenizer_config, chat_template })
+    Ok(TextFiles { tokenizer, tiktoken, tokenizer_config, chat_template, missing: None })
 }

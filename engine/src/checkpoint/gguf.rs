@@ -12,13 +12,16 @@ mod names;
 mod tests;
 mod text;
 mod types;
+mod vocabulary;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Contents;
+use super::text_side::TextSide;
 use crate::error::{Error, Result};
 use container::Container;
+pub(super) use vocabulary::Text;
 
 /// Reads a model by its first file.
 ///
@@ -31,7 +34,7 @@ pub(super) fn read(path: &Path) -> Result<Contents> {
     let names: BTreeSet<&String> =
         std::iter::once(&first).chain(&rest).flat_map(|file| file.tensors.keys()).collect();
     let config = config::config(&first, |name| names.contains(&name.to_owned()))?;
-    let (generation, text) = (text::generation(&first)?, text::text(&first)?);
+    let generation = text::generation(&first)?;
     let mut files = vec![first.bytes.clone()];
     let mut tensors = std::mem::take(&mut first.tensors);
     for file in rest {
@@ -44,6 +47,7 @@ pub(super) fn read(path: &Path) -> Result<Contents> {
         }
     }
     let tensors = names::released(path, tensors, &config)?;
+    let text = TextSide::Gguf(Text::of(first));
     Ok(Contents { path: path.to_owned(), config, generation, text, tensors, files })
 }
 
@@ -91,6 +95,9 @@ fn rest(first: &Container) -> Result<Vec<Container>> {
     }
 }
 
+/// As files end; some systems write names in capitals.
+const ENDINGS: [&str; 2] = [".gguf", ".GGUF"];
+
 /// A file name of the form `NAME-00002-of-00003.gguf`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
@@ -99,12 +106,16 @@ pub(super) struct Part {
     /// From 1.
     pub(super) number: u32,
     pub(super) count: u32,
+    /// As this one is written.
+    ending: &'static str,
 }
 
 impl Part {
     /// What a name says; `None` for one of another form.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+        let name = path.file_name()?.to_str()?;
+        let (name, ending) =
+            ENDINGS.into_iter().find_map(|ending| Some((name.strip_suffix(ending)?, ending)))?;
         let (head, count) = name.rsplit_once("-of-")?;
         let (stem, number) = head.rsplit_once('-')?;
         let five = |digits: &str| {
@@ -113,13 +124,13 @@ impl Part {
         };
         let (number, count) = (five(number)?, five(count)?);
         let is_right = (1..=count).contains(&number);
-        is_right.then(|| Self { stem: path.with_file_name(stem), number, count })
+        is_right.then(|| Self { stem: path.with_file_name(stem), number, count, ending })
     }
 
     /// The part of that number, beside this one.
     pub(super) fn path(&self, number: u32) -> PathBuf {
         let mut name = self.stem.clone().into_os_string();
-        name.push(format!("-{number:05}-of-{:05}.gguf", self.count));
+        name.push(format!("-{number:05}-of-{:05}{}", self.count, self.ending));
         name.into()
     }
 }

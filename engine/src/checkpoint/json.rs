@@ -1,7 +1,11 @@
 //! Fields of a JSON object, taken with the checks every configuration needs.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::Path;
 
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -136,5 +140,183 @@ pub(super) fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Valu
             problem: format!("wanted a JSON object, found {}", shortened(&other.to_string())),
         }),
         Err(source) => Err(Error::Json { path: path.to_owned(), source }),
+    }
+}
+
+/// Visits an object's members one by one, each with its name and value: the whole is never a tree in memory, which
+/// takes some twenty times its text. With `under` those of its member of that name; `false` when it has none.
+///
+/// # Errors
+/// [`Error::Json`], also for a member of more than `nodes_max` values; what `visit` refuses.
+pub(super) fn each_member<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    under: Option<&'static str>,
+    nodes_max: usize,
+    visit: &mut dyn FnMut(Cow<'a, str>, Value) -> Result<()>,
+) -> Result<bool> {
+    let mut refusal = None;
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let members = Members { under, what: "a JSON object", nodes_max, visit, refusal: &mut refusal };
+    let read = members.deserialize(&mut reader).and_then(|found| reader.end().map(|()| found));
+    match refusal {
+        Some(error) => Err(error),
+        None => read.map_err(|source| Error::Json { path: path.to_owned(), source }),
+    }
+}
+
+struct Members<'v, 'a> {
+    under: Option<&'static str>,
+    what: &'static str,
+    nodes_max: usize,
+    visit: &'v mut dyn FnMut(Cow<'a, str>, Value) -> Result<()>,
+    refusal: &'v mut Option<Error>,
+}
+
+impl<'de> DeserializeSeed<'de> for Members<'_, 'de> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<bool, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+/// A name that stays in the text where nothing in it is escaped.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Visitor<'de> for Members<'_, 'de> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<bool, A::Error> {
+        let Self { under, what: _, nodes_max, visit, refusal } = self;
+        let mut found = under.is_none();
+        while let Some(Name(name)) = map.next_key()? {
+            match under {
+                Some(what) if name == what => {
+                    let (visit, refusal) = (&mut *visit, &mut *refusal);
+                    let inner = Members { under: None, what, nodes_max, visit, refusal };
+                    found = map.next_value_seed(inner)?;
+                }
+                Some(_) => drop(map.next_value::<IgnoredAny>()?),
+                None => {
+                    let value = map.next_value_seed(Bounded(&mut { nodes_max }))?;
+                    if let Err(error) = visit(name, value) {
+                        *refusal = Some(error);
+                        return Err(A::Error::custom("refused"));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Reads a value of so many values in all.
+struct Bounded<'n>(&'n mut usize);
+
+impl Bounded<'_> {
+    fn take<E: serde::de::Error>(self) -> std::result::Result<Self, E> {
+        *self.0 = self.0.checked_sub(1).ok_or_else(|| E::custom("more values than it can have"))?;
+        Ok(self)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Value, D::Error> {
+        from.deserialize_any(self.take()?)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element_seed(Bounded(&mut *self.0))? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = map.next_key()? {
+            object.insert(name, map.next_value_seed(Bounded(&mut *self.0))?);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_read_one_by_one_and_none_is_larger_than_it_may_be() {
+        let text = r#"{"a": 1, "b\n": [1, -2, 2.5, true, null, "x"], "c": {"d": {}}}"#;
+        let mut object = Map::new();
+        let mut read = |nodes| {
+            object.clear();
+            each_member(Path::new("x"), text.as_bytes(), None, nodes, &mut |name, value| {
+                object.insert(name.into_owned(), value);
+                Ok(())
+            })
+        };
+        assert!(read(6).unwrap_err().to_string().contains("more values"));
+        read(7).unwrap();
+        assert_eq!(Value::Object(object), serde_json::from_str::<Value>(text).unwrap());
+        for broken in ["", "[]", "{} {}", r#"{"a": 1"#, r#"{"a": [1}"#] {
+            let read = each_member(Path::new("x"), broken.as_bytes(), None, 9, &mut |_, _| Ok(()));
+            assert!(matches!(read, Err(Error::Json { .. })), "{broken}");
+        }
+        let mut names = Vec::new();
+        let mut under = |name| {
+            each_member(Path::new("x"), text.as_bytes(), Some(name), 9, &mut |name, _| {
+                names.push(name.into_owned());
+                Ok(())
+            })
+        };
+        assert!(under("c").unwrap() && !under("d").unwrap());
+        assert!(under("a").unwrap_err().to_string().contains("expected a"));
+        assert_eq!(names, ["d"]);
+        let stop = || Error::Format { path: "x".into(), problem: "stop".into() };
+        let read = each_member(Path::new("x"), b"{\"a\": 1}", None, 9, &mut |_, _| Err(stop()));
+        assert_eq!(read.unwrap_err().to_string(), stop().to_string());
     }
 }

@@ -26,6 +26,7 @@ mod single;
 mod spare;
 mod survey;
 mod target;
+mod text_side;
 mod text_size;
 mod yaml;
 mod zip;
@@ -36,8 +37,9 @@ use std::path::{Path, PathBuf};
 pub use account::Loaded;
 pub use config::ModelConfig;
 pub use convert::{ConvertOptions, Converted, convert, give_up};
-pub use discover::{Found, Summary, describe, describe_path, discover, discover_again, is_weights};
+pub use discover::{Found, Summary, describe, describe_path, discover, discover_again};
 pub use encode::Encoded;
+pub use files::is_weights;
 pub use known::Known;
 pub use map::{Bytes, Watch};
 pub use part::Part;
@@ -46,11 +48,13 @@ pub use scales::Scales;
 pub use scan::Defects;
 pub use survey::{Listed, Survey};
 pub use target::Target;
+pub use text_side::TextFiles;
 
 use crate::error::{Error, Result};
 use crate::quant::DType;
 use expected::{Expected, expected};
 use safetensors::Entry;
+use text_side::TextSide;
 
 /// Where a checkpoint comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,19 +127,6 @@ impl Tensor {
     }
 }
 
-/// The text side of a checkpoint, as bytes: `engine::text` reads them.
-#[derive(Debug, Clone, Default)]
-pub struct TextFiles {
-    /// `tokenizer.json`.
-    pub tokenizer: Option<Vec<u8>>,
-    /// `tiktoken.model`, where there is no `tokenizer.json`.
-    pub tiktoken: Option<Vec<u8>>,
-    /// `tokenizer_config.json`.
-    pub tokenizer_config: Option<Vec<u8>>,
-    /// `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json` is used.
-    pub chat_template: Option<String>,
-}
-
 /// The checkpoint's own defaults, from `generation_config.json` (else `config.json`).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationConfig {
@@ -159,7 +150,7 @@ struct Contents {
     path: PathBuf,
     config: ModelConfig,
     generation: GenerationConfig,
-    text: TextFiles,
+    text: TextSide,
     /// By their released names.
     tensors: BTreeMap<String, Entry>,
     /// Mapped weight files.
@@ -196,7 +187,24 @@ impl Checkpoint {
     /// # Errors
     /// Names file, tensor, found and wanted.
     pub fn open(source: &Source) -> Result<Self> {
-        let Contents { path, config, generation, text, tensors, files } = contents(source)?;
+        let (mut checkpoint, text) = Self::headers(source)?;
+        checkpoint.text = text.read()?;
+        Ok(checkpoint)
+    }
+
+    /// Opens for a listing: the text side is looked at, nothing is made of it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], and where there is no tokenizer.
+    fn glance(source: &Source) -> Result<Self> {
+        let (checkpoint, text) = Self::headers(source)?;
+        text.check()?;
+        Ok(checkpoint)
+    }
+
+    /// Opens all but the text side, which can be many times larger in memory than what is wrong with the rest.
+    fn headers(source: &Source) -> Result<(Self, TextSide)> {
+        let Contents { path, config, generation, text: side, tensors, files } = contents(source)?;
         let has_mtp = has_mtp(&config, &tensors);
         let mut problems = Vec::new();
         let used = check(&path, &config, &tensors, 0, &mut problems);
@@ -204,7 +212,9 @@ impl Checkpoint {
             return Err(problem);
         }
         let watch = Watch::over(files.iter());
-        Ok(Self { config, generation, text, path, tensors, used, has_mtp, watch })
+        let text = TextFiles::default();
+        let checkpoint = Self { config, generation, text, path, tensors, used, has_mtp, watch };
+        Ok((checkpoint, side))
     }
 
     /// The folder or file, as errors name it.
@@ -347,7 +357,12 @@ fn factors(
         return Ok(None);
     }
     let [n_out, dim] = *entry.shape.as_slice() else {
-        return Err(wrong_dtype(path, name, entry));
+        return Err(Error::TensorDType {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            got: format!("{} for {} dimensions", entry.dtype_name, entry.shape.len()),
+            want: "float32, bfloat16 or float16: 8-bit floats are read in matrices".into(),
+        });
     };
     let want = vec![n_out.div_ceil(block[0]), dim.div_ceil(block[1])];
     let Some((scale, factors)) = scale_entry(name, tensors) else {

@@ -2,8 +2,8 @@
 //! arena, and every name outside the list is an error that says it.
 //!
 //! Values are small and refer to the arena by number, so aliases and cycles cost nothing and nothing here recurses; texts
-//! stay in the file. Each instruction makes at most one item, and there are at most [`ITEMS_MAX`]: what a pickle
-//! takes is bounded by its length. Format: `pickletools` of the Python library; the subset that `torch.save` writes.
+//! stay in the file. Each instruction makes at most one item, and there are at most [`ITEMS_MAX`], and few for the bytes
+//! read so far: what a pickle takes is bounded by its length. Format: `pickletools` of the Python library; the subset that `torch.save` writes.
 
 mod calls;
 mod machine;
@@ -16,6 +16,15 @@ pub(super) use machine::read;
 
 /// Values, containers and remembered values of one pickle. A checkpoint of 100,000 tensors has two to three million.
 const ITEMS_MAX: usize = 4 << 20;
+/// Items that any pickle may have, and that one may have for each 8 bytes read: a tensor has some thirty in a hundred
+/// bytes and more, the densest lists, of pairs of small numbers, five in eight.
+const ITEMS_FREE: usize = 1 << 16;
+const ITEMS_PER_8_BYTES: usize = 6;
+/// The same for tuples, lists and dicts that hold something or may: each is remembered, so it has three bytes or more.
+const CONTAINERS_FREE: usize = 1 << 14;
+const CONTAINERS_PER_8_BYTES: usize = 2;
+/// Values and marks that wait at once: writers put a thousand members into a list or dict at a time.
+const WAITING_MAX: usize = 1 << 16;
 /// A pickle is a checkpoint's table of contents: a hundred bytes or two for each tensor.
 const PICKLE_BYTES_MAX: usize = 256 << 20;
 /// Members and depth of settings that are read out of a pickle.
@@ -39,6 +48,8 @@ pub(super) enum Value {
     Long(Span),
     Float(f64),
     Text(Span),
+    /// The tuple without members: every call of a name without arguments has one.
+    Empty,
     Tuple(u32),
     List(u32),
     /// Keys and values by turns, in the order they were set.
@@ -249,6 +260,7 @@ impl<'a> Pickle<'a> {
                 above.remove(&list);
                 array.into()
             }
+            Value::Empty => serde_json::Value::Array(Vec::new()),
             // What has no place in settings says nothing there.
             _ => serde_json::Value::Null,
         })

@@ -37,7 +37,12 @@ pub(super) fn read(path: &Path, file: &Bytes) -> Result<Saved> {
         return saved(path, &pickle, &storage);
     }
     let Some(legacy) = Legacy::read(file).map_err(format)? else {
-        let problem = "neither a zip archive nor a legacy file of `torch.save`";
+        let problem = if file.starts_with(MAGIC_IN_DIGITS) {
+            "a legacy file with a pickle of protocol 0 or 1, wanted 2 or later: `torch.save` writes 2 when it is not told \
+             otherwise"
+        } else {
+            "neither a zip archive nor a legacy file of `torch.save`"
+        };
         return Err(format(problem.into()));
     };
     let storage = |key: &str, len: usize| legacy.stored(file, key, len);
@@ -95,6 +100,8 @@ struct Legacy<'a> {
 /// The number a legacy file begins with, lowest byte first.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const MAGIC_WITHIN: usize = 32;
+/// How the pickles of protocols 0 and 1 write it.
+const MAGIC_IN_DIGITS: &[u8] = b"L119547037146038801333356L\n";
 const VERSION: i64 = 1001;
 
 impl<'a> Legacy<'a> {
@@ -217,7 +224,11 @@ fn saved(path: &Path, pickle: &Pickle<'_>, storage: &Storages<'_>) -> Result<Sav
         let names: Vec<String> =
             pickle.members(top).map(|(name, _)| format!("`{}`", shown(name))).take(8).collect();
         let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        return Err(format(format!("it holds no tensors of a model, found {names}")));
+        let places = STATES.map(|name| format!("`{name}`")).join(", ");
+        let problem = format!(
+            "it holds no tensors of a model, neither by itself nor under {places}; found {names}"
+        );
+        return Err(format(problem));
     }
     let settings =
         SETTINGS.iter().filter_map(|name| pickle.settings(pickle.member(top, name)?)).collect();

@@ -3,18 +3,27 @@
 //! Read by hand rather than through the crate, so that every refusal names the tensor, what was found and what was
 //! wanted. Format: <https://github.com/huggingface/safetensors>, section "Format".
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::json::parse_object;
+use super::json::each_member;
 use super::map::Bytes;
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
 /// The format's own bound on a header.
 pub(super) const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Tensors of a file: the largest released models have some two hundred thousand in all their files.
+const TENSORS_MAX: usize = 1 << 20;
+/// Values of one member: a tensor has a dozen, the metadata one for each matrix in blocks.
+const NODES_MAX: usize = 1 << 18;
+/// What is wrong, as far as it is kept.
+const PROBLEMS_MAX: usize = 1000;
+/// The one member of a header that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// A tensor as a header lists it; bytes checked against its shape, the file's end and its neighbours.
 #[derive(Debug, Clone)]
@@ -61,37 +70,48 @@ pub(super) fn entries_and_problems(
         )));
     }
     let (header, _) = rest.split_at(header_len as usize);
-    let object = parse_object(path, header)?;
     let Some(data) = file.slice(8 + header_len as usize..file.len()) else {
         return Err(format("the header ends beyond the file".into()));
     };
-    problems.extend(refuse_duplicates(path, header, &object).err());
-    let mut entries = BTreeMap::new();
-    let mut ranges = Vec::new();
-    for (name, value) in object.iter().filter(|(name, _)| *name != "__metadata__") {
-        let note = object.get("__metadata__").and_then(|notes| notes.get(note_key(name)));
-        match entry(path, name, value, &data, note) {
-            Ok((entry, start, end)) => {
-                ranges.push((start, end, name));
-                entries.insert(name.clone(), entry);
-            }
-            Err(problem) => problems.push(problem),
+    let (mut entries, mut names, mut notes) = (BTreeMap::new(), Vec::new(), Value::Null);
+    each_member(path, header, None, NODES_MAX, &mut |name, value| {
+        if names.len() >= TENSORS_MAX {
+            return Err(format(format!("more than {TENSORS_MAX} tensors are listed")));
         }
+        if name == METADATA {
+            notes = value;
+        } else {
+            match entry(path, &name, &value, &data) {
+                Ok(entry) => drop(entries.insert(name.clone().into_owned(), entry)),
+                Err(problem) => keep(problems, problem),
+            }
+        }
+        names.push(name);
+        Ok(())
+    })?;
+    if let Err(problem) = refuse_duplicates(path, names) {
+        keep(problems, problem);
     }
-    find_overlaps(path, ranges, problems);
+    read_notes(path, &notes, &mut entries, problems);
+    find_overlaps(path, &data, &entries, problems);
     Ok(entries)
 }
 
-/// Where the metadata says what a tensor of bytes is.
-fn note_key(name: &str) -> String {
-    format!("hadal.{name}")
+/// Adds a problem to a list that stays short: a header may be wrong in a million places.
+fn keep(problems: &mut Vec<Error>, problem: Error) {
+    if problems.len() < PROBLEMS_MAX {
+        problems.push(problem);
+    }
 }
+
+/// What stands before a tensor's name where the metadata says what its bytes are.
+const NOTE: &str = "hadal.";
 
 /// The metadata's line about a tensor in blocks: `Q8_0 4096 2048`, its format and its shape in numbers. The format
 /// has no name for such tensors: they stand in the file as bytes, `[n_out, bytes of a row]`.
 pub(super) fn block_note(name: &str, dtype: DType, shape: &[usize]) -> (String, String) {
     let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
-    (note_key(name), format!("{} {}", dtype.name(), shape.join(" ")))
+    (format!("{NOTE}{name}"), format!("{} {}", dtype.name(), shape.join(" ")))
 }
 
 /// Reads [`block_note`]; the bytes' own shape must be what follows from it.
@@ -117,13 +137,7 @@ pub(super) fn dtype_name(dtype: DType) -> &'static str {
 }
 
 /// One tensor's line of the header.
-fn entry(
-    path: &Path,
-    name: &str,
-    value: &Value,
-    data: &Bytes,
-    note: Option<&Value>,
-) -> Result<(Entry, usize, usize)> {
+fn entry(path: &Path, name: &str, value: &Value, data: &Bytes) -> Result<Entry> {
     let wrong = |problem: String| Error::TensorRange {
         path: path.to_owned(),
         name: name.to_owned(),
@@ -162,18 +176,35 @@ fn entry(
     let dtype = DType::ALL
         .into_iter()
         .find(|dtype| dtype.block_len() == 1 && self::dtype_name(*dtype) == dtype_name);
-    if let Some(note) = note {
-        let read = note.as_str().and_then(|note| read_note(note, &shape));
-        let Some((dtype, logical)) = read.filter(|_| dtype_name == "U8") else {
-            return Err(wrong(format!(
-                "the metadata says it is {note}, which {dtype_name} {shape:?} is not"
-            )));
-        };
-        let dtype_name = dtype.name().to_owned();
-        return Ok((Entry { dtype_name, dtype: Some(dtype), shape: logical, bytes }, start, end));
-    }
     let dtype_name = dtype_name.chars().take(20).collect();
-    Ok((Entry { dtype_name, dtype, shape, bytes }, start, end))
+    Ok(Entry { dtype_name, dtype, shape, bytes })
+}
+
+/// Tensors of bytes that the metadata says more of: their format and their shape in numbers.
+fn read_notes(
+    path: &Path,
+    notes: &Value,
+    entries: &mut BTreeMap<String, Entry>,
+    problems: &mut Vec<Error>,
+) {
+    for (key, note) in notes.as_object().into_iter().flatten() {
+        let Some(name) = key.strip_prefix(NOTE) else { continue };
+        let Some(entry) = entries.get_mut(name) else { continue };
+        let read = note.as_str().and_then(|note| read_note(note, &entry.shape));
+        if let Some((dtype, logical)) = read.filter(|_| entry.dtype_name == "U8") {
+            dtype.name().clone_into(&mut entry.dtype_name);
+            (entry.dtype, entry.shape) = (Some(dtype), logical);
+            continue;
+        }
+        let (dtype_name, shape) = (&entry.dtype_name, &entry.shape);
+        let problem =
+            format!("the metadata says it is {note}, which {dtype_name} {shape:?} is not");
+        keep(
+            problems,
+            Error::TensorRange { path: path.to_owned(), name: name.to_owned(), problem },
+        );
+        entries.remove(name);
+    }
 }
 
 /// Bytes of an element; `None` for a type this build has not heard of.
@@ -188,38 +219,27 @@ fn element_bytes(dtype: &str) -> Option<usize> {
 }
 
 /// A JSON reader keeps the last of two equal names; a checkpoint with two is not to be trusted.
-fn refuse_duplicates(path: &Path, header: &[u8], object: &Map<String, Value>) -> Result<()> {
-    struct Names(usize);
-    impl<'de> serde::de::Visitor<'de> for Names {
-        type Value = usize;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(
-            mut self,
-            mut map: A,
-        ) -> std::result::Result<usize, A::Error> {
-            while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {
-                self.0 += 1;
-            }
-            Ok(self.0)
-        }
-    }
-    let mut reader = serde_json::Deserializer::from_slice(header);
-    let listed = serde::Deserializer::deserialize_map(&mut reader, Names(0))
-        .map_err(|source| Error::Json { path: path.to_owned(), source })?;
-    if listed == object.len() {
-        return Ok(());
-    }
-    let problem = format!(
-        "the header lists {listed} names, {} are different: some tensor is there twice",
-        object.len()
-    );
+fn refuse_duplicates(path: &Path, mut names: Vec<Cow<'_, str>>) -> Result<()> {
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair.first() == pair.last());
+    let Some(name) = twice.and_then(<[_]>::first) else { return Ok(()) };
+    let name: String = name.chars().take(200).collect();
+    let problem = format!("the header lists `{name}` twice");
     Err(Error::Format { path: path.to_owned(), problem })
 }
 
 /// No byte belongs to two tensors.
-fn find_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>, problems: &mut Vec<Error>) {
+fn find_overlaps(
+    path: &Path,
+    data: &Bytes,
+    entries: &BTreeMap<String, Entry>,
+    problems: &mut Vec<Error>,
+) {
+    let mut ranges = Vec::with_capacity(entries.len());
+    for (name, entry) in entries {
+        let start = entry.bytes.as_ptr().addr() - data.as_ptr().addr();
+        ranges.push((start, start + entry.bytes.len(), name.as_str()));
+    }
     ranges.sort_unstable();
     for pair in ranges.windows(2) {
         let [(_, end, before), (start, after_end, after)] = pair else { continue };
@@ -227,8 +247,8 @@ fn find_overlaps(path: &Path, mut ranges: Vec<(usize, usize, &String)>, problems
             let problem = format!(
                 "its bytes {start}..{after_end} overlap those of `{before}`, which end at {end}"
             );
-            let (path, name) = (path.to_owned(), (*after).clone());
-            problems.push(Error::TensorRange { path, name, problem });
+            let (path, name) = (path.to_owned(), (*after).to_owned());
+            keep(problems, Error::TensorRange { path, name, problem });
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::files::Files;
 use super::json::parse_object;
+use super::text_side::TextSide;
 use super::{Bytes, Contents, ModelConfig, Source, folder, gguf, mini, pt, yaml};
 use crate::error::{Error, Result};
 
@@ -23,9 +24,16 @@ pub(super) fn is_gguf(path: &Path) -> bool {
 /// Names the file, what was found and what was wanted.
 pub(super) fn read(path: &Path) -> Result<Contents> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    match ending {
+    let ending = ending.to_ascii_lowercase();
+    match ending.as_str() {
         "gguf" => gguf::read(path),
-        _ if TORCH.contains(&ending) => torch(path),
+        _ if TORCH.contains(&ending.as_str()) => torch(path),
+        "safetensors" => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).display();
+            let what = format!("it is a part of a model: the model is its folder, `{folder}`");
+            Err(Error::Unsupported { path: path.to_owned(), what })
+        }
         _ => Err(Error::Unsupported {
             path: path.to_owned(),
             what: format!(
@@ -59,7 +67,7 @@ fn torch(path: &Path) -> Result<Contents> {
     let none = Map::new();
     let (at, object) = beside.as_ref().map_or((path, &none), |(at, object)| (at.as_path(), object));
     let generation = folder::generation(&files, at, if is_mini { &none } else { object })?;
-    let text = folder::text_files(&files, is_mini)?;
+    let text = TextSide::Files(source.clone(), is_mini);
     Ok(Contents {
         path: path.to_owned(),
         config,

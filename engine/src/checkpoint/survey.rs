@@ -8,6 +8,7 @@ use super::discover::shown;
 use super::files::Files;
 use super::json::parse_object;
 use super::safetensors::{Entry, entries_and_problems};
+use super::text_side::TextSide;
 use super::{Bytes, Checkpoint, ModelConfig, Source, TextFiles, check, folder, mini, part, pt};
 use crate::error::Error;
 
@@ -59,7 +60,7 @@ pub struct Survey {
     pub tensors: Vec<Listed>,
     /// Weight files and their bytes.
     pub files: Vec<(String, u64)>,
-    /// Tokenizer and template, when they can be read.
+    /// Tokenizer and template, when they can be read; of a GGUF file the template alone.
     pub text: Option<TextFiles>,
     /// Why it cannot be served.
     pub problems: Vec<String>,
@@ -70,8 +71,8 @@ pub struct Survey {
 impl Survey {
     /// Reads headers and configuration; never fails, and reads no weight.
     pub fn of(source: &Source) -> Self {
-        let mut survey = match Checkpoint::open(source) {
-            Ok(checkpoint) => Self::of_whole(source, checkpoint),
+        let mut survey = match Checkpoint::headers(source) {
+            Ok((checkpoint, side)) => Self::of_whole(source, checkpoint, &side),
             Err(error) => Self::of_broken(source, &error),
         };
         survey.files = files_of(source, &survey.tensors);
@@ -86,7 +87,7 @@ impl Survey {
         survey
     }
 
-    fn of_whole(source: &Source, checkpoint: Checkpoint) -> Self {
+    fn of_whole(source: &Source, checkpoint: Checkpoint, side: &TextSide) -> Self {
         let tensors = checkpoint.listed();
         let mut notes = Vec::new();
         let spare = |tensor: &&Listed| {
@@ -96,12 +97,25 @@ impl Survey {
             let n = tensors.iter().filter(spare).count();
             notes.push(format!("{n} tensors are not used by the model, `{}` first", first.name));
         }
+        // A GGUF file's vocabulary is judged where it lies.
+        let text = match side {
+            TextSide::Gguf(text) => text
+                .check()
+                .and_then(|()| text.chat_template())
+                .map(|chat| TextFiles { chat_template: chat, ..TextFiles::default() }),
+            TextSide::Files(..) => side.read(),
+        };
+        let (text, problems) = match text {
+            Ok(text) => (Some(text), Vec::new()),
+            Err(problem) => (None, vec![problem.to_string()]),
+        };
         Self {
             path: checkpoint.path().to_owned(),
             format: format_of(source, &tensors),
             config: Some(checkpoint.config),
             tensors,
-            text: Some(checkpoint.text),
+            text,
+            problems,
             notes,
             ..Self::default()
         }
@@ -175,7 +189,14 @@ impl Survey {
     /// The index of a sharded folder against the files: it only has to name them, so what else is wrong is a note.
     fn compare_index(&mut self, folder: &Path) {
         let source = Source::Directory(folder.to_owned());
-        let Ok(Some(map)) = Files::new(&source).index() else { return };
+        let files = Files::new(&source);
+        let Ok(Some(map)) = files.index() else { return };
+        let names = files.weight_names().unwrap_or_default();
+        if !map.is_empty() && !map.values().any(|file| names.iter().any(|name| **name == **file)) {
+            let names = names.join("`, `");
+            self.notes.push(format!("the index is not used: it does not name `{names}`"));
+            return;
+        }
         let there: BTreeMap<&str, Option<String>> =
             self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.file())).collect();
         for (tensor, file) in &map {
@@ -183,7 +204,7 @@ impl Survey {
                 None => self
                     .notes
                     .push(format!("the index says `{file}` has tensor `{tensor}`, no file has it")),
-                Some(Some(other)) if other != file => self.notes.push(format!(
+                Some(Some(other)) if **other != **file => self.notes.push(format!(
                     "the index says tensor `{tensor}` is in `{file}`, it is in `{other}`"
                 )),
                 Some(_) => {}
@@ -227,7 +248,8 @@ fn format_of(source: &Source, tensors: &[Listed]) -> &'static str {
         (None, Source::Embedded(_)) => return "safetensors",
         (None, Source::Directory(path) | Source::File(path)) => path,
     };
-    match path.extension().and_then(|extension| extension.to_str()) {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    match ending.as_deref() {
         Some("gguf") => "gguf",
         Some("pt" | "pth" | "bin") => "pt",
         _ => "safetensors",

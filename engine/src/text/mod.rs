@@ -95,7 +95,9 @@ impl Text {
             (Some(json), _) => Tokenizer::open(json)?,
             (None, Some(model)) => Tokenizer::open_tiktoken(model, &config)?,
             (None, None) => {
-                let wanted = "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`, nor `tiktoken.model`";
+                let wanted = files.missing.unwrap_or(
+                    "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`, nor `tiktoken.model`",
+                );
                 return Err(problem(wanted.into()));
             }
         };
@@ -113,6 +115,14 @@ impl Text {
         let begin = bos_id.filter(|_| adds_bos);
         let eos = tokenizer.id(&eos).into_iter().collect();
         Ok(Self { tokenizer, template, stops, begin, eos, context_tokens: usize::MAX })
+    }
+
+    /// Whether a chat template can be used, for who looks at a model without reading its tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Template`], with what was found.
+    pub fn check_template(source: &str) -> Result<()> {
+        Template::new(source, "", "").map(drop)
     }
 
     /// Refuses from now on what is too long for a context of so many tokens by its bytes alone, before it is encoded:

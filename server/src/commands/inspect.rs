@@ -29,7 +29,11 @@ pub(crate) fn run(args: &InspectArgs) -> Outcome {
     let located = args.target.locate().map_err(|failure| unless_told(args.json, failure))?;
     let mut survey = Survey::of(&located.source);
     // Without a tokenizer a model computes, but nobody can talk to it.
-    let text = survey.text.as_ref().map(Text::open);
+    let text = survey.text.as_ref().map(|text| match (survey.format, &text.chat_template) {
+        // Its vocabulary was looked at where it lies: made into a tokenizer it takes many times its bytes.
+        ("gguf", template) => template.as_deref().map_or(Ok(()), Text::check_template),
+        _ => Text::open(text).map(drop),
+    });
     survey.problems.extend(text.and_then(Result::err).map(|problem| problem.to_string()));
     if args.json {
         print_json(&report::json(&located.name, &survey))?;

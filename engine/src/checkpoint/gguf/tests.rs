@@ -350,6 +350,55 @@ fn tokenizers_are_built_or_refused_by_name() {
     assert!(error.contains("`tokenizer.ggml.merges`"), "{error}");
 }
 
+/// A listing says of a vocabulary what loading would.
+#[test]
+fn vocabularies_that_are_none_are_listed_as_such() {
+    let mut whole = File::model();
+    whole.words("tokenizer.ggml.model", "gpt2").words("tokenizer.ggml.pre", "deepseek-v3");
+    whole.key("tokenizer.ggml.tokens", texts(&["a", "b", "ab", "<end>"]));
+    let kinds = |kind: u8, n: u64| {
+        typed(9, &[&0u32.to_le_bytes()[..], &n.to_le_bytes(), &vec![kind; n as usize]].concat())
+    };
+    let merges = |file: &mut File| {
+        file.key("tokenizer.ggml.merges", texts(&["a b"]));
+    };
+    let check = |change: &dyn Fn(&mut File), words: Option<&str>| {
+        let mut file = whole.clone();
+        change(&mut file);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, file.bytes()).unwrap();
+        let source = Source::File(path);
+        let reason = super::super::describe(&source).err();
+        let opened = Checkpoint::open(&source).err().map(|error| error.to_string());
+        assert_eq!(reason.is_some(), opened.is_some(), "{reason:?} {opened:?}");
+        match (reason, words) {
+            (Some(reason), Some(words)) => assert!(reason.contains(words), "{reason}"),
+            (reason, words) => assert_eq!(reason.as_deref(), words),
+        }
+    };
+    check(&merges, None);
+    let with = |key: &'static str, value: Vec<u8>| {
+        move |file: &mut File| {
+            merges(file);
+            file.keys.retain(|(name, _)| name != key);
+            file.key(key, value.clone());
+        }
+    };
+    check(&with("tokenizer.ggml.token_type", kinds(4, 1 << 16)), None);
+    let many = with("tokenizer.ggml.token_type", kinds(4, (1 << 16) + 1));
+    check(&many, Some("at most 65536 tokens of types 2, 3 and 4, not 65537"));
+    check(&with("tokenizer.ggml.token_type", texts(&["x"])), Some("whole numbers"));
+    check(&with("tokenizer.ggml.tokens", typed(4, &[0; 4])), Some("`tokenizer.ggml.tokens` is 0"));
+    check(&with("tokenizer.ggml.merges", typed(4, &[0; 4])), Some("`tokenizer.ggml.merges` is 0"));
+    check(&|_| {}, Some("`tokenizer.ggml.merges` is missing"));
+    // Nothing is left to merge.
+    let controls = |file: &mut File| {
+        file.key("tokenizer.ggml.token_type", kinds(3, 4));
+    };
+    check(&controls, None);
+}
+
 /// A model in parts, in a folder of its own.
 fn parts(folder: &Path, count: u32) -> Vec<PathBuf> {
     let whole = File::model();
@@ -378,7 +427,8 @@ fn a_model_in_several_files_is_one_model() {
     let found = discover(folder.path());
     let names: Vec<&str> = found.iter().map(|found| found.name.as_str()).collect();
     assert_eq!(names, ["m-00001-of-00003.gguf"]);
-    assert_eq!(found[0].summary.as_ref().unwrap().architecture, "deepseek_v2");
+    let reason = found[0].summary.as_ref().unwrap_err();
+    assert!(reason.contains("`tokenizer.ggml.model` is missing"), "{reason}");
     let on_disk: u64 = paths.iter().map(|path| std::fs::metadata(path).unwrap().len()).sum();
     assert_eq!(found[0].size_bytes, on_disk);
 }

@@ -73,7 +73,7 @@ const LLAMA_3: &[&str] = &[
 ];
 
 /// How text is split before merging.
-struct Splits {
+pub(super) struct Splits {
     expressions: &'static [&'static str],
     /// Every digit is a word of its own.
     digits: bool,
@@ -86,7 +86,7 @@ struct Splits {
 }
 
 /// The splits behind a name.
-fn splits(file: &Container) -> Result<Splits> {
+pub(super) fn splits(file: &Container) -> Result<Splits> {
     let name = file.text(PRE)?.unwrap_or("missing");
     let of = |expressions, digits| {
         Ok(Splits { expressions, digits, gpt2: false, whole_first: false, begins: false })
@@ -143,7 +143,7 @@ pub(super) fn text(file: &Container) -> Result<TextFiles> {
     });
     let tokenizer_config = Some(json(&settings)?);
     let tokenizer = Some(json(&vocabulary.tokenizer(file)?)?);
-    Ok(TextFiles { tokenizer, tiktoken: None, tokenizer_config, chat_template })
+    Ok(TextFiles { tokenizer, tokenizer_config, chat_template, ..TextFiles::default() })
 }
 
 /// Ids and sampling defaults.

@@ -43,6 +43,7 @@ impl<'a> Machine<'a> {
 
     fn tuple(&self, value: Value, what: &str) -> Result<&[Value], String> {
         match value {
+            Value::Empty => Ok(&[]),
             Value::Tuple(tuple) => {
                 Ok(self.containers.get(tuple as usize).map_or(&[], Vec::as_slice))
             }
@@ -77,7 +78,7 @@ impl<'a> Machine<'a> {
     /// `(storage, offset, shape, stride, requires_grad, hooks[, metadata])`.
     fn tensor(&self, arguments: &[Value]) -> Result<Tensor, String> {
         /// Far more than any matrix has. A tuple may be used again and again, so its copies must be small.
-        const DIMENSIONS_MAX: usize = 16;
+        const DIMENSIONS_MAX: usize = 8;
         let [
             Value::Storage(storage),
             Value::Int(offset),

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{ITEMS_MAX, PICKLE_BYTES_MAX, Pickle, Span, Storage, Tensor, Value};
+use super::{
+    CONTAINERS_FREE, CONTAINERS_PER_8_BYTES, ITEMS_FREE, ITEMS_MAX, ITEMS_PER_8_BYTES,
+    PICKLE_BYTES_MAX, Pickle, Span, Storage, Tensor, Value, WAITING_MAX,
+};
 
 /// Reads the pickle that `bytes` begins with.
 ///
@@ -15,8 +18,8 @@ pub(in super::super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
         at: 0,
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: HashMap::new(),
-        items_left: ITEMS_MAX,
+        memo: Memo::default(),
+        n_item: 0,
         containers: Vec::new(),
         storages: Vec::new(),
         tensors: Vec::new(),
@@ -40,12 +43,39 @@ pub(super) struct Machine<'a> {
     stack: Vec<Value>,
     /// Lengths the stack had at each mark.
     marks: Vec<usize>,
-    /// By number: a pickle may choose any, so they do not size a table.
-    memo: HashMap<u32, Value>,
-    items_left: usize,
+    memo: Memo,
+    n_item: usize,
     pub(super) containers: Vec<Vec<Value>>,
     pub(super) storages: Vec<Storage>,
     pub(super) tensors: Vec<Tensor>,
+}
+
+/// Values by number. Writers count from 0; a pickle may choose any number, so they do not size a table.
+#[derive(Default)]
+struct Memo {
+    counted: Vec<Value>,
+    chosen: HashMap<u32, Value>,
+}
+
+impl Memo {
+    fn len(&self) -> usize {
+        self.counted.len() + self.chosen.len()
+    }
+
+    fn get(&self, number: u32) -> Option<Value> {
+        self.counted.get(number as usize).or_else(|| self.chosen.get(&number)).copied()
+    }
+
+    fn insert(&mut self, number: u32, value: Value) {
+        let len = self.counted.len();
+        match self.counted.get_mut(number as usize) {
+            Some(place) => *place = value,
+            None if number as usize == len && !self.chosen.contains_key(&number) => {
+                self.counted.push(value);
+            }
+            None => drop(self.chosen.insert(number, value)),
+        }
+    }
 }
 
 /// Either goes on, or the value that `STOP` leaves.
@@ -98,12 +128,16 @@ impl Machine<'_> {
     /// Instructions that make or fill tuples, lists and dicts.
     fn container_step(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
-            b')' => self.make(Value::Tuple, Vec::new()),
+            b')' => self.push(Value::Empty),
             b']' => self.make(Value::List, Vec::new()),
             b'}' => self.make(Value::Dict, Vec::new()),
             b't' => {
                 let items = self.since_mark()?;
-                self.make(Value::Tuple, items)
+                if items.is_empty() {
+                    self.push(Value::Empty)
+                } else {
+                    self.make(Value::Tuple, items)
+                }
             }
             b'l' => {
                 let items = self.since_mark()?;
@@ -156,8 +190,14 @@ impl Machine<'_> {
     }
 
     pub(super) fn count(&mut self, items: usize) -> Result<(), String> {
-        let left = self.items_left.checked_sub(items);
-        self.items_left = left.ok_or_else(|| format!("more than {ITEMS_MAX} items"))?;
+        self.n_item = self.n_item.saturating_add(items);
+        let max = (ITEMS_FREE + self.at / 8 * ITEMS_PER_8_BYTES).min(ITEMS_MAX);
+        if self.n_item > max {
+            return Err(format!("more than {max} items, which no checkpoint has there"));
+        }
+        if self.stack.len().max(self.marks.len()) > WAITING_MAX {
+            return Err(format!("more than {WAITING_MAX} values wait to be used"));
+        }
         Ok(())
     }
 
@@ -235,7 +275,7 @@ impl Machine<'_> {
             _ => self.memo.len() as u32,
         };
         if matches!(opcode, b'h' | b'j') {
-            let value = self.memo.get(&number).copied();
+            let value = self.memo.get(number);
             let value = value.ok_or_else(|| format!("value {number} is remembered nowhere"))?;
             return self.push(value);
         }
@@ -249,6 +289,10 @@ impl Machine<'_> {
 
     pub(super) fn make(&mut self, kind: fn(u32) -> Value, items: Vec<Value>) -> Result<(), String> {
         let number = self.containers.len() as u32;
+        let max = CONTAINERS_FREE + self.at / 8 * CONTAINERS_PER_8_BYTES;
+        if self.containers.len() >= max {
+            return Err(format!("more than {max} lists and dicts, which no checkpoint has there"));
+        }
         self.containers.push(items);
         self.push(kind(number))
     }

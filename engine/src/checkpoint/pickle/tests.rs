@@ -177,11 +177,12 @@ fn settings_that_contain_themselves_or_double_again_and_again_end() {
 
 #[test]
 fn a_deep_nest_neither_overflows_the_stack_nor_hangs() {
-    let n = 300_000;
-    let nested = made().raw(&b"(".repeat(n)).raw(&b"t".repeat(n)).stop();
+    // As deep as there is room for; what is pushed and taken off between keeps it from being too dense.
+    let n = 60_000;
+    let nested = made().raw(&b"(K\x000".repeat(n)).raw(&b"t".repeat(n)).stop();
     let pickle = read(&nested).unwrap();
     assert!(pickle.settings(pickle.value).is_none());
-    let lists = made().raw(&b"]".repeat(n)).raw(&b"a".repeat(n - 1)).stop();
+    let lists = made().raw(&b"]K\x000".repeat(n)).raw(&b"a".repeat(n - 1)).stop();
     assert!(read(&lists).is_ok());
 }
 
@@ -192,12 +193,40 @@ fn counts_are_held_to_what_is_there() {
     refused(&made().raw(b"j\xff\xff\xff\xff").stop(), "remembered nowhere");
     // A number far beyond any table is remembered like any other.
     assert_eq!(read(&made().raw(b"Nr\xff\xff\xff\xff").stop()).unwrap().value, Value::None);
-    refused(&made().raw(&b"N".repeat(ITEMS_MAX + 1)).stop(), "items");
-    let wide = vec![1; 17];
-    refused(&made().tensor("0", 1, &wide, &wide).stop(), "at most 16");
+    refused(&made().raw(&b"N".repeat(WAITING_MAX + 2)).stop(), "wait to be used");
+    refused(&made().raw(&b"(".repeat(WAITING_MAX + 2)).stop(), "wait to be used");
+    refused(
+        &made().raw(&b")0".repeat(ITEMS_MAX)).raw(b"N").stop(),
+        "items, which no checkpoint has",
+    );
+    refused(&made().raw(&b"]0".repeat(ITEMS_FREE)).raw(b"N").stop(), "lists and dicts");
+    let wide = vec![1; 9];
+    refused(&made().tensor("0", 1, &wide, &wide).stop(), "at most 8");
     refused(&made().tensor("0", 1, &[1, 2], &[1]).stop(), "2 dimensions has 1 strides");
     refused(&made().tensor("0", 1, &[-1], &[1]).stop(), "whole numbers from 0");
     refused(&made().storage("0", -1).stop(), "-1 elements");
+}
+
+/// The densest that writers make: pairs of numbers below 256, each remembered.
+#[test]
+fn lists_of_small_tuples_are_not_too_many_for_their_bytes() {
+    let batch = [b"(", &b"K\x01K\x02\x86\x94".repeat(1000)[..], b"e"].concat();
+    let bytes = made().raw(b"]").raw(&batch.repeat(300)).stop();
+    let pickle = read(&bytes).unwrap();
+    let Value::List(list) = pickle.value else { panic!("{:?}", pickle.value) };
+    assert_eq!(pickle.items(list).len(), 300_000);
+}
+
+#[test]
+fn values_are_remembered_under_any_number_in_any_order() {
+    // 1 before 0, 0 twice, one far away.
+    let bytes = made()
+        .raw(b"(K\x0aq\x01K\x0bq\x00K\x0cq\x00K\x0dr\x00\x00\x00\x70h\x00h\x01j\x00\x00\x00\x70t")
+        .stop();
+    let pickle = read(&bytes).unwrap();
+    let Value::Tuple(tuple) = pickle.value else { panic!("{:?}", pickle.value) };
+    assert_eq!(pickle.items(tuple)[4..], [12, 10, 13].map(Value::Int));
+    assert_eq!(read(b"\x80\x02(t.").unwrap().value, Value::Empty);
 }
 
 #[test]
