@@ -131,7 +131,11 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed) -> String {
         "used in place; the system can drop and read them again",
     );
     if plan.encoded_bytes > 0 {
-        row("weights, quantised", plan.encoded_bytes, "in memory of our own");
+        row(
+            "weights, resident",
+            plan.encoded_bytes,
+            "quantised or in another order, in memory of our own",
+        );
     }
     row("weights, copied", plan.copied_bytes, "norms and biases");
     let full = if plan.cache_bytes < plan.cache_bytes_full {
@@ -170,7 +174,7 @@ fn as_json(name: &str, plan: &MemoryPlan, speed: Speed) -> Value {
         "batch": plan.limits.sequences_max,
         "bytes": {
             "weights_mapped": plan.mapped_bytes,
-            "weights_quantised": plan.encoded_bytes,
+            "weights_resident": plan.encoded_bytes,
             "weights_copied": plan.copied_bytes,
             "cache": plan.cache_bytes,
             "scratch": plan.scratch_bytes,

@@ -38,7 +38,11 @@ const MODULES: &[(&str, &[&str])] = &[
             "quant",
             "checkpoint::Scales",
             "checkpoint::Tensor",
+            "checkpoint::Arena",
             "checkpoint::Bytes",
+            "checkpoint::Keep",
+            "checkpoint::Kept",
+            "checkpoint::Place",
             "checkpoint::Quant",
             "checkpoint::Target",
             "checkpoint::config::RopePairs",
@@ -56,7 +60,7 @@ const MODULES: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("cudarc", &["engine/src/backend/cuda/device.rs"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
-    ("memmap2", &["engine/src/checkpoint/map.rs"]),
+    ("memmap2", &["engine/src/checkpoint/map.rs", "engine/src/checkpoint/map/"]),
     ("rustix", &["engine/src/checkpoint/convert/"]),
     (
         "safetensors",
@@ -90,7 +94,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio", &["server/", "tests/", "benches/"]),
     ("hyper", &["server/", "tests/", "benches/"]),
     ("hyper_util", &["server/", "tests/", "benches/"]),
-    ("clap", &["server/src/args.rs", "server/src/main.rs", "server/src/commands/"]),
+    (
+        "clap",
+        &["server/src/args.rs", "server/src/args/", "server/src/main.rs", "server/src/commands/"],
+    ),
     ("indicatif", &["server/src/commands/"]),
     ("rustyline", &["server/src/commands/chat"]),
     ("tracing", &["server/"]),

@@ -15,7 +15,11 @@ pub(super) mod bf16;
 pub(super) mod f16;
 pub(super) mod f32;
 pub(super) mod fp8;
+pub(super) mod groups;
+mod ints;
 pub(super) mod multiply;
+mod pair_rows;
+mod panels;
 pub(super) mod product;
 pub(super) mod quants;
 
