@@ -70,7 +70,9 @@ fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
         block: fp8::BLOCK,
     });
     let shape = vec![n_out, dim];
-    cpu.weight(&Tensor { name: "bench".into(), dtype, shape, bytes, scales }).unwrap()
+    // A name whose matrices may be packed.
+    let name = "model.layers.0.mlp.up_proj.weight".into();
+    cpu.weight(&Tensor { name, dtype, shape, bytes, scales }).unwrap()
 }
 
 fn buffer(cpu: &mut Cpu, len: usize) -> <Cpu as Backend>::Buf {
@@ -103,9 +105,16 @@ fn linear(c: &mut Criterion) {
     const DIM: usize = 7168;
     let mut group = c.benchmark_group("linear 7168 x 7168");
     let plain = DType::ALL.map(|dtype| (dtype, Activations::F32));
-    for (dtype, activations) in plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]) {
-        let pairs = if activations == Activations::Bf16 { ", pairs" } else { "" };
-        let name = format!("{}{pairs}", dtype.name());
+    let blocks = DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1);
+    let panels = blocks.map(|dtype| (dtype, Activations::Int8));
+    let all = plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]).chain(panels);
+    for (dtype, activations) in all {
+        let form = match activations {
+            Activations::F32 => "",
+            Activations::Bf16 => ", pairs",
+            Activations::Int8 => ", int8",
+        };
+        let name = format!("{}{form}", dtype.name());
         let (mut cpu, _) = backend(activations, LITE, 256, 64);
         let weight = matrix(&mut cpu, dtype, DIM, DIM);
         for rows in [1, 8, 64, 256] {

@@ -64,7 +64,7 @@ fn request(i: usize) -> Request {
 /// Allocations in warmed steps of one model.
 fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
     let options = CpuOptions { activations: Some(activations), ..CpuOptions::default() };
-    allocations_with(case, options, waste)
+    allocations_with(case, &options, waste)
 }
 
 /// The same of whole-number inputs on quantised weights.
@@ -72,10 +72,10 @@ fn quantised(case: &str, weights: Option<Residence>) -> usize {
     let quant = Some(Quant { target: Target::Q4, cache: false });
     let activations = Some(Activations::Int8);
     let options = CpuOptions { activations, quant, weights, ..CpuOptions::default() };
-    allocations_with(case, options, 0)
+    allocations_with(case, &options, 0)
 }
 
-fn allocations_with(case: &str, options: CpuOptions, waste: usize) -> usize {
+fn allocations_with(case: &str, options: &CpuOptions, waste: usize) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case);
     let checkpoint = Checkpoint::open(&Source::Directory(folder)).unwrap();
     let limits = Limits {
@@ -85,7 +85,7 @@ fn allocations_with(case: &str, options: CpuOptions, waste: usize) -> usize {
         ..Limits::default()
     };
     let n_page = 64;
-    let cpu = Cpu::new(&CpuOptions { threads: Some(2), ..options }).unwrap();
+    let cpu = Cpu::new(&CpuOptions { threads: Some(2), ..options.clone() }).unwrap();
     let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut |_, _| {}).unwrap();
     let mut scheduler = Scheduler::new(&limits, n_page);
     let mut pages = PagePool::new(n_page);

@@ -113,9 +113,10 @@ fn resident_bytes(folder: &Path, target: Target) -> u64 {
         if !(projection || head) || !dim.is_multiple_of(32) || stored <= eighths {
             return;
         }
-        let (n_out, dim) = match expansion {
-            true => (n_out, dim),
-            false => (n_out.next_multiple_of(16), dim.next_multiple_of(64)),
+        let (n_out, dim) = if expansion {
+            (n_out, dim)
+        } else {
+            (n_out.next_multiple_of(16), dim.next_multiple_of(64))
         };
         bytes += (n_out * dim * eighths / 64) as u64;
     });

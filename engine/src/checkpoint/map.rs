@@ -315,6 +315,21 @@ mod tests {
     }
 
     #[test]
+    fn released_bytes_can_still_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let numbers: Vec<u8> = (0..5 * 4096).map(|i| (i / 7) as u8).collect();
+        std::fs::write(&path, &numbers).unwrap();
+        let bytes = Bytes::open(&path).unwrap();
+        for range in [0..numbers.len(), 5000..9000, 4096..8192, 7..7] {
+            bytes.slice(range).unwrap().release();
+            assert!(bytes[..] == numbers[..]);
+        }
+        Watch::over([&bytes].into_iter()).check().unwrap();
+        Bytes::owned(vec![1, 2]).release();
+    }
+
+    #[test]
     fn a_row_of_the_table_is_used_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");

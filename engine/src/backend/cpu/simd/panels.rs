@@ -65,7 +65,7 @@ impl PanelProduct {
     }
 }
 
-/// Two panels for each thread: one for matrices that are packed as they are read, one for what tiles multiply.
+/// Two halves for each thread: a panel of a matrix that is packed as it is read, and what tiles multiply.
 #[derive(Debug, Default)]
 pub(in super::super) struct Rooms {
     lines: Vec<Line>,
@@ -79,6 +79,9 @@ pub(in super::super) struct Rooms {
 struct Line(#[allow(dead_code, reason = "read as part of a slice of bytes")] [u8; LINE]);
 
 const LINE: usize = 64;
+
+/// Bytes that tiles multiply at once: sixteen groups of two panels, a byte a number.
+const TILES_BYTES: usize = 2 * 16 * GROUP * OUTS;
 
 impl Rooms {
     /// Room for rows of up to `dim` numbers in any format.
@@ -103,13 +106,13 @@ impl Rooms {
     }
 }
 
-/// Lines for two of the longest panels of rows of `dim` numbers; one of a byte a number is the longest that are decoded.
+/// Lines for the longest panel of rows of `dim` numbers, and as many again for what tiles multiply.
 fn lines(dim: usize) -> usize {
     let layouts = DType::ALL.into_iter().filter_map(Layout::of);
     // Every format's units, whatever rows they are for.
     let dim = dim.next_multiple_of(8 * GROUP);
     let bytes = layouts.filter_map(|layout| layout.panel_bytes(dim)).max();
-    2 * bytes.unwrap_or(0).div_ceil(LINE)
+    2 * bytes.unwrap_or(0).max(TILES_BYTES).div_ceil(LINE)
 }
 
 /// Runs a product on a matrix of `rows`, back to back, of which a panel at a time is packed into `room`. The same bits as
@@ -171,7 +174,7 @@ unsafe fn on<P: Panel>(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
             Isa::Avx512Bf16 => avx512::<P>(p),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => {
-                debug_assert!(room.len() >= amx::room_bytes(p.dim));
+                debug_assert!(room.len() >= TILES_BYTES);
                 let done = amx::product::<P>(p, room.as_mut_ptr());
                 if done < p.rows {
                     let (x, y) = (p.x.add(done * p.x_stride), p.y.add(done * p.y_stride));
