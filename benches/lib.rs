@@ -85,7 +85,9 @@ pub fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
         block: fp8::BLOCK,
     });
     let shape = vec![n_out, dim];
-    cpu.weight(&Tensor { name: "bench".into(), dtype, shape, bytes, scales }).unwrap()
+    // A name whose matrices may be packed.
+    let name = "model.layers.0.mlp.up_proj.weight".into();
+    cpu.weight(&Tensor { name, dtype, shape, bytes, scales }).unwrap()
 }
 
 /// A buffer of such numbers.

@@ -25,9 +25,16 @@ use hadal_engine::step::{SampleRow, Step};
 /// Every format with the inputs it is multiplied with, and what that is called.
 fn formats() -> impl Iterator<Item = (DType, Activations, String)> {
     let plain = DType::ALL.map(|dtype| (dtype, Activations::F32));
-    plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]).map(|(dtype, activations)| {
-        let pairs = if activations == Activations::Bf16 { ", pairs" } else { "" };
-        (dtype, activations, format!("{}{pairs}", dtype.name()))
+    let blocks = DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1);
+    let panels = blocks.map(|dtype| (dtype, Activations::Int8));
+    let all = plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]).chain(panels);
+    all.map(|(dtype, activations)| {
+        let form = match activations {
+            Activations::F32 => "",
+            Activations::Bf16 => ", pairs",
+            Activations::Int8 => ", int8",
+        };
+        (dtype, activations, format!("{}{form}", dtype.name()))
     })
 }
 

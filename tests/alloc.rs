@@ -12,9 +12,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions};
+use hadal_engine::backend::cpu::{Activations, Cpu, CpuOptions, Residence};
 use hadal_engine::cache::pages::PagePool;
-use hadal_engine::checkpoint::{Checkpoint, Source};
+use hadal_engine::checkpoint::{Checkpoint, Quant, Source, Target};
 use hadal_engine::model::Model;
 use hadal_engine::sched::Scheduler;
 use hadal_engine::step::Sampled;
@@ -63,6 +63,19 @@ fn request(i: usize) -> Request {
 
 /// Allocations in warmed steps of one model.
 fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
+    let options = CpuOptions { activations: Some(activations), ..CpuOptions::default() };
+    allocations_with(case, &options, waste)
+}
+
+/// The same of whole-number inputs on quantised weights.
+fn quantised(case: &str, weights: Option<Residence>) -> usize {
+    let quant = Some(Quant { target: Target::Q4, cache: false });
+    let activations = Some(Activations::Int8);
+    let options = CpuOptions { activations, quant, weights, ..CpuOptions::default() };
+    allocations_with(case, &options, 0)
+}
+
+fn allocations_with(case: &str, options: &CpuOptions, waste: usize) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(case);
     let checkpoint = Checkpoint::open(&Source::Directory(folder)).unwrap();
     let limits = Limits {
@@ -72,13 +85,7 @@ fn allocations(case: &str, activations: Activations, waste: usize) -> usize {
         ..Limits::default()
     };
     let n_page = 64;
-    let cpu = Cpu::new(&CpuOptions {
-        threads: Some(2),
-        isa: None,
-        activations: Some(activations),
-        quant: None,
-    })
-    .unwrap();
+    let cpu = Cpu::new(&CpuOptions { threads: Some(2), ..options.clone() }).unwrap();
     let mut model = Model::load(cpu, &checkpoint, &limits, n_page, &mut |_, _| {}).unwrap();
     let mut scheduler = Scheduler::new(&limits, n_page);
     let mut pages = PagePool::new(n_page);
@@ -109,5 +116,9 @@ fn a_warmed_decode_batch_allocates_nothing() {
         for activations in [Activations::F32, Activations::Bf16] {
             assert_eq!(allocations(case, activations, 0), 0, "{case} {activations:?}");
         }
+    }
+    for weights in [None, Some(Residence::Mapped)] {
+        let case = "v3-realdims";
+        assert_eq!(quantised(case, weights), 0, "{case} {weights:?}");
     }
 }

@@ -80,7 +80,7 @@ pub struct ModelInfo {
     pub scratch_bytes: u64,
     /// The instruction set chosen.
     pub isa: &'static str,
-    /// `f32` or `bf16`.
+    /// `f32`, `bf16` or `int8`.
     pub activations: &'static str,
     /// Compute threads.
     pub threads: usize,
@@ -158,7 +158,7 @@ fn load_on(
     let plan = MemoryPlan::for_checkpoint(&cpu, &checkpoint, &limits)?;
     plan.check()?;
     let (limits, n_page) = (&plan.limits, plan.n_page);
-    let cpu_quant = cpu.quant();
+    let keep = cpu.keep();
     let (isa, activations, threads) = (cpu.isa().name(), cpu.activations().name(), cpu.threads());
     let mut model = Model::load(cpu, &checkpoint, limits, n_page, &mut report)?;
     let watch = checkpoint.watch();
@@ -166,7 +166,7 @@ fn load_on(
     let info = ModelInfo {
         architecture: checkpoint.config.model_type.clone(),
         parameters: checkpoint.parameters(),
-        dtype: checkpoint.dtype_as(cpu_quant).name(),
+        dtype: checkpoint.dtype_as(keep).name(),
         context_length: limits.context_tokens_max,
         vocab_size: checkpoint.config.vocab_size,
         weight_bytes: plan.weight_bytes(),

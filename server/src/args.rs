@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use hadal_engine::Limits;
-use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
+use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa, Residence};
 use hadal_engine::checkpoint::{Quant, Target};
 
 use crate::commands::{
@@ -80,9 +80,15 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "NAME", value_parser = isa,
           help = "Instruction set: portable, avx2, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
     pub(crate) isa: Option<Isa>,
-    /// What bf16 matrices are multiplied with: f32 or bf16 [default: bf16 with avx512 and amx, else f32]
+    /// What matrices are multiplied with: f32; bf16 (bf16 matrices, as pairs); or int8 (quantised matrices, with a factor
+    /// for every 32 inputs; bf16 matrices as with bf16) [default: int8, with portable f32]
     #[arg(long, value_name = "TYPE", value_parser = activations)]
     pub(crate) activations: Option<Activations>,
+    /// Where weights are: resident copies them into memory of our own, in large pages and the order that products read,
+    /// and gives the file's pages back; mapped uses them where they lie; auto makes quantised matrices resident where
+    /// inputs are int8
+    #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = weights)]
+    pub(crate) weights: Where,
     /// Quantise matrices while loading: q8 or q4; takes less memory and time, and costs some accuracy
     #[arg(long, value_name = "FORMAT", value_parser = quant)]
     pub(crate) quant: Option<Target>,
@@ -95,9 +101,14 @@ impl ComputeArgs {
     /// As the engine wants them.
     pub(crate) fn options(&self) -> CpuOptions {
         let quant = self.quant.map(|target| Quant { target, cache: self.quant_cache });
-        CpuOptions { threads: self.threads, isa: self.isa, activations: self.activations, quant }
+        let (threads, isa, activations) = (self.threads, self.isa, self.activations);
+        CpuOptions { threads, isa, activations, quant, weights: self.weights.0 }
     }
 }
+
+/// `--weights`; `None` is `auto`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Where(pub(crate) Option<Residence>);
 
 /// Bounds of a loaded model.
 #[derive(Debug, Clone, Args)]
@@ -150,93 +161,15 @@ fn activations(text: &str) -> Result<Activations, String> {
     match text {
         "f32" => Ok(Activations::F32),
         "bf16" => Ok(Activations::Bf16),
-        _ => Err("wanted f32 or bf16".into()),
+        "int8" => Ok(Activations::Int8),
+        _ => Err("wanted f32, bf16 or int8".into()),
     }
+}
+
+/// `--weights`.
+fn weights(text: &str) -> Result<Where, String> {
+    Residence::parse(text).map(Where).map_err(|_| "wanted auto, resident or mapped".into())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("hadal").chain(line.split_whitespace()))
-    }
-
-    #[track_caller]
-    fn refused(line: &str) {
-        let problem = parse(line).unwrap_err();
-        assert_eq!(problem.exit_code(), 2, "{problem}");
-    }
-
-    #[test]
-    fn the_description_holds_together() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_bare_call_serves_with_the_defaults() {
-        let cli = parse("").unwrap();
-        assert!(cli.command.is_none());
-        let http = &cli.serve.http;
-        assert_eq!((http.host.as_str(), http.port), ("127.0.0.1", 5001));
-        assert_eq!(
-            (http.head_kib, http.head_timeout, http.body_mib, http.body_timeout),
-            (64, 10, 8, 30)
-        );
-        assert_eq!((http.idle_timeout, http.connections, http.drain_timeout), (75, 1024, 30));
-        assert_eq!(cli.serve.limits.limits(), Limits::default());
-        assert_eq!(cli.serve.model.root(), Path::new("checkpoints"));
-    }
-
-    #[test]
-    fn the_flags_of_serve_work_without_its_name() {
-        let bare = parse("--port 8080 --api-key a --api-key b").unwrap().serve;
-        let Some(Command::Serve(named)) =
-            parse("serve --port 8080 --api-key a --api-key b").unwrap().command
-        else {
-            panic!("another command")
-        };
-        for args in [bare, named] {
-            assert_eq!((args.http.port, args.http.api_key.len()), (8080, 2));
-        }
-    }
-
-    #[test]
-    fn limits_and_computing_reach_the_engine() {
-        let line = "--context 4096 --sequences 4 --step-rows 16 --queue 8 --cache-mb 3 --isa avx2 --threads 2";
-        let args = parse(line).unwrap().serve;
-        let limits = args.limits.limits();
-        assert_eq!((limits.context_tokens_max, limits.sequences_max), (4096, 4));
-        assert_eq!(
-            (limits.step_rows_max, limits.queue_max, limits.cache_bytes),
-            (16, 8, Some(3 << 20))
-        );
-        assert_eq!(
-            (args.compute.options().isa, args.compute.options().threads),
-            (Some(Isa::Avx2), Some(2))
-        );
-    }
-
-    #[test]
-    fn wrong_flags_and_values_are_usage_errors() {
-        for line in [
-            "--prot 1",
-            "--port 70000",
-            "--port x",
-            "--isa sse",
-            "--activations f16",
-            "--head-kib 0",
-            "--cors-origin junk",
-            "bench --runs 0",
-        ] {
-            refused(line);
-        }
-        for line in ["run --temperature 9", "run --top-p 0", "run --top-p nan", "logits"] {
-            refused(line);
-        }
-        for line in ["run --max-tokens 0", "frob", "--cache-mb 99999999999999"] {
-            refused(line);
-        }
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ fn their_numbers_are_the_references_on_every_instruction_set() {
                     threads: Some(2),
                     isa: Some(isa),
                     activations: Some(activations),
-                    quant: None,
+                    ..CpuOptions::default()
                 };
                 check_source(&source, case, &["hidden.final"], &cpu, 64, &limits);
             }
@@ -42,7 +42,7 @@ fn their_numbers_are_the_references_on_every_instruction_set() {
                 threads: Some(1),
                 isa: Some(isa),
                 activations: Some(Activations::F32),
-                quant: None,
+                ..CpuOptions::default()
             };
             check_source(&source, case, &["hidden.final"], &cpu, 7, &compare::F32);
         }

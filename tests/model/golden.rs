@@ -186,7 +186,7 @@ fn on_every_isa(activations: Activations, limits: &Limits) {
             threads: Some(2),
             isa: Some(isa),
             activations: Some(activations),
-            quant: None,
+            ..CpuOptions::default()
         };
         for (case, required) in CASES {
             check(case, required, &cpu, 64, limits);
@@ -210,7 +210,7 @@ fn short_chunks_give_the_same_numbers() {
         threads: Some(1),
         isa: None,
         activations: Some(Activations::F32),
-        quant: None,
+        ..CpuOptions::default()
     };
     for (case, required) in CASES {
         check(case, required, &cpu, 7, &compare::F32);
@@ -236,7 +236,7 @@ fn extra_prompts_give_the_first_logits_and_the_tokens_of_the_reference() {
                 threads: Some(1),
                 isa: None,
                 activations: Some(Activations::F32),
-                quant: None,
+                ..CpuOptions::default()
             };
             let source = Source::Directory(folder(case));
             let made = run_on(&source, &ids, want.len(), 64, &cpu);

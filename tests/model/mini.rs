@@ -106,7 +106,7 @@ fn on_every_isa(activations: Activations, limits: &Limits) {
             threads: Some(2),
             isa: Some(isa),
             activations: Some(activations),
-            quant: None,
+            ..CpuOptions::default()
         };
         for file in FILES {
             check(file, &cpu, 64, limits);
@@ -130,8 +130,12 @@ fn answers_of_rounded_weights_are_what_their_prompts_give() {
     let (case, name) = ("mini-tied", "state_dict_bf16.pt");
     let prompt = ids(&compare::read(&folder(case).join("golden.safetensors"))["input_ids"]);
     for (activations, bound) in [(Activations::F32, 3e-4), (Activations::Bf16, 3e-3)] {
-        let cpu =
-            CpuOptions { threads: Some(2), isa: None, activations: Some(activations), quant: None };
+        let cpu = CpuOptions {
+            threads: Some(2),
+            isa: None,
+            activations: Some(activations),
+            ..CpuOptions::default()
+        };
         let decoded = run_on(&source(case, name), &prompt, 32, 64, &cpu);
         let all = [prompt.clone(), ids(&decoded["decode_tokens"])].concat();
         let prompted = run_on(&source(case, name), &all, 0, 64, &cpu);
@@ -150,7 +154,7 @@ fn short_chunks_give_the_same_numbers() {
         threads: Some(1),
         isa: None,
         activations: Some(Activations::F32),
-        quant: None,
+        ..CpuOptions::default()
     };
     for file in FILES {
         check(file, &cpu, 7, &compare::F32);
@@ -249,7 +253,7 @@ fn greedy_tokens_under_their_repetition_penalty_are_the_references() {
         threads: Some(2),
         isa: None,
         activations: Some(Activations::F32),
-        quant: None,
+        ..CpuOptions::default()
     };
     for case in ["mini-tied", "mini-untied"] {
         let golden = compare::read(&folder(case).join("golden.safetensors"));

@@ -65,7 +65,7 @@ fn load(case: &str, setting: &Setting) -> Model {
             threads: Some(setting.threads),
             isa: None,
             activations: Some(setting.activations),
-            quant: None,
+            ..CpuOptions::default()
         },
         now: Box::new(move || start.elapsed().as_nanos() as u64),
         on_stats: Box::new({

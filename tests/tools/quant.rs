@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
+use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa, Residence};
 use hadal_engine::checkpoint::{Quant, Source, Target, convert};
 use hadal_engine::trace::{self, TraceData, TraceOptions};
 use hadal_engine::{Limits, MemoryPlan, TokenId};
@@ -14,8 +14,13 @@ use super::cache::open;
 use super::convert::{blocks, converted, options, widened};
 use super::{Raw, copy, golden, read, write};
 
-pub(super) const F32: CpuOptions =
-    CpuOptions { threads: Some(2), isa: None, activations: Some(Activations::F32), quant: None };
+pub(super) const F32: CpuOptions = CpuOptions {
+    threads: Some(2),
+    isa: None,
+    activations: Some(Activations::F32),
+    quant: None,
+    weights: None,
+};
 
 pub(super) fn quant(target: Target) -> Quant {
     Quant { target, cache: false }
@@ -67,9 +72,18 @@ fn quantised_at_load_or_converted_before_the_bits_are_the_same() {
                     println!("skipped: this processor has no {isa:?}");
                     continue;
                 }
-                for activations in [Activations::F32, Activations::Bf16] {
+                for activations in [Activations::F32, Activations::Bf16, Activations::Int8] {
                     let cpu = CpuOptions { isa: Some(isa), activations: Some(activations), ..F32 };
                     let want = logits(&before, &tokens(20), &cpu);
+                    // Wherever weights are, too.
+                    for weights in [Residence::Resident, Residence::Mapped] {
+                        let cpu = CpuOptions { weights: Some(weights), ..cpu.clone() };
+                        let got = logits(&before, &tokens(20), &cpu);
+                        assert!(
+                            got == want,
+                            "{case} {target:?} {isa:?} {activations:?} {weights:?}"
+                        );
+                    }
                     for threads in [1, 3] {
                         let cpu = CpuOptions {
                             threads: Some(threads),
@@ -172,6 +186,25 @@ fn the_demo_stays_near_itself() {
         println!("{target:?}: {:.5} nats over {n} prompts", sum / n);
         assert!(n > 1.0 && sum / n < bound, "{target:?}: {}", sum / n);
         assert!(sum > 0.0, "something was quantised");
+    }
+}
+
+#[test]
+fn whole_number_inputs_stay_near_the_same_weights() {
+    let source = Source::Directory(demo());
+    for target in [Target::Q8, Target::Q4] {
+        let plain = CpuOptions { quant: Some(quant(target)), ..F32 };
+        let whole = CpuOptions { activations: Some(Activations::Int8), ..plain.clone() };
+        let (mut sum, mut n) = (0.0, 0.0);
+        for prompt in prompts() {
+            let want = prompt_logits(&source, &prompt, &plain);
+            let got = prompt_logits(&source, &prompt, &whole);
+            sum += divergence(&want, &got, 2048);
+            n += 1.0;
+        }
+        println!("{target:?}: {:.5} nats over {n} prompts", sum / n);
+        // Less than what the weights' own eight bits cost.
+        assert!(sum > 0.0 && sum / n < 0.002, "{target:?}: {}", sum / n);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a checkpoint's tensors take: stored, and kept as a model will have them.
 
 use super::safetensors::Entry;
-use super::{Checkpoint, Target, scale_entry};
+use super::{Checkpoint, Keep, Place, scale_entry};
 use crate::quant::DType;
 
 /// A tensor that a model uses, as it is kept.
@@ -13,7 +13,7 @@ pub struct Loaded<'a> {
     pub numbers: u64,
     /// Bytes of it, factors included.
     pub bytes: u64,
-    /// Written anew in memory; otherwise used where it lies, or copied when it is a vector.
+    /// Written anew in memory, in another format or order; otherwise used where it lies, or copied when it is a vector.
     pub is_encoded: bool,
 }
 
@@ -28,31 +28,31 @@ impl Checkpoint {
         self.stored().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes of the matrices that stay where they lie, factors included, when matrices are kept as `quant` says.
-    pub fn mapped_bytes(&self, quant: Option<Target>) -> u64 {
-        let stay = self.loaded(quant).filter(|loaded| !loaded.is_encoded);
+    /// Bytes of the matrices that stay where they lie, factors included, when matrices are kept as `keep` says.
+    pub fn mapped_bytes(&self, keep: impl Into<Keep>) -> u64 {
+        let stay = self.loaded(keep).filter(|loaded| !loaded.is_encoded);
         stay.filter(|loaded| !self.is_vector(loaded.name)).map(|loaded| loaded.bytes).sum()
     }
 
-    /// Bytes of the matrices that are written anew in memory when they are kept as `quant` says.
-    pub fn encoded_bytes(&self, quant: Option<Target>) -> u64 {
-        self.loaded(quant).filter(|loaded| loaded.is_encoded).map(|loaded| loaded.bytes).sum()
+    /// Bytes of the matrices that are written anew in memory when they are kept as `keep` says.
+    pub fn encoded_bytes(&self, keep: impl Into<Keep>) -> u64 {
+        self.loaded(keep).filter(|loaded| loaded.is_encoded).map(|loaded| loaded.bytes).sum()
     }
 
-    /// What every tensor that the model uses takes when matrices are kept as `quant` says.
-    pub fn loaded(&self, quant: Option<Target>) -> impl Iterator<Item = Loaded<'_>> {
+    /// What every tensor that the model uses takes when matrices are kept as `keep` says.
+    pub fn loaded(&self, keep: impl Into<Keep>) -> impl Iterator<Item = Loaded<'_>> {
+        let keep = keep.into();
         self.stored().map(move |(name, bytes)| {
             let entry = self.tensors.get(name);
             let numbers = entry.map_or(0, |entry| entry.shape.iter().product::<usize>() as u64);
             let as_it_is = Loaded { name, numbers, bytes, is_encoded: false };
-            let entry = entry.filter(|entry| entry.shape.len() == 2);
-            let (Some(target), Some(entry)) = (quant, entry) else { return as_it_is };
+            let Some(entry) = entry else { return as_it_is };
             let Some(stored) = entry.dtype else { return as_it_is };
-            let dtype = target.dtype_of(name, stored, &entry.shape);
-            let row_bytes = entry.shape.last().and_then(|dim| dtype.row_bytes(*dim));
-            match (row_bytes, entry.shape.first()) {
-                (Some(row_bytes), Some(n_out)) if dtype != stored => {
-                    Loaded { bytes: (row_bytes * n_out) as u64, is_encoded: true, ..as_it_is }
+            let kept = keep.of(name, stored, &entry.shape);
+            let factors = if kept.dtype == stored { bytes - entry.bytes.len() as u64 } else { 0 };
+            match kept.bytes(&entry.shape) {
+                Some(bytes) if kept.place != Place::Stored => {
+                    Loaded { bytes: bytes as u64 + factors, is_encoded: true, ..as_it_is }
                 }
                 _ => as_it_is,
             }
@@ -85,16 +85,15 @@ impl Checkpoint {
 
     /// Most frequent dtype by bytes.
     pub fn dtype(&self) -> DType {
-        self.dtype_as(None)
+        self.dtype_as(Keep::default())
     }
 
-    /// Most frequent dtype by stored bytes, when matrices are kept as `quant` says.
-    pub fn dtype_as(&self, quant: Option<Target>) -> DType {
+    /// Most frequent dtype by stored bytes, when matrices are kept as `keep` says.
+    pub fn dtype_as(&self, keep: impl Into<Keep>) -> DType {
+        let keep = keep.into();
         let kept = |name: &String| {
             let entry = self.tensors.get(name)?;
-            let dtype = entry.dtype?;
-            let is_kept = |target: Target| target.dtype_of(name, dtype, &entry.shape);
-            Some((quant.map_or(dtype, is_kept), entry.bytes.len()))
+            Some((keep.of(name, entry.dtype?, &entry.shape).dtype, entry.bytes.len()))
         };
         let used: Vec<(DType, usize)> = self.used.iter().filter_map(kept).collect();
         let bytes = |dtype| {

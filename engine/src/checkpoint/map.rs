@@ -11,9 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
+
+mod arena;
+
+use arena::Chunk;
+pub use arena::{Arena, Room};
 
 /// Maps that can be watched at once. A checkpoint of a thousand shards would still leave room for others.
 const TABLE_LEN: usize = 4096;
@@ -172,6 +177,15 @@ impl Map {
         Ok(Self { registration, bytes: map, path: path.to_owned() })
     }
 
+    /// Gives the pages of a range back to the system, which reads them again when they are wanted.
+    fn release(&self, range: &Range<usize>) {
+        // SAFETY: a read-only map of a file: its pages come back with the same bytes (where the file lost some, with the
+        // zeros of the handler above or a signal that it takes). A refusal only leaves the pages where they are.
+        drop(unsafe {
+            self.bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        });
+    }
+
     fn is_damaged(&self) -> bool {
         self.registration
             .as_ref()
@@ -185,6 +199,7 @@ enum Owner {
     Map(Arc<Map>),
     Static(&'static [u8]),
     Owned(Arc<Vec<u8>>),
+    Chunk(Arc<Chunk>),
 }
 
 /// A range of a mapped file, of the binary itself, or of memory of our own. Cheap to clone; keeps its owner alive.
@@ -202,6 +217,8 @@ impl std::ops::Deref for Bytes {
             Owner::Map(map) => &map.bytes[..],
             Owner::Static(bytes) => bytes,
             Owner::Owned(bytes) => bytes,
+            // SAFETY: frozen when these bytes were made, so nobody writes there.
+            Owner::Chunk(chunk) => return unsafe { chunk.part(&self.range) },
         };
         all.get(self.range.clone()).unwrap_or_default()
     }
@@ -228,7 +245,14 @@ impl Bytes {
     pub fn path(&self) -> Option<&Path> {
         match &self.owner {
             Owner::Map(map) => Some(&map.path),
-            Owner::Static(_) | Owner::Owned(_) => None,
+            Owner::Static(_) | Owner::Owned(_) | Owner::Chunk(_) => None,
+        }
+    }
+
+    /// Gives mapped pages back to the system once the bytes are copied; they can still be read.
+    pub fn release(&self) {
+        if let Owner::Map(map) = &self.owner {
+            map.release(&self.range);
         }
     }
 
@@ -288,6 +312,21 @@ mod tests {
         assert_eq!(bytes[100], 7, "what is left is left");
         let error = watch.check().unwrap_err().to_string();
         assert!(error.contains("weights") && error.contains("truncated"), "{error}");
+    }
+
+    #[test]
+    fn released_bytes_can_still_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let numbers: Vec<u8> = (0..5 * 4096).map(|i| (i / 7) as u8).collect();
+        std::fs::write(&path, &numbers).unwrap();
+        let bytes = Bytes::open(&path).unwrap();
+        for range in [0..numbers.len(), 5000..9000, 4096..8192, 7..7] {
+            bytes.slice(range).unwrap().release();
+            assert!(bytes[..] == numbers[..]);
+        }
+        Watch::over([&bytes].into_iter()).check().unwrap();
+        Bytes::owned(vec![1, 2]).release();
     }
 
     #[test]

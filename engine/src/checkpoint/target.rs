@@ -3,7 +3,8 @@
 //! One rule for both, so that a converted checkpoint gives the tokens that quantising at load gives.
 
 use super::Tensor;
-use super::part::{is_layer_matrix, last_word};
+use super::keep::is_expansion;
+use super::part::is_layer_matrix;
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
@@ -101,11 +102,6 @@ impl Target {
             }
         }
     }
-}
-
-/// What the latent is expanded with, under any of its names.
-fn is_expansion(name: &str) -> bool {
-    matches!(last_word(name), "kv_b_proj" | "k_b_proj" | "v_b_proj" | "k_up_proj" | "v_up_proj")
 }
 
 /// Bits of a number, sixteen times.

@@ -19,7 +19,7 @@ pub struct MemoryPlan {
     pub limits: Limits,
     /// Weights used where they lie in the mapped files: the system reads them in, and may drop them again.
     pub mapped_bytes: u64,
-    /// Weights that are written anew in memory, in another format.
+    /// Weights that are written anew in memory, in another format or order.
     pub encoded_bytes: u64,
     /// Weights that are copied: norms and biases, widened to f32.
     pub copied_bytes: u64,
@@ -59,9 +59,9 @@ impl MemoryPlan {
         let mut limits = limits.clone();
         limits.context_tokens_max =
             limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
-        let quant = cpu.quant();
+        let keep = cpu.keep();
         let (mapped_bytes, encoded_bytes) =
-            (checkpoint.mapped_bytes(quant), checkpoint.encoded_bytes(quant));
+            (checkpoint.mapped_bytes(keep), checkpoint.encoded_bytes(keep));
         let copied_bytes = checkpoint.vector_bytes();
         // Scratch does not depend on the number of pages, nor on what of the context the cache will hold.
         let shape = Model::<Cpu>::scratch_shape(checkpoint, &limits, 0);

@@ -141,9 +141,9 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> Stri
         let note = if has_cache {
             "in a cache that the first load writes; where it cannot, in memory of our own"
         } else {
-            "in memory of our own"
+            "quantised or in another order, in memory of our own"
         };
-        row("weights, quantised", plan.encoded_bytes, note);
+        row("weights, resident", plan.encoded_bytes, note);
     }
     row("weights, copied", plan.copied_bytes, "norms and biases");
     let full = if plan.cache_bytes < plan.cache_bytes_full {
@@ -182,7 +182,7 @@ fn as_json(name: &str, plan: &MemoryPlan, speed: Speed) -> Value {
         "batch": plan.limits.sequences_max,
         "bytes": {
             "weights_mapped": plan.mapped_bytes,
-            "weights_quantised": plan.encoded_bytes,
+            "weights_resident": plan.encoded_bytes,
             "weights_copied": plan.copied_bytes,
             "cache": plan.cache_bytes,
             "scratch": plan.scratch_bytes,

@@ -8,6 +8,7 @@ use super::{Complaint, complain};
 /// Where `unsafe` may stand. `clippy::undocumented_unsafe_blocks` asks for its reason there.
 const UNSAFE_HOMES: &[&str] = &[
     "engine/src/checkpoint/map.rs",
+    "engine/src/checkpoint/map/",
     "engine/src/backend/cpu/simd/",
     "engine/src/backend/cpu/pool.rs",
     // The counting allocator of the unit tests.

@@ -4,10 +4,10 @@
 //! outputs, so that a skewed routing keeps all threads busy.
 
 use super::route::Routing;
+use super::simd::groups::GroupRows;
 use super::simd::multiply::{Inputs, Order, PairRows, Segment, multiply, rounded_to_pair};
-use super::{Activations, Cpu, Weight, swiglu};
+use super::{Cpu, Form, Weight, swiglu};
 use crate::backend::{ExpertWeights, ScratchShape};
-use crate::quant::DType;
 
 /// Room for one layer's rows, grouped by expert. `N = rows * K` entries.
 #[derive(Default)]
@@ -20,9 +20,7 @@ pub(super) struct Scratch {
     origin: Vec<u32>,
     /// Touched experts.
     segments: Vec<Segment>,
-    /// `[N, max(D, M)]`: inputs, as pairs or as they are.
-    pairs: PairRows,
-    inputs: Vec<f32>,
+    inputs: InputRoom,
     /// `[N, M]`.
     gate: Vec<f32>,
     /// `[N, M]`.
@@ -33,22 +31,36 @@ pub(super) struct Scratch {
     down: Vec<f32>,
 }
 
+/// `[N, max(D, M)]`: inputs, in the forms there are.
+#[derive(Default)]
+struct InputRoom {
+    pairs: PairRows,
+    groups: GroupRows,
+    plain: Vec<f32>,
+    /// Experts that take one form.
+    chosen: Vec<Segment>,
+}
+
 impl Scratch {
     /// Room for the largest step.
-    pub(super) fn new(shape: &ScratchShape, pairs: Option<Order>) -> Self {
+    pub(super) fn new(shape: &ScratchShape, pairs: Option<Order>, has_groups: bool) -> Self {
         let (n, hidden, width) = sizes(shape);
         if n == 0 {
             return Self::default();
         }
+        let widest = hidden.max(width);
         Self {
             start: vec![0; shape.n_routed_experts + 1],
             place: vec![0; n],
             origin: vec![0; n],
             segments: Vec::with_capacity(shape.n_routed_experts),
-            pairs: pairs.map_or_else(PairRows::default, |order| {
-                PairRows::with_room(order, n, hidden.max(width))
-            }),
-            inputs: vec![0.0; n * hidden],
+            inputs: InputRoom {
+                pairs: pairs
+                    .map_or_else(PairRows::default, |order| PairRows::with_room(order, n, widest)),
+                groups: GroupRows::with_room(if has_groups { n } else { 0 }, widest),
+                plain: vec![0.0; n * widest],
+                chosen: Vec::with_capacity(shape.n_routed_experts),
+            },
             gate: vec![0.0; n * width],
             up: vec![0.0; n * width],
             product: vec![0.0; n * width],
@@ -57,12 +69,14 @@ impl Scratch {
     }
 
     /// Bytes of [`Scratch::new`].
-    pub(super) fn bytes(shape: &ScratchShape, pairs: Option<Order>) -> u64 {
+    pub(super) fn bytes(shape: &ScratchShape, pairs: Option<Order>, has_groups: bool) -> u64 {
         let (n, hidden, width) = sizes(shape);
-        let floats = n * (2 * hidden + 3 * width);
-        let indices = shape.n_routed_experts * (1 + size_of::<Segment>() / 4) + 2 * n;
-        let pairs = pairs.map_or(0, |order| PairRows::bytes(order, n, hidden.max(width)));
-        ((floats + indices) * size_of::<f32>()) as u64 + pairs
+        let widest = hidden.max(width);
+        let floats = n * (widest + hidden + 3 * width);
+        let indices = shape.n_routed_experts * (1 + 2 * size_of::<Segment>() / 4) + 2 * n;
+        let pairs = pairs.map_or(0, |order| PairRows::bytes(order, n, widest));
+        let groups = GroupRows::bytes(if has_groups { n } else { 0 }, widest);
+        ((floats + indices) * size_of::<f32>()) as u64 + pairs + groups
     }
 }
 
@@ -137,54 +151,64 @@ fn run_experts(
     let (hidden, width) = (first.dim, first.n_out);
     let origin = &s.origin[..n];
     let row = |entry: usize| &x[origin[entry] as usize * hidden..][..hidden];
-    let form = Form::of(cpu, weights.gate.iter().chain(&weights.up));
-    let inputs = prepare(cpu, form, &mut s.pairs, &mut s.inputs, n, hidden, row);
-    multiply(&mut cpu.pool, cpu.isa, &mut s.gate, inputs, &weights.gate, &s.segments);
-    multiply(&mut cpu.pool, cpu.isa, &mut s.up, inputs, &weights.up, &s.segments);
+    let products = [(&mut s.gate[..], &weights.gate[..]), (&mut s.up, &weights.up)];
+    project(cpu, &mut s.inputs, &s.segments, products, (n, hidden), row);
     swiglu::swiglu(cpu, &mut s.product, &s.gate, &s.up, width, n);
     let product = &s.product;
     let row = |entry: usize| &product[entry * width..][..width];
-    let form = Form::of(cpu, weights.down.iter());
-    let inputs = prepare(cpu, form, &mut s.pairs, &mut s.inputs, n, width, row);
-    multiply(&mut cpu.pool, cpu.isa, &mut s.down, inputs, &weights.down, &s.segments);
+    let products = [(&mut s.down[..], &weights.down[..])];
+    project(cpu, &mut s.inputs, &s.segments, products, (n, width), row);
 }
 
-/// What a matrix's inputs look like.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Plain,
-    Rounded,
-    Split,
-}
-
-impl Form {
-    /// What all of the matrices take: pairs are for bf16 alone.
-    fn of<'a>(cpu: &Cpu, mut weights: impl Iterator<Item = &'a Weight>) -> Self {
-        let takes_pairs =
-            cpu.activations == Activations::Bf16 && weights.all(|w| w.dtype == DType::Bf16);
-        match takes_pairs {
-            true if cpu.splits() => Self::Split,
-            true => Self::Rounded,
-            false => Self::Plain,
+/// Products of the same `n` inputs of `dim` numbers, each matrix with the form it takes: experts may be stored in
+/// several formats.
+fn project<'x, const N: usize>(
+    cpu: &mut Cpu,
+    room: &mut InputRoom,
+    segments: &[Segment],
+    mut products: [(&mut [f32], &[Weight]); N],
+    (n, dim): (usize, usize),
+    row: impl Fn(usize) -> &'x [f32] + Sync,
+) {
+    let mut chosen = std::mem::take(&mut room.chosen);
+    for form in [Form::Plain, Form::Rounded, Form::Split, Form::Groups] {
+        let takes = |cpu: &Cpu, weights: &[Weight], segment: &Segment| {
+            cpu.form(&weights[segment.weight as usize]) == form
+        };
+        let mut all = products.iter().flat_map(|(_, w)| segments.iter().map(move |s| (*w, s)));
+        if !all.any(|(weights, segment)| takes(cpu, weights, segment)) {
+            continue;
+        }
+        let inputs = prepare(cpu, form, room, (n, dim), &row);
+        for (y, weights) in &mut products {
+            chosen.clear();
+            chosen.extend(segments.iter().filter(|segment| takes(cpu, weights, segment)));
+            multiply(&mut cpu.pool, cpu.isa, y, inputs, weights, &chosen, &mut cpu.rooms);
         }
     }
+    room.chosen = chosen;
 }
 
 /// Gathers `n` inputs of `dim` numbers, in the form the matrices want.
 fn prepare<'s, 'x>(
     cpu: &mut Cpu,
     form: Form,
-    pairs: &'s mut PairRows,
-    plain: &'s mut [f32],
-    n: usize,
-    dim: usize,
-    row: impl Fn(usize) -> &'x [f32] + Sync,
+    room: &'s mut InputRoom,
+    (n, dim): (usize, usize),
+    row: &(impl Fn(usize) -> &'x [f32] + Sync),
 ) -> Inputs<'s> {
-    if form == Form::Split {
-        pairs.fill(&mut cpu.pool, n, dim, row);
-        return Inputs::Split(pairs);
+    match form {
+        Form::Split => {
+            room.pairs.fill(&mut cpu.pool, n, dim, row);
+            return Inputs::Split(&room.pairs);
+        }
+        Form::Groups => {
+            room.groups.fill(&mut cpu.pool, cpu.isa, n, dim, row);
+            return Inputs::Groups(&room.groups);
+        }
+        Form::Plain | Form::Rounded => {}
     }
-    let plain = &mut plain[..n * dim];
+    let plain = &mut room.plain[..n * dim];
     let part = |entry: usize| entry * dim..(entry + 1) * dim;
     cpu.pool.run_parts(n * dim, plain, &mut cpu.threads, n, part, |entry, to, _| {
         to.copy_from_slice(row(entry));
@@ -220,181 +244,4 @@ fn combine(
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::backend::cpu::testing::{
-        Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, ways, width,
-    };
-    use crate::backend::cpu::{Routing, Weight};
-    use crate::backend::{Backend, ExpertWeights, RouteRule, Scoring};
-    use crate::quant::DType;
-
-    const E: usize = 12;
-    const K: usize = 4;
-
-    /// `D` and `M`, as near to 100 and 65 as rows can be long.
-    fn sizes(dtype: DType) -> (usize, usize) {
-        (width(dtype, 100), width(dtype, 65))
-    }
-
-    struct Layer {
-        dtype: DType,
-        gate: Vec<Matrix>,
-        up: Vec<Matrix>,
-        down: Vec<Matrix>,
-    }
-
-    impl Layer {
-        fn seeded(dtype: DType) -> Self {
-            let (d, m) = sizes(dtype);
-            let all = |seed: u64, n_out, dim| {
-                (0..E as u64).map(|e| matrix(seed + e, dtype, n_out, dim)).collect()
-            };
-            Self { dtype, gate: all(100, m, d), up: all(200, m, d), down: all(300, d, m) }
-        }
-
-        fn weights(self) -> ExpertWeights<Weight> {
-            let taken = |all: Vec<Matrix>| all.into_iter().map(|m| m.weight).collect();
-            ExpertWeights { gate: taken(self.gate), up: taken(self.up), down: taken(self.down) }
-        }
-
-        /// One row's sum over its choices, in f64.
-        fn oracle(&self, x: &[f32], choices: &[(u32, f32)]) -> Vec<f64> {
-            let (d, m) = sizes(self.dtype);
-            let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
-            let mut y = vec![0.0; d];
-            for (expert, weight) in choices {
-                let e = *expert as usize;
-                let hidden: Vec<f64> = (0..m)
-                    .map(|i| {
-                        let gate = self.gate[e].dot(i, &x).value;
-                        gate / (1.0 + (-gate).exp()) * self.up[e].dot(i, &x).value
-                    })
-                    .collect();
-                for (i, y) in y.iter_mut().enumerate() {
-                    *y += f64::from(*weight) * self.down[e].dot(i, &hidden).value;
-                }
-            }
-            y
-        }
-    }
-
-    /// Choices of 33 rows: all different, all the same four experts, or one expert that everyone chose.
-    fn choices(skew: usize) -> Vec<(u32, f32)> {
-        let weights = numbers(77, 33 * K);
-        let expert = |row: usize, k: usize| match skew {
-            0 => (row * 5 + k * 3) % E,
-            1 => [9, 2, 11, 0][k],
-            _ if k == 0 => 7,
-            _ => (row + k * 2) % 7,
-        };
-        (0..33 * K).map(|i| (expert(i / K, i % K) as u32, weights[i] + 1.5)).collect()
-    }
-
-    fn routing_of(cpu: &mut crate::backend::cpu::Cpu, choices: &[(u32, f32)]) -> Routing {
-        let rule = RouteRule {
-            scoring: Scoring::Sigmoid,
-            n_routed_experts: E,
-            num_experts_per_tok: K,
-            n_group: 1,
-            topk_group: 1,
-            norm_topk_prob: false,
-            routed_scaling_factor: 1.0,
-        };
-        let mut routing = cpu.routing(40, &rule).unwrap();
-        for (i, (expert, weight)) in choices.iter().enumerate() {
-            routing.indices[i] = *expert;
-            routing.weights[i] = *weight;
-        }
-        routing
-    }
-
-    fn run(
-        way: Way,
-        threads: usize,
-        x: &[f32],
-        shared: Option<&[f32]>,
-        choices: &[(u32, f32)],
-        weights: &ExpertWeights<Weight>,
-    ) -> Vec<f32> {
-        let (rows, d) = (choices.len() / K, weights.gate[0].dim);
-        let mut cpu = backend(way, threads);
-        let routing = routing_of(&mut cpu, choices);
-        let (x, shared) = (cpu.vector(x).unwrap(), shared.map(|s| cpu.vector(s).unwrap()));
-        let mut y = cpu.vector(&vec![9.0; rows * d]).unwrap();
-        cpu.experts(&mut y, shared.as_ref(), &x, &routing, weights, rows);
-        y.clone()
-    }
-
-    #[test]
-    fn even_and_skewed_routings_agree_with_the_oracle() {
-        for dtype in DType::ALL {
-            let d = sizes(dtype).0;
-            let (x, shared) = (numbers(1, 33 * d), numbers(2, 33 * d));
-            for skew in 0..3 {
-                let layer = Layer::seeded(dtype);
-                let choices = choices(skew);
-                let routed: Vec<f64> = x
-                    .chunks(d)
-                    .zip(choices.chunks(K))
-                    .flat_map(|(x, choices)| layer.oracle(x, choices))
-                    .collect();
-                let with_shared: Vec<f64> =
-                    routed.iter().zip(&shared).map(|(y, s)| y + f64::from(*s)).collect();
-                let weights = layer.weights();
-                for way in ways() {
-                    // Three products in a row of terms up to 100 in size: 2^-17 of that with pairs, less without.
-                    let bound = |_| 2e-2;
-                    let got = run(way, 2, &x, None, &choices, &weights);
-                    assert_close(&got, &routed, bound);
-                    let got = run(way, 2, &x, Some(&shared), &choices, &weights);
-                    assert_close(&got, &with_shared, bound);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_average_is_the_sum_of_all_experts_over_their_number() {
-        // Fewer than the scratch has room for: others keep their places empty.
-        let mut layer = Layer::seeded(DType::F32);
-        for all in [&mut layer.gate, &mut layer.up, &mut layer.down] {
-            all.truncate(3);
-        }
-        let d = sizes(DType::F32).0;
-        let x = numbers(1, 33 * d);
-        let choices = [0, 1, 2].map(|expert| (expert, 1.0 / 3.0));
-        let want: Vec<f64> = x.chunks(d).flat_map(|x| layer.oracle(x, &choices)).collect();
-        let weights = layer.weights();
-        for way in ways() {
-            let mut cpu = backend(way, 2);
-            let all = cpu.average_routing(33, 3).unwrap();
-            let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * d).unwrap());
-            cpu.experts(&mut y, None, &x, &all, &weights, 33);
-            assert_close(&y, &want, |_| 2e-2);
-        }
-    }
-
-    #[test]
-    fn a_row_has_the_same_bits_whatever_the_others_chose_and_on_any_threads() {
-        for dtype in DType::ALL {
-            let d = sizes(dtype).0;
-            let x = numbers(1, 33 * d);
-            let weights = Layer::seeded(dtype).weights();
-            for way in ways() {
-                for skew in 0..3 {
-                    let choices = choices(skew);
-                    let alone: Vec<f32> = x
-                        .chunks(d)
-                        .zip(choices.chunks(K))
-                        .flat_map(|(x, choices)| run(way, 1, x, None, choices, &weights))
-                        .collect();
-                    for (threads, rows) in [(1, 33), (2, 33), (3, 33), (2, 2), (3, 5)] {
-                        let got =
-                            run(way, threads, &x[..rows * d], None, &choices[..rows * K], &weights);
-                        assert_same_bits(&got, &alone[..rows * d]);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

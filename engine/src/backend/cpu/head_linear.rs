@@ -105,6 +105,7 @@ mod tests {
             out.extend(terms.iter().map(|terms| Sum {
                 value: terms.iter().sum(),
                 size: terms.iter().map(|term| term.abs()).sum(),
+                ..Sum::default()
             }));
         }
         out

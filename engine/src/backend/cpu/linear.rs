@@ -1,26 +1,28 @@
 //! Matrix times rows.
 //!
 //! Bytes: the matrix once a step, whatever the rows; one row is bound by memory. FLOPs: `2 * rows * n_out * dim`,
-//! twice that with inputs in pairs.
+//! twice that with inputs in pairs, as many whole-number operations with inputs in groups.
 
 use super::simd::multiply::{Inputs, PairRows, Segment, multiply, rounded_to_pair};
-use super::{Activations, Cpu, InputScratch, Weight};
+use super::{Cpu, Form, InputScratch, Weight};
 use crate::backend::cpu::pool::Pool;
-use crate::quant::DType;
 
 /// `y[row] = W x[row]`; `x [rows, dim]`, `y [rows, n_out]`.
 pub(super) fn linear(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weight, rows: usize) {
-    let takes_bf16 = weight.dtype == DType::Bf16 && cpu.activations == Activations::Bf16;
-    let split = takes_bf16 && cpu.splits();
-    let Cpu { pool, inputs, isa, .. } = cpu;
-    let x = &x[..rows * weight.dim];
-    let inputs = match (takes_bf16, split) {
-        (false, _) => Inputs::Plain(x),
-        (true, true) => Inputs::Split(split_rows(&mut inputs.pairs, pool, x, weight.dim)),
-        (true, false) => Inputs::Plain(round_rows(inputs, x)),
+    let form = cpu.form(weight);
+    let Cpu { pool, inputs, rooms, isa, .. } = cpu;
+    let (dim, x) = (weight.dim, &x[..rows * weight.dim]);
+    let inputs = match form {
+        Form::Plain => Inputs::Plain(x),
+        Form::Rounded => Inputs::Plain(round_rows(inputs, x)),
+        Form::Split => Inputs::Split(split_rows(&mut inputs.pairs, pool, x, dim)),
+        Form::Groups => {
+            inputs.groups.fill(pool, *isa, rows, dim, |row| &x[row * dim..(row + 1) * dim]);
+            Inputs::Groups(&inputs.groups)
+        }
     };
     let all = [Segment { weight: 0, start: 0, end: rows as u32 }];
-    multiply(pool, *isa, y, inputs, std::slice::from_ref(weight), &all);
+    multiply(pool, *isa, y, inputs, std::slice::from_ref(weight), &all, rooms);
 }
 
 fn split_rows<'a>(pairs: &'a mut PairRows, pool: &mut Pool, x: &[f32], dim: usize) -> &'a PairRows {
@@ -38,23 +40,32 @@ fn round_rows<'a>(inputs: &'a mut InputScratch, x: &[f32]) -> &'a [f32] {
 pub(super) fn linear_f32(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weight, rows: usize) {
     let all = [Segment { weight: 0, start: 0, end: rows as u32 }];
     let inputs = Inputs::Plain(&x[..rows * weight.dim]);
-    multiply(&mut cpu.pool, cpu.isa, y, inputs, std::slice::from_ref(weight), &all);
+    let (pool, rooms) = (&mut cpu.pool, &mut cpu.rooms);
+    multiply(pool, cpu.isa, y, inputs, std::slice::from_ref(weight), &all, rooms);
 }
 
 #[cfg(test)]
 mod tests {
     use crate::backend::Backend;
+    use crate::backend::cpu::Weight;
     use crate::backend::cpu::testing::{
-        Way, assert_close, assert_same_bits, backend, matrix, numbers, product_error, ways, width,
+        Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, product_error, ways,
+        width,
     };
     use crate::quant::DType;
 
-    fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &super::Weight) -> Vec<f32> {
+    fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
         let mut cpu = backend(way, threads);
         let x = cpu.vector(x).unwrap();
         let mut y = cpu.alloc(rows * weight.n_out).unwrap();
         cpu.linear(&mut y, &x, weight, rows);
         y.clone()
+    }
+
+    /// The matrix as it lies, and in panels where a format has them.
+    fn forms(matrix: &Matrix, dtype: DType, way: Way) -> Vec<Weight> {
+        let panels = way.is_whole(dtype).then(|| matrix.in_panels(&mut backend(way, 2)));
+        [Some(matrix.stored()), panels].into_iter().flatten().collect()
     }
 
     #[track_caller]
@@ -64,9 +75,13 @@ mod tests {
         let sums = matrix.product(&x);
         let want: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
         for way in ways() {
-            let got = run(way, 2, &x, rows, &matrix.weight);
             let error = product_error(way, dtype, dim);
-            assert_close(&got, &want, |i| error * sums[i].size + 1e-30);
+            let steps = if way.is_whole(dtype) { 1.0 } else { 0.0 };
+            for weight in forms(&matrix, dtype, way) {
+                let got = run(way, 2, &x, rows, &weight);
+                let bound = |i: usize| error * sums[i].size + steps * sums[i].steps + 1e-30;
+                assert_close(&got, &want, bound);
+            }
         }
     }
 
@@ -86,18 +101,88 @@ mod tests {
     }
 
     #[test]
+    fn inputs_that_are_whole_numbers_lose_nothing() {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+            let (n_out, dim, rows) = (37, width(dtype, 576), 19);
+            let matrix = matrix(21, dtype, n_out, dim);
+            // 127 in every group: its factor is 1.
+            let whole =
+                |(i, x): (usize, f32)| if i % 32 == 5 { -127.0 } else { (x * 127.0).round() };
+            let x: Vec<f32> = numbers(8, rows * dim).into_iter().enumerate().map(whole).collect();
+            let sums = matrix.product(&x);
+            let want: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+            for way in ways().into_iter().filter(|way| way.is_whole(dtype)) {
+                let error = product_error(way, dtype, dim);
+                for weight in forms(&matrix, dtype, way) {
+                    // Offsets make terms of their own, as large as the numbers' own range.
+                    assert_close(&run(way, 2, &x, rows, &weight), &want, |i| {
+                        2.0 * error * sums[i].size
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_row_has_the_same_bits_in_any_batch_on_any_threads() {
         for dtype in DType::ALL {
             // Large enough that a single row is handed to all threads.
             let (n_out, dim) = (131, width(dtype, 577));
             let matrix = matrix(5, dtype, n_out, dim);
             let x = numbers(9, 33 * dim);
+            let mut whole: Option<Vec<f32>> = None;
             for way in ways() {
                 let alone: Vec<f32> =
                     x.chunks(dim).flat_map(|x| run(way, 1, x, 1, &matrix.weight)).collect();
-                for rows in 2..=33 {
-                    let got = run(way, 1 + rows % 3, &x[..rows * dim], rows, &matrix.weight);
-                    assert_same_bits(&got, &alone[..rows * n_out]);
+                if way.is_whole(dtype) {
+                    // On any instruction set too.
+                    assert_same_bits(&alone, whole.get_or_insert_with(|| alone.clone()));
+                }
+                for weight in forms(&matrix, dtype, way) {
+                    for rows in 1..=33 {
+                        let got = run(way, 1 + rows % 3, &x[..rows * dim], rows, &weight);
+                        assert_same_bits(&got, &alone[..rows * n_out]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_shows_in_its_row_alone() {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+            let (n_out, dim) = (40, width(dtype, 70));
+            let matrix = matrix(6, dtype, n_out, dim);
+            let mut x = numbers(3, 5 * dim);
+            for way in ways().into_iter().filter(|way| way.is_whole(dtype)) {
+                for weight in forms(&matrix, dtype, way) {
+                    let clean = run(way, 2, &x, 5, &weight);
+                    let before = (x[2 * dim + 11], x[3 * dim + 40]);
+                    (x[2 * dim + 11], x[3 * dim + 40]) = (f32::NAN, f32::NEG_INFINITY);
+                    let got = run(way, 2, &x, 5, &weight);
+                    (x[2 * dim + 11], x[3 * dim + 40]) = before;
+                    assert_same_bits(&got[..2 * n_out], &clean[..2 * n_out]);
+                    assert!(got[2 * n_out..4 * n_out].iter().all(|y| y.is_nan()));
+                    assert_same_bits(&got[4 * n_out..], &clean[4 * n_out..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_and_the_largest_inputs_are_still_numbers() {
+        for dtype in [DType::Q8_0, DType::Q4_0, DType::Q4K, DType::Q6K] {
+            let dim = width(dtype, 64);
+            let matrix = matrix(4, dtype, 20, dim);
+            for size in [0.0, 1e-45, 1e-38, 1.4e-36, 1e-30, 1e30] {
+                let x: Vec<f32> = numbers(5, dim).iter().map(|x| x * size).collect();
+                let sums = matrix.product(&x);
+                let want: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+                for way in ways().into_iter().filter(|way| way.is_whole(dtype)) {
+                    let got = run(way, 1, &x, 1, &matrix.weight);
+                    // What is smaller than every number that matters counts as zero.
+                    let bound = |i: usize| 1.01 * sums[i].steps + sums[i].size * 1e-5 + 1e-33;
+                    assert_close(&got, &want, bound);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The CPU backend: a product path of its own, and a second opinion on every kernel to come.
 //!
-//! Activations are f32. Matrices are used where they lie in the mapped checkpoint. Work is spread over one [`pool`];
+//! Activations are f32. Matrices are used where they lie in the mapped checkpoint, or are [`resident`]. Work is spread over one [`pool`];
 //! the order of every sum is fixed by the row's own shape and position, so threads, batch and chunks never change a
 //! bit of a result. One operation a file; all vector code is in [`simd`].
 
@@ -12,9 +12,10 @@ mod linear;
 mod mla_decode;
 mod mla_prefill;
 mod operations;
+mod options;
 mod plan;
 mod pool;
-mod quantise;
+mod resident;
 mod rms_norm;
 mod rope;
 mod route;
@@ -24,145 +25,21 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
+pub use options::{Activations, CpuOptions, Isa, Residence};
 pub use plan::Plan;
 pub use route::Routing;
 pub use simd::peak;
 
 use pool::Pool;
-use simd::multiply::{Order, PairRows};
+use simd::groups::GroupRows;
+use simd::multiply::{Order, PairRows, Rooms};
 
 use super::ScratchShape;
-use crate::checkpoint::{Bytes, Quant, Scales, Target, Tensor};
+use crate::checkpoint::{Arena, Bytes, Keep, Kept, Place, Scales, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::DType;
 
-/// Which instructions the kernels use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
-    /// Plain Rust; runs everywhere.
-    Portable,
-    /// x86-64 with AVX2 and FMA.
-    Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and BF16 (`vdpbf16ps`).
-    Avx512Bf16,
-    /// The same with AMX tiles for bf16 (`tdpbf16ps`).
-    Amx,
-}
-
-impl Isa {
-    /// Reads a flag's value.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for an unknown name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "portable" => Ok(Self::Portable),
-            "avx2" => Ok(Self::Avx2),
-            "avx512" => Ok(Self::Avx512Bf16),
-            "amx" => Ok(Self::Amx),
-            _ => Err(Error::Setting {
-                name: "isa",
-                got: name.into(),
-                want: "portable, avx2, avx512 or amx".into(),
-            }),
-        }
-    }
-
-    /// The flag's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512Bf16 => "avx512",
-            Self::Amx => "amx",
-        }
-    }
-
-    /// Whether this processor has it.
-    pub fn is_available(self) -> bool {
-        match self {
-            Self::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512bf16")
-            }
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512Bf16.is_available() && simd::amx::is_available(),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => false,
-        }
-    }
-
-    /// Whether bf16 numbers are multiplied as they are.
-    fn multiplies_bf16(self) -> bool {
-        self >= Self::Avx512Bf16
-    }
-
-    /// The best this processor has.
-    pub fn best() -> Self {
-        [Self::Amx, Self::Avx512Bf16, Self::Avx2]
-            .into_iter()
-            .find(|isa| isa.is_available())
-            .unwrap_or(Self::Portable)
-    }
-}
-
-/// What a bf16 matrix is multiplied with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activations {
-    /// f32 inputs; bf16 weights are widened in registers.
-    F32,
-    /// Each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`; f32 matrices still take f32.
-    /// See docs/decisions/0004.
-    Bf16,
-}
-
-impl Activations {
-    /// Reads a flag's value.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for an unknown name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            _ => Err(Error::Setting {
-                name: "activations",
-                got: name.into(),
-                want: "f32 or bf16".into(),
-            }),
-        }
-    }
-
-    /// The flag's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-/// What the CPU backend is made with.
-#[derive(Debug, Clone, Default)]
-pub struct CpuOptions {
-    /// Compute threads; `None`: the processors this process may use.
-    pub threads: Option<usize>,
-    /// `None`: the best this processor has.
-    pub isa: Option<Isa>,
-    /// `None`: bf16 with [`Isa::Avx512Bf16`] and [`Isa::Amx`], f32 otherwise.
-    pub activations: Option<Activations>,
-    /// How matrices are kept; `None`: as they are stored.
-    pub quant: Option<Quant>,
-}
-
-/// A matrix where it lies: `[n_out, dim]`, rows back to back.
+/// A matrix, `[n_out, dim]`: rows back to back, or panels of sixteen.
 pub struct Weight {
     bytes: Bytes,
     dtype: DType,
@@ -170,6 +47,7 @@ pub struct Weight {
     dim: usize,
     row_bytes: usize,
     scales: Option<Scales>,
+    is_panels: bool,
 }
 
 impl Weight {
@@ -192,11 +70,29 @@ impl Weight {
             });
         }
         let (bytes, scales) = (tensor.bytes.clone(), tensor.scales.clone());
-        Ok(Self { bytes, dtype: tensor.dtype, n_out, dim, row_bytes, scales })
+        Ok(Self { bytes, dtype: tensor.dtype, n_out, dim, row_bytes, scales, is_panels: false })
+    }
+
+    /// Takes a tensor's copy, of the bytes that `kept` says.
+    fn resident(tensor: &Tensor, kept: Kept, bytes: Bytes) -> Result<Self> {
+        if kept.place != Place::Panels {
+            let scales = tensor.scales.clone().filter(|_| kept.dtype == tensor.dtype);
+            let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+            return Self::new(&Tensor { name, dtype: kept.dtype, shape, bytes, scales });
+        }
+        let (n_out, dim, dtype) = (tensor.n_row(), tensor.dim(), kept.dtype);
+        let row_bytes = dtype.row_bytes(dim).unwrap_or(0);
+        if kept.bytes(&[n_out, dim]) != Some(bytes.len()) || row_bytes == 0 {
+            return Err(Error::Internal {
+                message: format!("`{}` is no matrix in panels: {:?}", tensor.name, tensor.shape),
+            });
+        }
+        Ok(Self { bytes, dtype, n_out, dim, row_bytes, scales: None, is_panels: true })
     }
 
     /// Row `index`, widened into `out`.
     fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(!self.is_panels, "a matrix in panels has no rows");
         self.dtype.decode(&self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes], out);
         if let Some(scales) = &self.scales {
             scales.apply(index, self.dim, out);
@@ -205,6 +101,7 @@ impl Weight {
 
     /// The rows from `first` on, for kernels.
     fn rows_from(&self, first: usize) -> simd::Matrix {
+        assert!(!self.is_panels, "a matrix in panels has no rows");
         simd::Matrix {
             at: self.bytes.as_ptr(),
             row_bytes: self.row_bytes,
@@ -225,12 +122,40 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     activations: Activations,
-    quant: Option<Target>,
-    /// A step's inputs in the form bf16 weights want.
+    keep: Keep,
+    /// Where resident matrices are.
+    arena: Arena,
+    /// A step's inputs in the form that weights want.
     inputs: InputScratch,
+    /// One panel for each thread, where matrices are packed as they are read.
+    rooms: Rooms,
     /// One for each thread.
     threads: Vec<ThreadScratch>,
     experts: experts::Scratch,
+}
+
+/// How `options` and the form of inputs want matrices to be kept.
+fn keep(options: &CpuOptions, activations: Activations) -> Keep {
+    let packs = activations == Activations::Int8;
+    Keep {
+        quant: options.quant.map(|quant| quant.target),
+        packs_encoded: packs,
+        packs_stored: packs && options.weights != Some(Residence::Mapped),
+        copies: options.weights == Some(Residence::Resident),
+    }
+}
+
+/// What a matrix's inputs look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// f32.
+    Plain,
+    /// f32 with no more bits than a pair has.
+    Rounded,
+    /// Pairs of bf16 numbers.
+    Split,
+    /// Whole numbers.
+    Groups,
 }
 
 /// Inputs rewritten once before a product.
@@ -238,6 +163,7 @@ pub struct Cpu {
 struct InputScratch {
     pairs: PairRows,
     rounded: Vec<f32>,
+    groups: GroupRows,
 }
 
 /// What a thread keeps to itself.
@@ -259,16 +185,19 @@ impl Cpu {
         if !isa.is_available() {
             return Err(Error::Isa { wanted: isa.name().into(), found: Isa::best().name().into() });
         }
-        let bf16 = if isa.multiplies_bf16() { Activations::Bf16 } else { Activations::F32 };
+        let best = if isa == Isa::Portable { Activations::F32 } else { Activations::Int8 };
+        let activations = options.activations.unwrap_or(best);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let pool = Pool::new(options.threads.unwrap_or_else(cores))?;
         Ok(Self {
             threads: (0..pool.threads()).map(|_| ThreadScratch::default()).collect(),
             pool,
             isa,
-            activations: options.activations.unwrap_or(bf16),
-            quant: options.quant.map(|quant| quant.target),
+            activations,
+            keep: keep(options, activations),
+            arena: Arena::default(),
             inputs: InputScratch::default(),
+            rooms: Rooms::default(),
             experts: experts::Scratch::default(),
         })
     }
@@ -283,9 +212,9 @@ impl Cpu {
         self.activations
     }
 
-    /// How matrices are kept, when not as they are stored.
-    pub fn quant(&self) -> Option<Target> {
-        self.quant
+    /// How matrices are kept.
+    pub fn keep(&self) -> Keep {
+        self.keep
     }
 
     /// Compute threads.
@@ -295,7 +224,18 @@ impl Cpu {
 
     /// Whether inputs of bf16 matrices are split for `vdpbf16ps`; otherwise they are rounded or taken as they are.
     fn splits(&self) -> bool {
-        self.activations == Activations::Bf16 && self.isa.multiplies_bf16()
+        self.activations != Activations::F32 && self.isa.multiplies_bf16()
+    }
+
+    /// The inputs that a matrix takes.
+    fn form(&self, weight: &Weight) -> Form {
+        let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
+        match self.activations {
+            Activations::Int8 if is_blocks => Form::Groups,
+            Activations::Int8 | Activations::Bf16 if is_bf16 && self.splits() => Form::Split,
+            Activations::Bf16 if is_bf16 => Form::Rounded,
+            _ => Form::Plain,
+        }
     }
 
     /// The order of split inputs, where inputs are split.
@@ -310,32 +250,48 @@ impl Cpu {
             + mla_prefill::Scratch::bytes(shape)
             + sample::Scratch::bytes(shape.vocab_size);
         self.input_bytes(shape)
-            + experts::Scratch::bytes(shape, self.order())
+            + experts::Scratch::bytes(shape, self.order(), self.has_groups())
             + Plan::bytes(shape)
             + Routing::bytes(shape)
             + threads * per_thread
     }
 
     fn input_bytes(&self, shape: &ScratchShape) -> u64 {
-        let rows = shape.step_rows_max.max(shape.sequences_max);
-        match self.activations {
-            Activations::F32 => 0,
-            Activations::Bf16 if self.splits() => {
-                PairRows::bytes(Order::of(self.isa), rows, shape.input_dim_max)
-            }
-            Activations::Bf16 => (rows * shape.input_dim_max * size_of::<f32>()) as u64,
-        }
+        let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
+        let pairs = self.order().map_or(0, |order| PairRows::bytes(order, rows, dim));
+        let rounded = if self.rounds() { (rows * dim * size_of::<f32>()) as u64 } else { 0 };
+        let (groups, rooms) = if self.has_groups() {
+            (GroupRows::bytes(rows, dim), Rooms::bytes(self.threads(), dim))
+        } else {
+            (0, 0)
+        };
+        pairs + rounded + groups + rooms
+    }
+
+    /// Whether inputs of bf16 matrices lose what a pair would.
+    fn rounds(&self) -> bool {
+        self.activations == Activations::Bf16 && !self.splits()
+    }
+
+    /// Whether inputs become whole numbers.
+    fn has_groups(&self) -> bool {
+        self.activations == Activations::Int8
     }
 
     /// Makes all scratch.
     fn make_scratch(&mut self, shape: &ScratchShape) {
-        let rows = shape.step_rows_max.max(shape.sequences_max);
-        if self.splits() {
-            self.inputs.pairs = PairRows::with_room(Order::of(self.isa), rows, shape.input_dim_max);
-        } else if self.activations == Activations::Bf16 {
-            self.inputs.rounded = vec![0.0; rows * shape.input_dim_max];
+        let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
+        if let Some(order) = self.order() {
+            self.inputs.pairs = PairRows::with_room(order, rows, dim);
         }
-        self.experts = experts::Scratch::new(shape, self.order());
+        if self.rounds() {
+            self.inputs.rounded = vec![0.0; rows * dim];
+        }
+        if self.has_groups() {
+            self.inputs.groups = GroupRows::with_room(rows, dim);
+            self.rooms = Rooms::new(self.pool.threads(), dim);
+        }
+        self.experts = experts::Scratch::new(shape, self.order(), self.has_groups());
         for thread in &mut self.threads {
             thread.mla = mla_decode::Scratch::new(shape);
             thread.prefill = mla_prefill::Scratch::new(shape);
@@ -358,7 +314,7 @@ mod tests {
                     threads: Some(threads),
                     isa: Some(way.isa),
                     activations: Some(way.activations),
-                    quant: None,
+                    ..CpuOptions::default()
                 };
                 let mut cpu = Cpu::new(&options).unwrap();
                 let shape = scratch_shape(mla);
@@ -372,27 +328,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_as_they_are_written() {
-        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
-            assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
-        }
-        for activations in [Activations::F32, Activations::Bf16] {
-            assert_eq!(Activations::parse(activations.name()).unwrap(), activations);
-        }
-        let error = Isa::parse("sse").unwrap_err().to_string();
-        assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx512 or amx");
-        let error = Activations::parse("fp8").unwrap_err().to_string();
-        assert_eq!(error, "`activations` is fp8, wanted f32 or bf16");
-    }
-
-    #[test]
     fn the_defaults_follow_the_processor() {
         let cpu = Cpu::new(&CpuOptions::default()).unwrap();
         assert_eq!(cpu.isa(), Isa::best());
         assert_eq!(
-            cpu.activations() == Activations::Bf16,
-            Isa::best() >= Isa::Avx512Bf16,
-            "pairs where there is vdpbf16ps"
+            cpu.activations() == Activations::Int8,
+            Isa::best() != Isa::Portable,
+            "whole numbers where there are instructions for them"
         );
     }
 }

@@ -7,7 +7,7 @@ use crate::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopeTable, RouteRule, RoutingTrace,
     ScratchShape,
 };
-use crate::checkpoint::Tensor;
+use crate::checkpoint::{Place, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::step::{Sampled, Step};
@@ -27,9 +27,9 @@ impl Backend for Cpu {
     }
 
     fn weight(&mut self, tensor: &Tensor) -> Result<Weight> {
-        let to = self.quant.map_or(tensor.dtype, |target| target.dtype(tensor));
-        if to != tensor.dtype && tensor.shape.len() == 2 {
-            return super::quantise::quantise(self, tensor, to);
+        let kept = self.keep.of(&tensor.name, tensor.dtype, &tensor.shape);
+        if kept.place != Place::Stored {
+            return super::resident::resident(self, tensor, kept);
         }
         let weight = Weight::new(tensor)?;
         // One byte a page: the file is read now, where progress shows, and not under the first request.

@@ -2,17 +2,20 @@
 //! that knows none of the code under test.
 
 mod blocks;
+mod close;
 mod kv_b;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use super::resident::resident;
 use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
-use crate::checkpoint::{Bytes, Scales, Tensor};
+use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{PAGE_TOKENS, PageId, Slot, Step, TokenId};
+pub(super) use close::{assert_close, assert_near, assert_same_bits};
 pub(super) use kv_b::{TestKvB, kv_b_forms};
 
 /// Counts what each thread allocates, so that tests beside each other do not see one another.
@@ -68,6 +71,7 @@ pub(super) fn numbers(seed: u64, len: usize) -> Vec<f32> {
 /// A matrix as the backend has it, and what its stored numbers are.
 pub(super) struct Matrix {
     pub(super) weight: Weight,
+    tensor: Tensor,
     pub(super) values: Vec<f64>,
     pub(super) n_out: usize,
     pub(super) dim: usize,
@@ -133,7 +137,7 @@ pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matri
         bytes: odd(bytes),
         scales: (dtype == DType::Fp8E4m3).then(|| Scales { bytes: odd(scales), block: BLOCK }),
     };
-    Matrix { weight: Weight::new(&tensor).unwrap(), values, n_out, dim }
+    Matrix { weight: Weight::new(&tensor).unwrap(), tensor, values, n_out, dim }
 }
 
 /// A width that rows of `dtype` can have, at least `dim`.
@@ -142,22 +146,41 @@ pub(super) fn width(dtype: DType, dim: usize) -> usize {
 }
 
 /// A sum, and the sum of its terms' sizes: what rounding errors are relative to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sum {
     pub(super) value: f64,
     pub(super) size: f64,
+    /// What it can be off by when inputs become whole numbers: for every input half a step, which is 1/127 of the
+    /// largest of its 32.
+    pub(super) steps: f64,
 }
 
 impl Matrix {
     /// Row `out` with one input.
     pub(super) fn dot(&self, out: usize, x: &[f64]) -> Sum {
-        let mut sum = Sum { value: 0.0, size: 0.0 };
-        for (w, x) in self.values[out * self.dim..(out + 1) * self.dim].iter().zip(x) {
-            let term = w * x;
-            sum.value += term;
-            sum.size += term.abs();
+        let mut sum = Sum::default();
+        let row = &self.values[out * self.dim..(out + 1) * self.dim];
+        for (w, x) in row.chunks(32).zip(x.chunks(32)) {
+            let step = x.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 127.0;
+            for (w, x) in w.iter().zip(x) {
+                let term = w * x;
+                sum.value += term;
+                sum.size += term.abs();
+                sum.steps += w.abs() * step / 2.0;
+            }
         }
         sum
+    }
+
+    /// The matrix where it lies.
+    pub(super) fn stored(&self) -> Weight {
+        Weight::new(&self.tensor).unwrap()
+    }
+
+    /// The matrix in panels, as `backend` makes them.
+    pub(super) fn in_panels(&self, backend: &mut Cpu) -> Weight {
+        let kept = Kept { dtype: self.tensor.dtype, place: Place::Panels };
+        resident(backend, &self.tensor, kept).unwrap()
     }
 
     /// All rows with all inputs, `[rows, n_out]`.
@@ -169,9 +192,11 @@ impl Matrix {
 
 /// Largest error of a product of length `dim`, relative to its size. f32: each of sixteen lanes is a chain of `dim / 16`
 /// roundings, then a tree of four. Pairs leave out 2^-17 of each input, and `vdpbf16ps` adds twice as often.
+///
+/// Whole numbers: a chain of `dim / 32` roundings, two where numbers have an offset, and what [`Sum::steps`] says beside.
 pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
     let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
-    let pairs = way.activations == Activations::Bf16 && dtype == DType::Bf16;
+    let pairs = way.activations != Activations::F32 && dtype == DType::Bf16;
     // A factor rounds each weight once more, and so does a block's.
     let factor = if dtype == DType::Fp8E4m3 || dtype.block_len() > 1 { 1.0 } else { 0.0 };
     (roundings + factor) * 2f64.powi(-24) + if pairs { 2f64.powi(-17) } else { 0.0 }
@@ -184,6 +209,13 @@ pub(super) struct Way {
     pub(super) activations: Activations,
 }
 
+impl Way {
+    /// Whether inputs of a matrix of `dtype` become whole numbers.
+    pub(super) fn is_whole(self, dtype: DType) -> bool {
+        self.activations == Activations::Int8 && dtype.block_len() > 1
+    }
+}
+
 /// Everything this processor can run; what it cannot is said.
 pub(super) fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
@@ -193,7 +225,8 @@ pub(super) fn ways() -> Vec<Way> {
             continue;
         }
         ways.extend(
-            [Activations::F32, Activations::Bf16].map(|activations| Way { isa, activations }),
+            [Activations::F32, Activations::Bf16, Activations::Int8]
+                .map(|activations| Way { isa, activations }),
         );
     }
     ways
@@ -252,7 +285,7 @@ pub(super) fn backend_for(way: Way, threads: usize, mla: MlaShape) -> (Cpu, Plan
         threads: Some(threads),
         isa: Some(way.isa),
         activations: Some(way.activations),
-        quant: None,
+        ..CpuOptions::default()
     };
     let mut cpu = Cpu::new(&options).unwrap();
     let plan = cpu.reserve(&scratch_shape(mla), &limits()).unwrap();
@@ -262,33 +295,6 @@ pub(super) fn backend_for(way: Way, threads: usize, mla: MlaShape) -> (Cpu, Plan
 /// [`backend_for`] where attention does not matter.
 pub(super) fn backend(way: Way, threads: usize) -> Cpu {
     backend_for(way, threads, ODD).0
-}
-
-/// Holds every number to its oracle; says which is worst.
-#[track_caller]
-pub(super) fn assert_close(got: &[f32], want: &[f64], bound: impl Fn(usize) -> f64) {
-    assert_eq!(got.len(), want.len());
-    let off = |i: usize| (f64::from(got[i]) - want[i]).abs() / bound(i);
-    // NaN compares false with everything: look for what is not within its bound.
-    if let Some(first) = (0..got.len()).find(|i| off(*i).is_nan() || off(*i) > 1.0) {
-        let worst = (0..got.len()).map(off).fold(0.0, f64::max);
-        panic!(
-            "at {first}: got {}, want {}, bound {:e}; worst is {worst} bounds off",
-            got[first],
-            want[first],
-            bound(first)
-        );
-    }
-}
-
-/// The same bits, NaN included.
-#[track_caller]
-pub(super) fn assert_same_bits(got: &[f32], want: &[f32]) {
-    assert_eq!(got.len(), want.len());
-    let differs = (0..got.len()).find(|i| got[*i].to_bits() != want[*i].to_bits());
-    if let Some(i) = differs {
-        panic!("at {i} of {}: {:e} and {:e} differ in bits", got.len(), got[i], want[i]);
-    }
 }
 
 /// One sequence of a step: what decides its numbers, tokens cached before this step, rows of this step.

@@ -48,8 +48,9 @@ unsafe impl Sync for Columns {}
 /// Whether processor and system have tiles; asks the system for this process's use of them.
 pub(in super::super) fn is_available() -> bool {
     use std::arch::x86_64::__cpuid_count;
-    const TILES_AND_BF16: u32 = 1 << 24 | 1 << 22;
-    if __cpuid_count(0, 0).eax < 7 || __cpuid_count(7, 0).edx & TILES_AND_BF16 != TILES_AND_BF16 {
+    // Tiles, their bf16 products, and their products of bytes.
+    const TILES: u32 = 1 << 24 | 1 << 22 | 1 << 25;
+    if __cpuid_count(0, 0).eax < 7 || __cpuid_count(7, 0).edx & TILES != TILES {
         return false;
     }
     request()

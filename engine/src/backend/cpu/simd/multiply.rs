@@ -1,15 +1,24 @@
 //! Products over slices: the safe face of [`product`], with every length checked and the work spread over the pool.
 
-use super::LANES;
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use super::amx::Columns;
+use super::groups::GroupRows;
+pub(in super::super) use super::pair_rows::{Order, PairRows, rounded_to_pair};
+use super::panels::PanelProduct;
+pub(in super::super) use super::panels::Rooms;
 use super::product::{Pairs, Product, add_weighted, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::{Isa, Weight};
-use crate::quant::{DType, bf16};
+use crate::quant::DType;
+use crate::quant::panels::OUTS as PANEL_OUTS;
 
 /// Outputs of one task: enough work to pay for claiming it, few enough that all threads end together.
 const OUTS: usize = 32;
+
+/// The same for panels: as many as are in flight at once with one input.
+const OUTS_PANELS: usize = 4 * PANEL_OUTS;
 
 /// Outputs of one task where a matrix has at least as many inputs: those are read again for each task.
 const OUTS_MANY: usize = 128;
@@ -21,166 +30,8 @@ pub(in super::super) enum Inputs<'a> {
     Plain(&'a [f32]),
     /// Split into bf16 pairs, for `vdpbf16ps`.
     Split(&'a PairRows),
-}
-
-/// How split inputs lie in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in super::super) enum Order {
-    /// Row after row, for `vdpbf16ps`.
-    #[default]
-    Rows,
-    /// Pairs of neighbouring numbers of all rows side by side, for `tdpbf16ps`.
-    Columns,
-}
-
-impl Order {
-    /// Numbers of a step; rows are filled with zeros up to a multiple of it.
-    const STEP: usize = 32;
-
-    /// What the instruction set's products take.
-    pub(in super::super) fn of(isa: Isa) -> Self {
-        if isa == Isa::Amx { Self::Columns } else { Self::Rows }
-    }
-
-    /// Rows' places side by side. An odd number of cache lines apart, so that a tile's lines fall into different sets;
-    /// few rows are packed.
-    fn places(self, rows: usize) -> usize {
-        match self {
-            Self::Rows => rows,
-            Self::Columns if rows < LANES => rows,
-            Self::Columns => (rows.div_ceil(LANES) | 1) * LANES,
-        }
-    }
-
-    /// Numbers of each half.
-    fn len(self, rows: usize, dim: usize) -> usize {
-        // Whole tiles of inputs are read, also from the last of them.
-        let beyond = if self == Self::Columns { 2 * 2 * LANES } else { 0 };
-        self.places(rows) * dim.next_multiple_of(Self::STEP) + beyond
-    }
-}
-
-/// Rows split into `hi` and `lo`, each padded with zeros to a multiple of 32.
-#[derive(Debug, Default)]
-pub(in super::super) struct PairRows {
-    order: Order,
-    hi: Aligned,
-    lo: Aligned,
-    /// Numbers of a padded row.
-    width: usize,
-    rows: usize,
-}
-
-/// Numbers from the beginning of a cache line.
-#[derive(Debug, Default)]
-struct Aligned {
-    room: Vec<u16>,
-    start: usize,
-}
-
-/// Numbers of a cache line.
-const LINE: usize = 32;
-
-impl Aligned {
-    fn new(len: usize) -> Self {
-        let room = vec![0; len + LINE];
-        let start = room.as_ptr().align_offset(LINE * size_of::<u16>());
-        // The standard allows `usize::MAX` for "cannot be aligned".
-        Self { start: if start < LINE { start } else { 0 }, room }
-    }
-
-    fn numbers(&self) -> &[u16] {
-        &self.room[self.start..]
-    }
-}
-
-impl PairRows {
-    /// Room for `rows` rows of up to `dim`.
-    pub(in super::super) fn with_room(order: Order, rows: usize, dim: usize) -> Self {
-        let len = order.len(rows, dim);
-        Self { order, hi: Aligned::new(len), lo: Aligned::new(len), width: 0, rows: 0 }
-    }
-
-    /// Bytes that [`PairRows::with_room`] takes.
-    pub(in super::super) fn bytes(order: Order, rows: usize, dim: usize) -> u64 {
-        (2 * (order.len(rows, dim) + LINE) * size_of::<u16>()) as u64
-    }
-
-    /// Splits `rows` inputs of `dim` numbers; row `i` is `from(i)`.
-    pub(in super::super) fn fill<'a>(
-        &mut self,
-        pool: &mut Pool,
-        rows: usize,
-        dim: usize,
-        from: impl Fn(usize) -> &'a [f32] + Sync,
-    ) {
-        (self.width, self.rows) = (dim.next_multiple_of(Order::STEP), rows);
-        let len = self.order.len(rows, dim);
-        assert!(len <= self.hi.numbers().len(), "no room for {rows} rows of {dim}");
-        let (order, width, places) = (self.order, self.width, self.order.places(rows));
-        let half = |half: &'_ mut Aligned| -> Exclusive<u16> {
-            Exclusive::new(&mut half.room[half.start..])
-        };
-        let (hi, lo) = (half(&mut self.hi), half(&mut self.lo));
-        let per_task = if order == Order::Rows { 1 } else { LANES };
-        pool.run_work(2 * rows * dim, rows.div_ceil(per_task), |task, _| match order {
-            Order::Rows => {
-                // SAFETY: row `task` of either, which this task alone has; checked above to be inside.
-                let (hi, lo) =
-                    unsafe { (hi.slice(task * width, width), lo.slice(task * width, width)) };
-                // SAFETY: rows are split only where the processor has AVX-512 BF16; both have `width` places.
-                unsafe { split_row(&from(task)[..dim], hi, lo) }
-            }
-            Order::Columns => {
-                let first = task * LANES;
-                for row in first..(first + LANES).min(rows) {
-                    // SAFETY: as above; this task alone has the words of these rows.
-                    unsafe {
-                        split_column(&from(row)[..dim], hi.at(2 * row), lo.at(2 * row), places);
-                    }
-                }
-            }
-        });
-    }
-}
-
-/// One row into pairs, pairs of numbers `places` words apart.
-///
-/// # Safety
-/// The processor has AVX-512 BF16; `hi` and `lo` are valid for the row's numbers, rounded up to a multiple of 32.
-unsafe fn split_column(x: &[f32], hi: *mut u16, lo: *mut u16, places: usize) {
-    for (block, x) in x.chunks(Order::STEP).enumerate() {
-        let (mut high, mut low) = ([0u16; Order::STEP], [0u16; Order::STEP]);
-        // SAFETY: the caller's promise.
-        unsafe {
-            split_row(x, &mut high, &mut low);
-            for pair in 0..Order::STEP / 2 {
-                let at = (block * Order::STEP / 2 + pair) * places * 2;
-                std::ptr::copy_nonoverlapping(high.as_ptr().add(2 * pair), hi.add(at), 2);
-                std::ptr::copy_nonoverlapping(low.as_ptr().add(2 * pair), lo.add(at), 2);
-            }
-        }
-    }
-}
-
-/// One row into pairs, zero beyond its end.
-///
-/// # Safety
-/// The processor has AVX-512 BF16; `hi` and `lo` are `x.len()` rounded up to a multiple of 32.
-unsafe fn split_row(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's promise.
-    unsafe {
-        super::bf16::split_avx512(x, hi, lo);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (x, hi, lo);
-}
-
-/// What a pair keeps of a number: 16 bits of mantissa. The form of pairs where there is no `vdpbf16ps`.
-pub(in super::super) fn rounded_to_pair(x: f32) -> f32 {
-    let hi = bf16::to_f32(bf16::from_f32(x));
-    hi + bf16::to_f32(bf16::from_f32(x - hi))
+    /// Whole numbers, for matrices in panels.
+    Groups(&'a GroupRows),
 }
 
 /// Rows `start..end` of the inputs go through matrix `weight`.
@@ -194,10 +45,11 @@ pub(in super::super) struct Segment {
     pub(in super::super) end: u32,
 }
 
-/// `y[row] = W x[row]` for the rows of every segment; all matrices have one shape, `y` is `[row, n_out]`.
+/// `y[row] = W x[row]` for the rows of every segment; all matrices have one shape, `y` is `[row, n_out]`. Matrices that
+/// take whole numbers and are no panels are packed into `rooms` as they are read.
 ///
 /// # Panics
-/// When a segment leaves inputs or outputs: a bug of the caller.
+/// When a segment leaves inputs or outputs, or a matrix does not take such inputs: a bug of the caller.
 pub(in super::super) fn multiply(
     pool: &mut Pool,
     isa: Isa,
@@ -205,12 +57,46 @@ pub(in super::super) fn multiply(
     inputs: Inputs<'_>,
     weights: &[Weight],
     segments: &[Segment],
+    rooms: &mut Rooms,
 ) {
     let Some(first) = weights.first() else { return };
     let (n_out, dim) = (first.n_out, first.dim);
+    check(y, inputs, weights, segments, (n_out, dim));
+    let rows: usize = segments.iter().map(|segment| (segment.end - segment.start) as usize).sum();
+    let per_task = match inputs {
+        _ if rows >= OUTS_MANY * segments.len() => OUTS_MANY,
+        Inputs::Groups(_) => OUTS_PANELS,
+        Inputs::Plain(_) | Inputs::Split(_) => OUTS,
+    };
+    let n_part = n_out.div_ceil(per_task);
+    let y = Exclusive::new(y);
+    let (rooms, room_bytes) = rooms.each();
+    pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, thread| {
+        let segment = segments[task / n_part];
+        let weight = &weights[segment.weight as usize];
+        let start = task % n_part * per_task;
+        let y = y.at(segment.start as usize * n_out);
+        // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
+        // checked when the backend was made. A thread runs one task at a time, so its room is its own.
+        unsafe {
+            let room = rooms.slice(thread * room_bytes, room_bytes);
+            part(isa, y, inputs, weight, segment, start..(start + per_task).min(n_out), room);
+        }
+    });
+}
+
+/// Holds a product's segments to its inputs, matrices and outputs.
+fn check(
+    y: &[f32],
+    inputs: Inputs<'_>,
+    weights: &[Weight],
+    segments: &[Segment],
+    (n_out, dim): (usize, usize),
+) {
     let rows = match inputs {
         Inputs::Plain(x) => x.len() / dim.max(1),
         Inputs::Split(pairs) => pairs.rows,
+        Inputs::Groups(groups) => groups.rows_of(dim),
     };
     for segment in segments {
         let weight = &weights[segment.weight as usize];
@@ -220,46 +106,76 @@ pub(in super::super) fn multiply(
         );
         let is_split = matches!(inputs, Inputs::Split(_));
         assert!(!is_split || weight.dtype == DType::Bf16, "pairs are for bf16 matrices");
+        let is_groups = matches!(inputs, Inputs::Groups(_));
+        assert!(is_groups || !weight.is_panels, "panels are for whole numbers");
+        assert!(!is_groups || weight.dtype.block_len() > 1, "whole numbers are for blocks");
         assert!(
             segment.end as usize <= rows && segment.end as usize * n_out <= y.len(),
             "rows outside"
         );
     }
-    let rows: usize = segments.iter().map(|segment| (segment.end - segment.start) as usize).sum();
-    let per_task = if rows < OUTS_MANY * segments.len() { OUTS } else { OUTS_MANY };
-    let n_part = n_out.div_ceil(per_task);
-    let y = Exclusive::new(y);
-    pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, _| {
-        let segment = segments[task / n_part];
-        let weight = &weights[segment.weight as usize];
-        let start = task % n_part * per_task;
-        let row = segment.start as usize;
-        let p = Product {
-            w: weight.rows_from(0),
-            dim,
-            x: std::ptr::null(),
-            x_stride: dim,
-            rows: (segment.end - segment.start) as usize,
-            y: y.at(row * n_out),
-            y_stride: n_out,
-        };
-        let outs = start..(start + per_task).min(n_out);
-        // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
-        // checked when the backend was made.
-        unsafe {
-            match inputs {
-                Inputs::Plain(x) => {
-                    product(isa, &Product { x: x.as_ptr().add(row * dim), ..p }, outs);
-                }
-                Inputs::Split(pairs) => split(&p, pairs, row, outs),
+}
+
+/// Some outputs of a segment; `y` is its first row.
+///
+/// # Safety
+/// Lengths are as [`check`] wants them, no other thread has these outputs, and the processor has `isa`.
+unsafe fn part(
+    isa: Isa,
+    y: *mut f32,
+    inputs: Inputs<'_>,
+    weight: &Weight,
+    segment: Segment,
+    outs: Range<usize>,
+    room: &mut [u8],
+) {
+    let (n_out, dim) = (weight.n_out, weight.dim);
+    let (row, rows) = (segment.start as usize, (segment.end - segment.start) as usize);
+    let p = |x| Product { w: weight.rows_from(0), dim, x, x_stride: dim, rows, y, y_stride: n_out };
+    // SAFETY: the caller's promise; parts begin at whole panels.
+    unsafe {
+        match inputs {
+            Inputs::Plain(x) => product(isa, &p(x.as_ptr().add(row * dim)), outs),
+            Inputs::Split(pairs) => split(&p(std::ptr::null()), pairs, row, outs),
+            Inputs::Groups(groups) => {
+                let p = PanelProduct {
+                    panels: weight.bytes.as_ptr(),
+                    dtype: weight.dtype,
+                    outs: outs.len(),
+                    dim,
+                    x: groups.rows_from(row).as_ptr(),
+                    x_stride: groups.width(),
+                    rows,
+                    y: y.add(outs.start),
+                    y_stride: n_out,
+                };
+                panels(isa, p, weight, outs, room);
             }
         }
-    });
+    }
+}
+
+/// # Safety
+/// As [`part`].
+unsafe fn panels(isa: Isa, p: PanelProduct, weight: &Weight, outs: Range<usize>, room: &mut [u8]) {
+    let bytes = &weight.bytes;
+    // SAFETY: the caller's promise; outputs begin at whole panels.
+    unsafe {
+        if weight.is_panels {
+            let panel_bytes = bytes.len() / weight.n_out.div_ceil(PANEL_OUTS);
+            let panels = bytes[outs.start / PANEL_OUTS * panel_bytes..].as_ptr();
+            let half = room.len() / 2;
+            super::panels::product(isa, &PanelProduct { panels, ..p }, &mut room[half..]);
+        } else {
+            let rows = &bytes[outs.start * weight.row_bytes..outs.end * weight.row_bytes];
+            super::panels::product_of_rows(isa, &p, rows, room);
+        }
+    }
 }
 
 /// # Safety
 /// As [`product`]; the inputs were split because the weights are bf16 and the processor has what their order is for.
-unsafe fn split(p: &Product, pairs: &PairRows, row: usize, outs: std::ops::Range<usize>) {
+unsafe fn split(p: &Product, pairs: &PairRows, row: usize, outs: Range<usize>) {
     let (hi, lo) = (pairs.hi.numbers().as_ptr(), pairs.lo.numbers().as_ptr());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise; `row` is inside.

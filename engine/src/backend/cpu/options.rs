@@ -1,0 +1,189 @@
+//! What the backend is made with: instructions, inputs, where weights are.
+
+use crate::checkpoint::Quant;
+use crate::error::{Error, Result};
+
+/// Which instructions the kernels use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust; runs everywhere.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL, BF16 (`vdpbf16ps`) and VNNI (`vpdpbusd`).
+    Avx512Bf16,
+    /// The same with AMX tiles, for bf16 (`tdpbf16ps`) and for bytes (`tdpbssd`).
+    Amx,
+}
+
+impl Isa {
+    /// Reads a flag's value.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "portable" => Ok(Self::Portable),
+            "avx2" => Ok(Self::Avx2),
+            "avx512" => Ok(Self::Avx512Bf16),
+            "amx" => Ok(Self::Amx),
+            _ => Err(Error::Setting {
+                name: "isa",
+                got: name.into(),
+                want: "portable, avx2, avx512 or amx".into(),
+            }),
+        }
+    }
+
+    /// The flag's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512Bf16 => "avx512",
+            Self::Amx => "amx",
+        }
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Bf16.is_available() && super::simd::amx::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// Whether bf16 numbers are multiplied as they are.
+    pub(super) fn multiplies_bf16(self) -> bool {
+        self >= Self::Avx512Bf16
+    }
+
+    /// The best this processor has.
+    pub fn best() -> Self {
+        [Self::Amx, Self::Avx512Bf16, Self::Avx2]
+            .into_iter()
+            .find(|isa| isa.is_available())
+            .unwrap_or(Self::Portable)
+    }
+}
+
+/// What matrices are multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// f32 inputs; weights are widened in registers.
+    F32,
+    /// For bf16 matrices, each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`; all others still
+    /// take f32. See docs/decisions/0004.
+    Bf16,
+    /// For matrices in blocks of whole numbers, inputs as whole numbers, for `vpdpbusd`: signed bytes with a factor for
+    /// every 32. bf16 matrices take pairs where there is `vdpbf16ps`, all others f32. See docs/decisions/0009.
+    Int8,
+}
+
+impl Activations {
+    /// Reads a flag's value.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
+            _ => Err(Error::Setting {
+                name: "activations",
+                got: name.into(),
+                want: "f32, bf16 or int8".into(),
+            }),
+        }
+    }
+
+    /// The flag's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+/// Where matrices are while a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residence {
+    /// In memory of our own, in large pages and in the order that products read; the files' pages are given back.
+    Resident,
+    /// Where they lie in the mapped files.
+    Mapped,
+}
+
+impl Residence {
+    /// Reads a flag's value; `None` for `auto`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown name.
+    pub fn parse(name: &str) -> Result<Option<Self>> {
+        match name {
+            "auto" => Ok(None),
+            "resident" => Ok(Some(Self::Resident)),
+            "mapped" => Ok(Some(Self::Mapped)),
+            _ => Err(Error::Setting {
+                name: "weights",
+                got: name.into(),
+                want: "auto, resident or mapped".into(),
+            }),
+        }
+    }
+}
+
+/// What the CPU backend is made with.
+#[derive(Debug, Clone, Default)]
+pub struct CpuOptions {
+    /// Compute threads; `None`: the processors this process may use.
+    pub threads: Option<usize>,
+    /// `None`: the best this processor has.
+    pub isa: Option<Isa>,
+    /// `None`: int8 with everything but [`Isa::Portable`], f32 there.
+    pub activations: Option<Activations>,
+    /// `None`: resident where that changes the order of a matrix (int8 inputs on blocks), mapped otherwise.
+    pub weights: Option<Residence>,
+    /// How matrices are kept; `None`: as they are stored.
+    pub quant: Option<Quant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
+            assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
+        }
+        for activations in [Activations::F32, Activations::Bf16, Activations::Int8] {
+            assert_eq!(Activations::parse(activations.name()).unwrap(), activations);
+        }
+        let error = Isa::parse("sse").unwrap_err().to_string();
+        assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx512 or amx");
+        let error = Activations::parse("fp8").unwrap_err().to_string();
+        assert_eq!(error, "`activations` is fp8, wanted f32, bf16 or int8");
+    }
+}

@@ -1,0 +1,166 @@
+//! Inputs split into pairs of bf16 numbers, in the order that products want.
+
+use super::LANES;
+use crate::backend::cpu::Isa;
+use crate::backend::cpu::pool::{Exclusive, Pool};
+use crate::quant::bf16;
+
+/// How split inputs lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in super::super) enum Order {
+    /// Row after row, for `vdpbf16ps`.
+    #[default]
+    Rows,
+    /// Pairs of neighbouring numbers of all rows side by side, for `tdpbf16ps`.
+    Columns,
+}
+
+impl Order {
+    /// Numbers of a step; rows are filled with zeros up to a multiple of it.
+    const STEP: usize = 32;
+
+    /// What the instruction set's products take.
+    pub(in super::super) fn of(isa: Isa) -> Self {
+        if isa == Isa::Amx { Self::Columns } else { Self::Rows }
+    }
+
+    /// Rows' places side by side. An odd number of cache lines apart, so that a tile's lines fall into different sets;
+    /// few rows are packed.
+    pub(super) fn places(self, rows: usize) -> usize {
+        match self {
+            Self::Rows => rows,
+            Self::Columns if rows < LANES => rows,
+            Self::Columns => (rows.div_ceil(LANES) | 1) * LANES,
+        }
+    }
+
+    /// Numbers of each half.
+    fn len(self, rows: usize, dim: usize) -> usize {
+        // Whole tiles of inputs are read, also from the last of them.
+        let beyond = if self == Self::Columns { 2 * 2 * LANES } else { 0 };
+        self.places(rows) * dim.next_multiple_of(Self::STEP) + beyond
+    }
+}
+
+/// Rows split into `hi` and `lo`, each padded with zeros to a multiple of 32.
+#[derive(Debug, Default)]
+pub(in super::super) struct PairRows {
+    pub(super) order: Order,
+    pub(super) hi: Aligned,
+    pub(super) lo: Aligned,
+    /// Numbers of a padded row.
+    pub(super) width: usize,
+    pub(super) rows: usize,
+}
+
+/// Numbers from the beginning of a cache line.
+#[derive(Debug, Default)]
+pub(super) struct Aligned {
+    room: Vec<u16>,
+    start: usize,
+}
+
+/// Numbers of a cache line.
+const LINE: usize = 32;
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let room = vec![0; len + LINE];
+        let start = room.as_ptr().align_offset(LINE * size_of::<u16>());
+        // The standard allows `usize::MAX` for "cannot be aligned".
+        Self { start: if start < LINE { start } else { 0 }, room }
+    }
+
+    pub(super) fn numbers(&self) -> &[u16] {
+        &self.room[self.start..]
+    }
+}
+
+impl PairRows {
+    /// Room for `rows` rows of up to `dim`.
+    pub(in super::super) fn with_room(order: Order, rows: usize, dim: usize) -> Self {
+        let len = order.len(rows, dim);
+        Self { order, hi: Aligned::new(len), lo: Aligned::new(len), width: 0, rows: 0 }
+    }
+
+    /// Bytes that [`PairRows::with_room`] takes.
+    pub(in super::super) fn bytes(order: Order, rows: usize, dim: usize) -> u64 {
+        (2 * (order.len(rows, dim) + LINE) * size_of::<u16>()) as u64
+    }
+
+    /// Splits `rows` inputs of `dim` numbers; row `i` is `from(i)`.
+    pub(in super::super) fn fill<'a>(
+        &mut self,
+        pool: &mut Pool,
+        rows: usize,
+        dim: usize,
+        from: impl Fn(usize) -> &'a [f32] + Sync,
+    ) {
+        (self.width, self.rows) = (dim.next_multiple_of(Order::STEP), rows);
+        let len = self.order.len(rows, dim);
+        assert!(len <= self.hi.numbers().len(), "no room for {rows} rows of {dim}");
+        let (order, width, places) = (self.order, self.width, self.order.places(rows));
+        let half = |half: &'_ mut Aligned| -> Exclusive<u16> {
+            Exclusive::new(&mut half.room[half.start..])
+        };
+        let (hi, lo) = (half(&mut self.hi), half(&mut self.lo));
+        let per_task = if order == Order::Rows { 1 } else { LANES };
+        pool.run_work(2 * rows * dim, rows.div_ceil(per_task), |task, _| match order {
+            Order::Rows => {
+                // SAFETY: row `task` of either, which this task alone has; checked above to be inside.
+                let (hi, lo) =
+                    unsafe { (hi.slice(task * width, width), lo.slice(task * width, width)) };
+                // SAFETY: rows are split only where the processor has AVX-512 BF16; both have `width` places.
+                unsafe { split_row(&from(task)[..dim], hi, lo) }
+            }
+            Order::Columns => {
+                let first = task * LANES;
+                for row in first..(first + LANES).min(rows) {
+                    // SAFETY: as above; this task alone has the words of these rows.
+                    unsafe {
+                        split_column(&from(row)[..dim], hi.at(2 * row), lo.at(2 * row), places);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// One row into pairs, pairs of numbers `places` words apart.
+///
+/// # Safety
+/// The processor has AVX-512 BF16; `hi` and `lo` are valid for the row's numbers, rounded up to a multiple of 32.
+unsafe fn split_column(x: &[f32], hi: *mut u16, lo: *mut u16, places: usize) {
+    for (block, x) in x.chunks(Order::STEP).enumerate() {
+        let (mut high, mut low) = ([0u16; Order::STEP], [0u16; Order::STEP]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            split_row(x, &mut high, &mut low);
+            for pair in 0..Order::STEP / 2 {
+                let at = (block * Order::STEP / 2 + pair) * places * 2;
+                std::ptr::copy_nonoverlapping(high.as_ptr().add(2 * pair), hi.add(at), 2);
+                std::ptr::copy_nonoverlapping(low.as_ptr().add(2 * pair), lo.add(at), 2);
+            }
+        }
+    }
+}
+
+/// One row into pairs, zero beyond its end.
+///
+/// # Safety
+/// The processor has AVX-512 BF16; `hi` and `lo` are `x.len()` rounded up to a multiple of 32.
+unsafe fn split_row(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        super::bf16::split_avx512(x, hi, lo);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, hi, lo);
+}
+
+/// What a pair keeps of a number: 16 bits of mantissa. The form of pairs where there is no `vdpbf16ps`.
+pub(in super::super) fn rounded_to_pair(x: f32) -> f32 {
+    let hi = bf16::to_f32(bf16::from_f32(x));
+    hi + bf16::to_f32(bf16::from_f32(x - hi))
+}

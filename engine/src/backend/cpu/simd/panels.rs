@@ -1,0 +1,309 @@
+//! Products of matrices in panels with inputs in whole numbers.
+//!
+//! An output is one lane and one chain of sums, group after group of 32 numbers: `sum = dot * (w_scale * x_scale) + sum`,
+//! `dot` exact. So it has the same bits in any tile, batch and thread, and on every instruction set.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod formats;
+
+use super::Portable;
+use super::groups::Group;
+use super::ints::Ints;
+#[cfg(target_arch = "x86_64")]
+use super::{Avx2, Avx512};
+use crate::backend::cpu::Isa;
+use crate::backend::cpu::pool::Exclusive;
+use crate::quant::DType;
+use crate::quant::panels::{GROUP, Layout, OUTS, pack};
+use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
+
+/// Runs a block for every index below a constant up to sixteen, each time as code of its own: the compiler leaves loops
+/// of this size as loops, and arrays that they index in memory.
+macro_rules! for_each {
+    ($i:ident < $n:ident, $body:block) => {
+        for_each!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    };
+    (@ $i:ident, $n:ident, $body:block, $($index:literal)*) => {
+        $(if $index < $n {
+            const $i: usize = $index;
+            $body
+        })*
+    };
+}
+
+use for_each;
+
+/// `y[row, out] = sum_k w[out, k] * x[row, k]` for some panels and all rows.
+///
+/// Raw pointers, because threads write disjoint columns of the same `y`.
+#[derive(Clone, Copy)]
+pub(super) struct PanelProduct {
+    /// The first panel.
+    pub(super) panels: *const u8,
+    /// How numbers are stored.
+    pub(super) dtype: DType,
+    /// Outputs; the last panel may have fewer than sixteen.
+    pub(super) outs: usize,
+    /// Length of every sum.
+    pub(super) dim: usize,
+    /// First input; inputs are `x_stride` groups apart.
+    pub(super) x: *const Group,
+    /// Groups from one input to the next.
+    pub(super) x_stride: usize,
+    /// Inputs.
+    pub(super) rows: usize,
+    /// First output; outputs of one input are contiguous.
+    pub(super) y: *mut f32,
+    /// Numbers from one input's outputs to the next's.
+    pub(super) y_stride: usize,
+}
+
+impl PanelProduct {
+    fn panels(&self) -> usize {
+        self.outs.div_ceil(OUTS)
+    }
+}
+
+/// Two halves for each thread: a panel of a matrix that is packed as it is read, and what tiles multiply.
+#[derive(Debug, Default)]
+pub(in super::super) struct Rooms {
+    lines: Vec<Line>,
+    /// Lines of a thread.
+    each: usize,
+}
+
+/// A cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "read as part of a slice of bytes")] [u8; LINE]);
+
+const LINE: usize = 64;
+
+/// Bytes that tiles multiply at once: sixteen groups of two panels, a byte a number.
+const TILES_BYTES: usize = 2 * 16 * GROUP * OUTS;
+
+impl Rooms {
+    /// Room for rows of up to `dim` numbers in any format.
+    pub(in super::super) fn new(threads: usize, dim: usize) -> Self {
+        let each = lines(dim);
+        Self { lines: vec![Line([0; LINE]); threads * each], each }
+    }
+
+    /// Bytes that [`Rooms::new`] takes.
+    pub(in super::super) fn bytes(threads: usize, dim: usize) -> u64 {
+        (threads * lines(dim) * size_of::<Line>()) as u64
+    }
+
+    /// Each thread's room, and its bytes.
+    pub(super) fn each(&mut self) -> (Exclusive<u8>, usize) {
+        let bytes: &mut [[u8; LINE]] = {
+            let (at, len) = (self.lines.as_mut_ptr().cast::<[u8; LINE]>(), self.lines.len());
+            // SAFETY: a line is its bytes, and nothing else has them while the slice lives.
+            unsafe { std::slice::from_raw_parts_mut(at, len) }
+        };
+        (Exclusive::new(bytes.as_flattened_mut()), self.each * LINE)
+    }
+}
+
+/// Lines for the longest panel of rows of `dim` numbers, and as many again for what tiles multiply.
+fn lines(dim: usize) -> usize {
+    let layouts = DType::ALL.into_iter().filter_map(Layout::of);
+    // Every format's units, whatever rows they are for.
+    let dim = dim.next_multiple_of(8 * GROUP);
+    let bytes = layouts.filter_map(|layout| layout.panel_bytes(dim)).max();
+    2 * bytes.unwrap_or(0).max(TILES_BYTES).div_ceil(LINE)
+}
+
+/// Runs a product on a matrix of `rows`, back to back, of which a panel at a time is packed into `room`. The same bits as
+/// [`product`] on its panels.
+///
+/// # Safety
+/// As [`product`], the panels left out.
+pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], room: &mut [u8]) {
+    let Some(row_bytes) = p.dtype.row_bytes(p.dim) else { return };
+    let Some(panel_bytes) = Layout::of(p.dtype).and_then(|layout| layout.panel_bytes(p.dim)) else {
+        return;
+    };
+    let (packed, room) = room.split_at_mut(room.len() / 2);
+    let packed = &mut packed[..panel_bytes];
+    for (i, rows) in rows.chunks((OUTS * row_bytes).max(1)).enumerate() {
+        pack(p.dtype, rows, p.dim, packed);
+        let outs = (p.outs - i * OUTS).min(OUTS);
+        // SAFETY: one panel of the product, now in `room`.
+        unsafe {
+            let y = p.y.add(i * OUTS);
+            product(isa, &PanelProduct { panels: packed.as_ptr(), outs, y, ..*p }, room);
+        }
+    }
+}
+
+/// Rows of a block: their inputs stay in the second-level cache while all panels of a task pass.
+const ROWS: usize = 64;
+
+/// Runs a product on `isa`.
+///
+/// # Safety
+/// All pointers cover their shapes, inputs also the last unit's groups, no other thread touches the outputs, the
+/// processor has `isa`, and `room` is half of one of [`Rooms`] for rows this long.
+pub(super) unsafe fn product(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match p.dtype {
+            DType::Q8_0 => on::<Q8_0>(isa, p, room),
+            DType::Q4_0 => on::<Q4_0>(isa, p, room),
+            DType::Q5_0 => on::<Q5_0>(isa, p, room),
+            DType::Q5_1 => on::<Q5_1>(isa, p, room),
+            DType::Q4K => on::<Q4K>(isa, p, room),
+            DType::Q5K => on::<Q5K>(isa, p, room),
+            DType::Q6K => on::<Q6K>(isa, p, room),
+            DType::F32 | DType::Bf16 | DType::F16 | DType::Fp8E4m3 => {}
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`]; the panels are `P`'s.
+unsafe fn on<P: Panel>(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::<P>(p),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::<P>(p),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                debug_assert!(room.len() >= TILES_BYTES);
+                let done = amx::product::<P>(p, room.as_mut_ptr());
+                if done < p.rows {
+                    let (x, y) = (p.x.add(done * p.x_stride), p.y.add(done * p.y_stride));
+                    avx512::<P>(&PanelProduct { x, y, rows: p.rows - done, ..*p });
+                }
+            }
+            _ => portable::<P>(p),
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`].
+unsafe fn portable<P: Panel>(p: &PanelProduct) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for panel in 0..p.panels() {
+            for row in 0..p.rows {
+                tile::<Portable, P, 1, 1>(p, panel, row);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<P: Panel>(p: &PanelProduct) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for panel in 0..p.panels() {
+            let mut row = 0;
+            while row + 2 <= p.rows {
+                tile::<Avx2, P, 1, 2>(p, panel, row);
+                row += 2;
+            }
+            if row < p.rows {
+                tile::<Avx2, P, 1, 1>(p, panel, row);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`product`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn avx512<P: Panel>(p: &PanelProduct) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if p.rows == 1 {
+            let mut panel = 0;
+            // One input: several streams of weights in flight.
+            while panel + 4 <= p.panels() {
+                tile::<Avx512, P, 4, 1>(p, panel, 0);
+                panel += 4;
+            }
+            while panel < p.panels() {
+                tile::<Avx512, P, 1, 1>(p, panel, 0);
+                panel += 1;
+            }
+            return;
+        }
+        for first in (0..p.rows).step_by(ROWS) {
+            let end = (first + ROWS).min(p.rows);
+            for panel in 0..p.panels() {
+                let mut row = first;
+                while row + 16 <= end {
+                    tile::<Avx512, P, 1, 16>(p, panel, row);
+                    row += 16;
+                }
+                if row + 8 <= end {
+                    tile::<Avx512, P, 1, 8>(p, panel, row);
+                    row += 8;
+                }
+                if row + 4 <= end {
+                    tile::<Avx512, P, 1, 4>(p, panel, row);
+                    row += 4;
+                }
+                if row + 2 <= end {
+                    tile::<Avx512, P, 1, 2>(p, panel, row);
+                    row += 2;
+                }
+                if row < end {
+                    tile::<Avx512, P, 1, 1>(p, panel, row);
+                }
+            }
+        }
+    }
+}
+
+/// `N` panels from `panel` with `C` inputs from `row`.
+///
+/// # Safety
+/// As [`product`]; the tile lies inside.
+#[inline(always)]
+unsafe fn tile<L: Ints, P: Panel, const N: usize, const C: usize>(
+    p: &PanelProduct,
+    panel: usize,
+    row: usize,
+) {
+    let layout = layout::<P>();
+    let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
+    // SAFETY: the caller's promise: whole units of weights and of inputs.
+    unsafe {
+        let at = p.panels.add(panel * units * unit_bytes);
+        let x = p.x.add(row * p.x_stride);
+        let mut sums = [[L::splat(0.0); C]; N];
+        for unit in 0..units {
+            for group in 0..layout.groups {
+                let x = x.add(unit * layout.groups + group);
+                for_each!(PANEL < N, {
+                    let unit = at.add((PANEL * units + unit) * unit_bytes);
+                    let numbers = unit.add(layout.head_bytes + group * layout.group_bytes);
+                    let weights = P::read::<L>(unit, group, numbers);
+                    for_each!(ROW < C, {
+                        let x = &*x.add(ROW * p.x_stride);
+                        sums[PANEL][ROW] = P::add::<L>(sums[PANEL][ROW], &weights, x);
+                    });
+                });
+            }
+        }
+        for_each!(PANEL < N, {
+            let outs = p.outs - (panel + PANEL) * OUTS;
+            for_each!(ROW < C, {
+                let y = p.y.add((row + ROW) * p.y_stride + (panel + PANEL) * OUTS);
+                L::store_first(y, sums[PANEL][ROW], outs);
+            });
+        });
+    }
+}

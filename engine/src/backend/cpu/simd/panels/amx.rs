@@ -1,0 +1,304 @@
+//! Panels on AMX tiles, for many inputs: the same whole numbers, the same sums, the same bits.
+//!
+//! A panel's numbers are decoded once to signed bytes: a group is then eight rows of 64 bytes, what `tdpbssd` takes as its
+//! right tile, four numbers of sixteen outputs a row. The left tile is a group of up to sixteen inputs as they lie. Their
+//! product, sixteen inputs by sixteen outputs in whole numbers, goes through memory into vector registers, where
+//! factors are applied as without tiles. Products of the next groups run meanwhile. Intel 64 and IA-32 Architectures
+//! Software Developer's Manual, volume 2, `TDPBSSD`.
+
+use std::arch::asm;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::formats::{Panel, layout};
+use super::{PanelProduct, TILES_BYTES, for_each};
+use crate::backend::cpu::simd::groups::Group;
+use crate::backend::cpu::simd::ints::Ints;
+use crate::backend::cpu::simd::{Avx512, Lanes};
+use crate::quant::panels::{GROUP, OUTS, VECTOR};
+
+/// Inputs of a tile.
+const ROWS: usize = 16;
+/// Bytes of a decoded group.
+const GROUP_BYTES: usize = 8 * VECTOR;
+
+// Sixteen groups of two panels, decoded, are 16 KiB, and so are sixteen groups of sixteen inputs: both stay in the
+// first-level cache while one passes the other. Sums wait in memory in between, and 128 inputs in the second-level cache
+// while all panels of a task pass.
+const GROUPS: usize = 16;
+const PANELS: usize = 2;
+const BLOCK: usize = 8 * ROWS;
+
+const _: () = assert!(PANELS * GROUPS * GROUP_BYTES == TILES_BYTES);
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Tiles 0 to 3 are sums, 4 and 5 groups of sixteen inputs, 6 and 7 groups of a panel.
+///
+/// # Safety
+/// The processor has tiles, and the process may use them.
+unsafe fn configure() {
+    let mut config =
+        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    config.row_bytes[..8].copy_from_slice(&[64, 64, 64, 64, GROUP as u16, GROUP as u16, 64, 64]);
+    config.rows[..8].copy_from_slice(&[16, 16, 16, 16, 16, 16, 8, 8]);
+    // SAFETY: 64 bytes that `ldtilecfg` takes; tiles are no state the compiler knows of.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack)) }
+}
+
+/// Products of whole numbers, sixteen inputs by sixteen outputs.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Dots(
+    #[allow(dead_code, reason = "written by tiles and read through a pointer")] [[i32; OUTS]; ROWS],
+);
+
+/// Sums of sixteen outputs of sixteen inputs.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Sums([[f32; OUTS]; ROWS]);
+
+/// Some groups of a panel with sixteen inputs.
+struct Chunk<'a> {
+    p: &'a PanelProduct,
+    panel: usize,
+    /// The first input.
+    x: *const Group,
+    groups: Range<usize>,
+    /// The groups' numbers, decoded.
+    numbers: *const u8,
+}
+
+/// A product's sum tile, from the group at `x` (rows `x_bytes` apart) and the decoded one at `w`, stored at `to`.
+macro_rules! multiply {
+    ($sum:literal, $inputs:literal, $weights:literal, $x:expr, $x_bytes:expr, $w:expr, $to:expr) => {
+        asm!(
+            concat!("tilezero ", $sum),
+            concat!("tileloadd ", $inputs, ", [{x} + {x_bytes}]"),
+            concat!("tileloadd ", $weights, ", [{w} + {w_bytes}]"),
+            concat!("tdpbssd ", $sum, ", ", $inputs, ", ", $weights),
+            concat!("tilestored [{to} + {w_bytes}], ", $sum),
+            x = in(reg) $x,
+            x_bytes = in(reg) $x_bytes,
+            w = in(reg) $w,
+            w_bytes = in(reg) VECTOR,
+            to = in(reg) $to,
+            options(nostack)
+        )
+    };
+}
+
+/// A product's first rows, as many as fill tiles; says how many.
+///
+/// # Safety
+/// As [`super::product`] on [`crate::backend::cpu::Isa::Amx`]; `room` is valid for [`TILES_BYTES`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn product<P: Panel>(p: &PanelProduct, room: *mut u8) -> usize {
+    let rows = p.rows / ROWS * ROWS;
+    if !P::HAS_TILES || rows == 0 {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        configure();
+        for first in (0..rows).step_by(BLOCK) {
+            for panel in (0..p.panels()).step_by(PANELS) {
+                let panels = panel..(panel + PANELS).min(p.panels());
+                block::<P>(p, panels, first..(first + BLOCK).min(rows), room);
+            }
+        }
+        asm!("tilerelease", options(nostack, nomem));
+    }
+    rows
+}
+
+/// Groups of a row, filled up to whole units.
+#[inline(always)]
+fn groups<P: Panel>(p: &PanelProduct) -> usize {
+    layout::<P>().units(p.dim) * layout::<P>().groups
+}
+
+/// Group number `group` of a panel.
+///
+/// # Safety
+/// The group is inside.
+#[inline(always)]
+unsafe fn read<P: Panel>(p: &PanelProduct, panel: usize, group: usize) -> P::Group<Avx512> {
+    let layout = layout::<P>();
+    let unit = panel * layout.units(p.dim) + group / layout.groups;
+    let group = group % layout.groups;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let unit = p.panels.add(unit * layout.unit_bytes());
+        P::read::<Avx512>(unit, group, unit.add(layout.head_bytes + group * layout.group_bytes))
+    }
+}
+
+/// Some rows, whole tiles, of at most [`PANELS`] panels.
+///
+/// # Safety
+/// As [`product`]; tiles are configured.
+#[inline(always)]
+unsafe fn block<P: Panel>(
+    p: &PanelProduct,
+    panels: Range<usize>,
+    rows: Range<usize>,
+    room: *mut u8,
+) {
+    let mut sums = [[Sums([[0.0; OUTS]; ROWS]); PANELS]; BLOCK / ROWS];
+    let n_group = groups::<P>(p);
+    // SAFETY: the caller's promise; all parts lie inside.
+    unsafe {
+        for first in (0..n_group).step_by(GROUPS) {
+            let groups = first..(first + GROUPS).min(n_group);
+            for (panel, i) in panels.clone().zip(0..) {
+                decode::<P>(p, panel, groups.clone(), room.add(i * GROUPS * GROUP_BYTES));
+            }
+            for (row, sums) in rows.clone().step_by(ROWS).zip(&mut sums) {
+                for ((panel, i), sums) in panels.clone().zip(0..).zip(sums) {
+                    let (x, groups) = (p.x.add(row * p.x_stride), groups.clone());
+                    let numbers = room.add(i * GROUPS * GROUP_BYTES);
+                    Chunk { p, panel, x, groups, numbers }.add_to::<P>(sums);
+                }
+            }
+        }
+        for (row, sums) in rows.step_by(ROWS).zip(&sums) {
+            for (panel, Sums(sums)) in panels.clone().zip(sums) {
+                for (row, sums) in (row..).zip(sums) {
+                    let y = p.y.add(row * p.y_stride + panel * OUTS);
+                    Avx512::store_first(y, Avx512::load(sums.as_ptr()), p.outs - panel * OUTS);
+                }
+            }
+        }
+    }
+}
+
+/// Some of a panel's numbers as signed bytes.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn decode<P: Panel>(p: &PanelProduct, panel: usize, groups: Range<usize>, room: *mut u8) {
+    for (group, i) in groups.zip(0..) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weights = read::<P>(p, panel, group);
+            for (numbers, vector) in P::numbers::<Avx512>(&weights).iter().zip(0..) {
+                let signed = Avx512::byte_minus(*numbers, P::MINUS);
+                Avx512::store_bytes(room.add(i * GROUP_BYTES + vector * VECTOR), signed);
+            }
+        }
+    }
+}
+
+/// Products in flight: their 4 KiB have all different lower address bits, by which the processor tells a load from the
+/// stores before it.
+const RING: usize = 4;
+
+impl Chunk<'_> {
+    /// Adds the groups' products, in their order.
+    ///
+    /// # Safety
+    /// As [`product`]; tiles are configured.
+    #[inline(always)]
+    unsafe fn add_to<P: Panel>(&self, Sums(memory): &mut Sums) {
+        let mut ring = [const { MaybeUninit::<Dots>::uninit() }; RING];
+        let ring = ring.as_mut_ptr().cast::<Dots>();
+        // SAFETY: the caller's promise; groups are inside.
+        unsafe {
+            let mut sums = [Avx512::splat(0.0); ROWS];
+            for_each!(ROW < ROWS, {
+                sums[ROW] = Avx512::load(memory[ROW].as_ptr());
+            });
+            for_each!(SLOT < AHEAD, {
+                self.begin::<SLOT>(self.groups.start + SLOT, ring);
+            });
+            for first in self.groups.clone().step_by(RING) {
+                for_each!(SLOT < RING, {
+                    let group = first + SLOT;
+                    if group < self.groups.end {
+                        self.begin_ahead::<SLOT>(group + AHEAD, ring);
+                        self.end::<P>(group, ring.add(SLOT).cast(), &mut sums);
+                    }
+                });
+            }
+            for_each!(ROW < ROWS, {
+                Avx512::store(memory[ROW].as_mut_ptr(), sums[ROW]);
+            });
+        }
+    }
+
+    /// Starts a group's product in the slot before `SLOT`.
+    ///
+    /// # Safety
+    /// As [`Chunk::add_to`].
+    #[inline(always)]
+    unsafe fn begin_ahead<const SLOT: usize>(&self, group: usize, ring: *mut Dots) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match SLOT {
+                0 => self.begin::<3>(group, ring),
+                1 => self.begin::<0>(group, ring),
+                2 => self.begin::<1>(group, ring),
+                _ => self.begin::<2>(group, ring),
+            }
+        }
+    }
+
+    /// Starts a group's product, if there is such a group.
+    ///
+    /// # Safety
+    /// As [`Chunk::add_to`].
+    #[inline(always)]
+    unsafe fn begin<const SLOT: usize>(&self, group: usize, ring: *mut Dots) {
+        if group >= self.groups.end {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x, x_bytes) = (self.x.add(group), self.p.x_stride * size_of::<Group>());
+            let w = self.numbers.add((group - self.groups.start) * GROUP_BYTES);
+            let to = ring.add(SLOT);
+            match SLOT {
+                0 => multiply!("tmm0", "tmm4", "tmm6", x, x_bytes, w, to),
+                1 => multiply!("tmm1", "tmm5", "tmm7", x, x_bytes, w, to),
+                2 => multiply!("tmm2", "tmm4", "tmm6", x, x_bytes, w, to),
+                _ => multiply!("tmm3", "tmm5", "tmm7", x, x_bytes, w, to),
+            }
+        }
+    }
+
+    /// Applies factors to a group's product and adds it.
+    ///
+    /// # Safety
+    /// As [`Chunk::add_to`].
+    #[inline(always)]
+    unsafe fn end<P: Panel>(
+        &self,
+        group: usize,
+        dots: *const [i32; OUTS],
+        sums: &mut [<Avx512 as Lanes>::V; ROWS],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let weights = read::<P>(self.p, self.panel, group);
+            let x = self.x.add(group);
+            for_each!(ROW < ROWS, {
+                let (dot, x) =
+                    (Avx512::load_ints(dots.add(ROW).cast()), x.add(ROW * self.p.x_stride));
+                sums[ROW] = P::finish::<Avx512>(sums[ROW], dot, &weights, &*x);
+            });
+        }
+    }
+}
+
+/// Groups between the start of a product and its use.
+const AHEAD: usize = RING - 1;

@@ -1,0 +1,367 @@
+//! How each format's panels are read: layouts in `crate::quant::panels`.
+
+use crate::backend::cpu::simd::groups::Group;
+use crate::backend::cpu::simd::ints::Ints;
+use crate::quant::DType;
+use crate::quant::panels::{Layout, OUTS, VECTOR};
+
+/// A format in panels: reads a group of 32 numbers of sixteen outputs, and multiplies it with inputs.
+///
+/// # Safety
+/// As [`Ints`]; a unit is valid for its bytes.
+pub(in super::super) trait Panel {
+    /// The format.
+    const DTYPE: DType;
+    /// A group, ready for any number of inputs.
+    type Group<L: Ints>;
+    /// Group number `group` of a unit, whose numbers are at `numbers`.
+    unsafe fn read<L: Ints>(unit: *const u8, group: usize, numbers: *const u8) -> Self::Group<L>;
+    /// `sum + group . x`, rounded once (twice with minima) after the product of factors.
+    unsafe fn add<L: Ints>(sum: L::V, group: &Self::Group<L>, x: &Group) -> L::V;
+    /// Whether a group is one product of signed bytes: [`Panel::add`] in two parts, of which tiles do the first.
+    const HAS_TILES: bool = true;
+    /// What numbers are stored too large.
+    const MINUS: u8;
+    /// A group's numbers, as they are stored.
+    fn numbers<L: Ints>(group: &Self::Group<L>) -> &[L::Bytes; 8];
+    /// `sum + group . x` from the product of numbers, what they are too large taken away.
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Self::Group<L>, x: &Group) -> L::V;
+}
+
+/// The layout of a format's panels.
+pub(super) const fn layout<P: Panel>() -> Layout {
+    match Layout::of(P::DTYPE) {
+        Some(layout) => layout,
+        None => Layout { groups: 1, head_bytes: 0, group_bytes: 0 },
+    }
+}
+
+/// Eight vectors of four numbers of each output, and what they are multiplied with.
+pub(super) struct Scaled<L: Ints> {
+    numbers: [L::Bytes; 8],
+    scale: L::V,
+}
+
+/// The same with what is added to every number.
+pub(super) struct Shifted<L: Ints> {
+    scaled: Scaled<L>,
+    offset: L::V,
+}
+
+/// The same with a scale for each half, whole numbers both, under one factor.
+pub(super) struct Halved<L: Ints> {
+    scaled: Scaled<L>,
+    scales: [L::I; 2],
+}
+
+/// Four bits each: the first four vectors' numbers in lower halves, the others' in upper.
+#[inline(always)]
+unsafe fn four_bits<L: Ints>(at: *const u8) -> [L::Bytes; 8] {
+    // SAFETY: the caller's promise: four vectors.
+    unsafe {
+        let mut numbers = [L::load_bytes(at); 8];
+        for i in 0..4 {
+            let both = L::load_bytes(at.add(i * VECTOR));
+            numbers[i] = L::byte_bits(both, 0, 15);
+            numbers[i + 4] = L::byte_bits(both, 4, 15);
+        }
+        numbers
+    }
+}
+
+/// The same with fifth bits in one more vector.
+#[inline(always)]
+unsafe fn five_bits<L: Ints>(at: *const u8) -> [L::Bytes; 8] {
+    // SAFETY: the caller's promise: five vectors.
+    unsafe {
+        let (mut numbers, high) = (four_bits::<L>(at), L::load_bytes(at.add(4 * VECTOR)));
+        for (i, numbers) in numbers.iter_mut().enumerate() {
+            *numbers = L::byte_or(*numbers, L::byte_bits(high, i as i32 - 4, 16));
+        }
+        numbers
+    }
+}
+
+/// The same with two upper bits in two more vectors.
+#[inline(always)]
+unsafe fn six_bits<L: Ints>(at: *const u8) -> [L::Bytes; 8] {
+    // SAFETY: the caller's promise: six vectors.
+    unsafe {
+        let mut numbers = four_bits::<L>(at);
+        for (i, numbers) in numbers.iter_mut().enumerate() {
+            let high = L::load_bytes(at.add((4 + i / 4) * VECTOR));
+            *numbers = L::byte_or(*numbers, L::byte_bits(high, i as i32 % 4 * 2 - 4, 48));
+        }
+        numbers
+    }
+}
+
+/// `begin + numbers . x`.
+#[inline(always)]
+unsafe fn dot<L: Ints>(begin: i32, numbers: &[L::Bytes; 8], x: &Group) -> L::I {
+    // SAFETY: a group has eight times four numbers; weights of at most six bits.
+    unsafe {
+        let (mut sum, x) = (L::splat_int(begin), x.q.as_ptr().cast::<[i8; 4]>());
+        for (i, numbers) in numbers.iter().enumerate() {
+            sum = L::dot(sum, *numbers, x.add(i));
+        }
+        sum
+    }
+}
+
+/// `sum + dot * (scale * x.scale)`.
+#[inline(always)]
+unsafe fn add_scaled<L: Ints>(sum: L::V, dot: L::I, scale: L::V, x: &Group) -> L::V {
+    // SAFETY: no memory is touched.
+    unsafe { L::fused(L::to_f32(dot), L::mul(scale, L::splat(x.scale)), sum) }
+}
+
+/// Factor number `index` of a unit.
+#[inline(always)]
+unsafe fn factors<L: Ints>(unit: *const u8, index: usize) -> L::V {
+    // SAFETY: the caller's promise.
+    unsafe { L::load_halves(unit.add(index * 2 * OUTS)) }
+}
+
+/// See [`DType::Q8_0`].
+pub(super) struct Q8_0;
+
+impl Panel for Q8_0 {
+    const DTYPE: DType = DType::Q8_0;
+    type Group<L: Ints> = Scaled<L>;
+
+    #[inline(always)]
+    unsafe fn read<L: Ints>(unit: *const u8, group: usize, numbers: *const u8) -> Scaled<L> {
+        // SAFETY: the caller's promise: eight vectors.
+        unsafe {
+            let mut loaded = [L::load_bytes(numbers); 8];
+            for (i, loaded) in loaded.iter_mut().enumerate() {
+                *loaded = L::load_bytes(numbers.add(i * VECTOR));
+            }
+            Scaled { numbers: loaded, scale: factors::<L>(unit, group) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add<L: Ints>(sum: L::V, group: &Scaled<L>, x: &Group) -> L::V {
+        // SAFETY: as in `dot`; weights of eight bits.
+        unsafe {
+            let (mut dot, q) = (L::splat_int(x.minus_128), x.q.as_ptr().cast::<[i8; 4]>());
+            for (i, numbers) in group.numbers.iter().enumerate() {
+                dot = L::dot_wide(dot, *numbers, q.add(i));
+            }
+            add_scaled::<L>(sum, dot, group.scale, x)
+        }
+    }
+
+    const MINUS: u8 = 128;
+
+    #[inline(always)]
+    fn numbers<L: Ints>(group: &Scaled<L>) -> &[L::Bytes; 8] {
+        &group.numbers
+    }
+
+    #[inline(always)]
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Scaled<L>, x: &Group) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { add_scaled::<L>(sum, dot, group.scale, x) }
+    }
+}
+
+/// Implements [`Panel`] for a format of one factor a group: `$bits` reads its numbers, `$minus` is what sums begin with.
+macro_rules! one_factor {
+    ($name:ident, $bits:ident, $minus:ident = $less:literal) => {
+        /// See [`DType`].
+        pub(super) struct $name;
+
+        impl Panel for $name {
+            const DTYPE: DType = DType::$name;
+            type Group<L: Ints> = Scaled<L>;
+
+            #[inline(always)]
+            unsafe fn read<L: Ints>(unit: *const u8, group: usize, at: *const u8) -> Scaled<L> {
+                // SAFETY: the caller's promise.
+                unsafe { Scaled { numbers: $bits::<L>(at), scale: factors::<L>(unit, group) } }
+            }
+
+            #[inline(always)]
+            unsafe fn add<L: Ints>(sum: L::V, group: &Scaled<L>, x: &Group) -> L::V {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let dot = dot::<L>(x.$minus, &group.numbers, x);
+                    add_scaled::<L>(sum, dot, group.scale, x)
+                }
+            }
+
+            const MINUS: u8 = $less;
+
+            #[inline(always)]
+            fn numbers<L: Ints>(group: &Scaled<L>) -> &[L::Bytes; 8] {
+                &group.numbers
+            }
+
+            #[inline(always)]
+            unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Scaled<L>, x: &Group) -> L::V {
+                // SAFETY: the caller's promise.
+                unsafe { add_scaled::<L>(sum, dot, group.scale, x) }
+            }
+        }
+    };
+}
+
+one_factor!(Q4_0, four_bits, minus_8 = 8);
+one_factor!(Q5_0, five_bits, minus_16 = 16);
+
+/// `sum + group . x` where numbers have an offset.
+#[inline(always)]
+unsafe fn add_shifted<L: Ints>(sum: L::V, group: &Shifted<L>, x: &Group) -> L::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let dot = dot::<L>(0, &group.scaled.numbers, x);
+        finish_shifted::<L>(sum, dot, group, x)
+    }
+}
+
+/// The offset's share is `offset * (scale of x * sum of x)`.
+#[inline(always)]
+unsafe fn finish_shifted<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
+    // SAFETY: no memory is touched.
+    unsafe {
+        let sum = L::fused(group.offset, L::splat(x.mass), sum);
+        add_scaled::<L>(sum, dot, group.scaled.scale, x)
+    }
+}
+
+/// See [`DType::Q5_1`].
+pub(super) struct Q5_1;
+
+impl Panel for Q5_1 {
+    const DTYPE: DType = DType::Q5_1;
+    type Group<L: Ints> = Shifted<L>;
+
+    #[inline(always)]
+    unsafe fn read<L: Ints>(unit: *const u8, group: usize, numbers: *const u8) -> Shifted<L> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (numbers, scale) = (five_bits::<L>(numbers), factors::<L>(unit, 2 * group));
+            let offset = factors::<L>(unit, 2 * group + 1);
+            Shifted { scaled: Scaled { numbers, scale }, offset }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add<L: Ints>(sum: L::V, group: &Shifted<L>, x: &Group) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { add_shifted::<L>(sum, group, x) }
+    }
+
+    const MINUS: u8 = 0;
+
+    #[inline(always)]
+    fn numbers<L: Ints>(group: &Shifted<L>) -> &[L::Bytes; 8] {
+        &group.scaled.numbers
+    }
+
+    #[inline(always)]
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
+        // SAFETY: the caller's promise.
+        unsafe { finish_shifted::<L>(sum, dot, group, x) }
+    }
+}
+
+/// Implements [`Panel`] for a format of scales and minima in whole numbers: `$bits` reads its numbers.
+macro_rules! scales_and_minima {
+    ($name:ident, $bits:ident) => {
+        /// See [`DType`].
+        pub(super) struct $name;
+
+        impl Panel for $name {
+            const DTYPE: DType = DType::$name;
+            type Group<L: Ints> = Shifted<L>;
+
+            #[inline(always)]
+            unsafe fn read<L: Ints>(unit: *const u8, group: usize, at: *const u8) -> Shifted<L> {
+                // SAFETY: the caller's promise. Eleven bits times six are exact.
+                unsafe {
+                    let bytes = unit.add(VECTOR + group * 2 * OUTS);
+                    let scale = L::to_f32(L::load_u8(bytes));
+                    let min = L::to_f32(L::load_u8(bytes.add(OUTS)));
+                    let scale = L::mul(factors::<L>(unit, 0), scale);
+                    let offset = L::mul(L::mul(factors::<L>(unit, 1), L::splat(-1.0)), min);
+                    Shifted { scaled: Scaled { numbers: $bits::<L>(at), scale }, offset }
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn add<L: Ints>(sum: L::V, group: &Shifted<L>, x: &Group) -> L::V {
+                // SAFETY: the caller's promise.
+                unsafe { add_shifted::<L>(sum, group, x) }
+            }
+
+            const MINUS: u8 = 0;
+
+            #[inline(always)]
+            fn numbers<L: Ints>(group: &Shifted<L>) -> &[L::Bytes; 8] {
+                &group.scaled.numbers
+            }
+
+            #[inline(always)]
+            unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
+                // SAFETY: the caller's promise.
+                unsafe { finish_shifted::<L>(sum, dot, group, x) }
+            }
+        }
+    };
+}
+
+scales_and_minima!(Q4K, four_bits);
+scales_and_minima!(Q5K, five_bits);
+
+/// See [`DType::Q6K`].
+pub(super) struct Q6K;
+
+impl Panel for Q6K {
+    const DTYPE: DType = DType::Q6K;
+    type Group<L: Ints> = Halved<L>;
+
+    #[inline(always)]
+    unsafe fn read<L: Ints>(unit: *const u8, group: usize, numbers: *const u8) -> Halved<L> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bytes = unit.add(VECTOR + group * 2 * OUTS);
+            let scales = [L::load_i8(bytes), L::load_i8(bytes.add(OUTS))];
+            let (numbers, scale) = (six_bits::<L>(numbers), factors::<L>(unit, 0));
+            Halved { scaled: Scaled { numbers, scale }, scales }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add<L: Ints>(sum: L::V, group: &Halved<L>, x: &Group) -> L::V {
+        // SAFETY: the caller's promise. A half is within 16 * 32 * 127, with its scale within 128 of that, both halves
+        // below 2^24: exact, also as f32.
+        unsafe {
+            let q = x.q.as_ptr().cast::<[i8; 4]>();
+            let mut halves = [L::splat_int(x.minus_32[0]), L::splat_int(x.minus_32[1])];
+            for (i, numbers) in group.scaled.numbers.iter().enumerate() {
+                halves[i / 4] = L::dot(halves[i / 4], *numbers, q.add(i));
+            }
+            let first = L::mul_int(halves[0], group.scales[0]);
+            let dot = L::add_int(first, L::mul_int(halves[1], group.scales[1]));
+            add_scaled::<L>(sum, dot, group.scaled.scale, x)
+        }
+    }
+
+    const HAS_TILES: bool = false;
+    const MINUS: u8 = 32;
+
+    #[inline(always)]
+    fn numbers<L: Ints>(group: &Halved<L>) -> &[L::Bytes; 8] {
+        &group.scaled.numbers
+    }
+
+    #[inline(always)]
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Halved<L>, x: &Group) -> L::V {
+        // SAFETY: the caller's promise; `dot` has both halves' scales in it.
+        unsafe { add_scaled::<L>(sum, dot, group.scaled.scale, x) }
+    }
+}

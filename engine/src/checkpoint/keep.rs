@@ -1,0 +1,93 @@
+//! How a backend keeps a checkpoint's matrices: as they lie, copied, in another format, in another order.
+//!
+//! One rule for the backend and for the plan of its memory.
+
+use super::Target;
+use super::part::{is_layer_matrix, last_word};
+use crate::quant::{DType, panels};
+
+/// What a backend does with matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    /// Writes them in another format.
+    pub quant: Option<Target>,
+    /// Writes those that it quantises and products read whole into panels.
+    pub packs_encoded: bool,
+    /// Writes those that are stored in blocks and products read whole into panels.
+    pub packs_stored: bool,
+    /// Copies the others that products read.
+    pub copies: bool,
+}
+
+/// Where a matrix is, and in what order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Where it lies.
+    Stored,
+    /// In memory of our own, row after row.
+    Copied,
+    /// In memory of our own, in panels of sixteen rows.
+    Panels,
+}
+
+/// How one matrix is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Its format.
+    pub dtype: DType,
+    /// Where it is.
+    pub place: Place,
+}
+
+impl From<Option<Target>> for Keep {
+    fn from(quant: Option<Target>) -> Self {
+        Self { quant, ..Self::default() }
+    }
+}
+
+impl Keep {
+    /// How a tensor of this name, format and shape is kept.
+    pub fn of(self, name: &str, stored: DType, shape: &[usize]) -> Kept {
+        if shape.len() != 2 {
+            return Kept { dtype: stored, place: Place::Stored };
+        }
+        let dtype = self.quant.map_or(stored, |target| target.dtype_of(name, stored, shape));
+        let packs = if dtype == stored { self.packs_stored } else { self.packs_encoded };
+        let place = if packs && panels::Layout::of(dtype).is_some() && is_read_whole(name) {
+            Place::Panels
+        } else if dtype != stored || self.copies && is_product(name) {
+            Place::Copied
+        } else {
+            Place::Stored
+        };
+        Kept { dtype, place }
+    }
+}
+
+impl Kept {
+    /// Bytes of `[n_out, dim]`, factors of other tensors left out; `None` when it is no whole number of blocks, or too
+    /// large.
+    pub fn bytes(self, shape: &[usize]) -> Option<usize> {
+        let (dim, outer) = shape.split_last()?;
+        let n_out = outer.iter().product();
+        match self.place {
+            Place::Panels => panels::bytes(self.dtype, n_out, *dim),
+            Place::Stored | Place::Copied => self.dtype.row_bytes(*dim)?.checked_mul(n_out),
+        }
+    }
+}
+
+/// Whether matrix products read it, other than an embedding or a router.
+fn is_product(name: &str) -> bool {
+    is_layer_matrix(name) || name == "lm_head.weight"
+}
+
+/// Whether nothing else reads it: attention takes single rows of what the latent is expanded with.
+fn is_read_whole(name: &str) -> bool {
+    is_product(name) && !is_expansion(name)
+}
+
+/// What the latent is expanded with, under any of its names.
+pub(super) fn is_expansion(name: &str) -> bool {
+    matches!(last_word(name), "kv_b_proj" | "k_b_proj" | "v_b_proj" | "k_up_proj" | "v_up_proj")
+}
