@@ -72,13 +72,11 @@ pub(crate) fn print_json(value: &Value) -> Outcome {
 
 /// A failure that comes before any result. With `--json`, who reads the output finds it there too: `{"error": "…"}`.
 pub(crate) fn unless_told(is_json: bool, failure: Failure) -> Failure {
-    let (Failure::Failed(problem) | Failure::Usage(problem), true) = (&failure, is_json) else {
-        return failure;
-    };
-    match print_json(&json!({ "error": problem })) {
-        Ok(()) => failure,
-        Err(other) => other,
+    if let (Failure::Failed(problem) | Failure::Usage(problem), true) = (&failure, is_json) {
+        // Where nobody reads it, something is wrong all the same.
+        let _ = print_json(&json!({ "error": problem }));
     }
+    failure
 }
 
 /// Text on standard output.

@@ -79,9 +79,10 @@ impl Layout {
         }
         let written: BTreeSet<&str> =
             groups.iter().flatten().map(|item: &Item| item.name.as_str()).collect();
+        // Halves are in what was made of them; beside a whole that was there already they are not used.
+        let is_joined = |whole: &str| written.contains(whole) && !checkpoint.has(whole);
         let is_written = |name: &str| {
-            written.contains(name)
-                || options.joins() && join::whole(name).is_some_and(|it| written.contains(&*it))
+            written.contains(name) || join::whole(name).is_some_and(|whole| is_joined(&whole))
         };
         let left_out =
             listed.keys().filter(|name| part::owner(name) == *name && !is_written(name)).count();
