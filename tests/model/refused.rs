@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hadal_engine::backend::cpu::CpuOptions;
-use hadal_engine::checkpoint::Source;
+use hadal_engine::checkpoint::{Checkpoint, Source};
 use hadal_engine::{Engine, Limits, LoadOptions};
 use hadal_tests::scripted::golden;
 use safetensors::SafeTensors;
@@ -42,6 +42,32 @@ fn check(tensor: &str, at: usize, value: f32, want: Option<&str>) {
         (Ok(_), Some(want)) => panic!("loaded, wanted: {want}"),
         (Err(problem), None) => panic!("{problem}"),
     }
+}
+
+/// Opens a copy of a golden checkpoint after a change to a field of its configuration.
+fn opened(case: &str, field: &str, value: u32) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(golden(case)).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config[field] = value.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let opened = Checkpoint::open(&Source::Directory(folder.path().into()));
+    opened.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_configuration_smaller_than_its_tensors_is_refused() {
+    let layers = opened("v3-moe-f32", "num_hidden_layers", 2).unwrap_err();
+    assert!(layers.contains("layer 2") && layers.contains("has 2"), "{layers}");
+    let experts = opened("v3-moe-f32", "n_shared_experts", 0).unwrap_err();
+    assert!(experts.contains("shared_experts") && experts.contains("no such weight"), "{experts}");
+    // A draft layer that the configuration does not count is known by its own projection.
+    opened("v3-mtp-f32", "num_nextn_predict_layers", 0).unwrap();
 }
 
 #[test]

@@ -63,6 +63,8 @@ class Peer:
         self.root = f"http://127.0.0.1:{port}"
         # The cache is f16 by default, which is enough to move a router's choice now and then.
         words = "-c 1024 -np 1 -fa off --cache-type-k f32 --cache-type-v f32 --no-warmup --host 127.0.0.1 --port"
+        # Repacked, it aborts on processors with AMX: it has no such product for `attn_k_b`, a matrix for each head.
+        words = f"--no-repack {words}"
         command = [binary, "-m", model, *words.split(), str(port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

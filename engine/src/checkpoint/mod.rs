@@ -23,6 +23,7 @@ mod safetensors;
 mod scales;
 mod scan;
 mod single;
+mod spare;
 mod survey;
 mod target;
 mod text_side;
@@ -296,12 +297,18 @@ fn check(
     let at_most = tensors.len() + 1 + problems_max;
     let has = |name: &str| tensors.contains_key(name);
     let wanted = expected(config, has_mtp(config, tensors), &has, at_most);
+    let names: BTreeSet<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
     for Expected { name, shape, is_used } in wanted {
         match check_one(path, config, tensors, &name, shape) {
             Ok(()) if is_used => used.push(name),
             Ok(()) => {}
             Err(problem) => problems.push(problem),
         }
+    }
+    // Where something is missing, what is spare is most often the same under another name.
+    if problems.is_empty() {
+        let names = names.iter().map(String::as_str).collect();
+        problems.extend(spare::spare(path, config, tensors, &names));
     }
     used
 }

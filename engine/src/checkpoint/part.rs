@@ -119,11 +119,12 @@ pub(super) fn last_word(name: &str) -> &str {
     stem.rsplit('.').next().unwrap_or(stem)
 }
 
-/// The layer in `model.layers.7.…`, 7.
-fn layer_of(name: &str) -> Option<usize> {
+/// The layer in `model.layers.7.…`, or in GGUF's `blk.7.…`, 7.
+pub(super) fn layer_of(name: &str) -> Option<usize> {
     // mini-deepseek leaves the first word out.
     let name = name.strip_prefix("model.").unwrap_or(name);
-    name.strip_prefix("layers.")?.split('.').next()?.parse().ok()
+    let name = name.strip_prefix("layers.").or_else(|| name.strip_prefix("blk."))?;
+    name.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]

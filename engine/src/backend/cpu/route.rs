@@ -92,6 +92,10 @@ pub(super) fn route(
         drop_groups(choice, groups, rule);
         choose(indices, choice);
         weigh(weights, indices, scores, rule);
+        // A score that is no number is never chosen; the row must not look as if all were well.
+        if scores.iter().any(|score| score.is_nan()) {
+            weights.fill(f32::NAN);
+        }
     }
 }
 
@@ -338,7 +342,10 @@ mod tests {
                     logits[..n_bad].fill(bad);
                     for (n_group, topk_group) in [(1, 1), (4, 2), (12, 3)] {
                         let rule = rule(scoring, n_group, topk_group);
-                        let mut chosen = route_logits(&logits, None, &rule).indices;
+                        let routed = route_logits(&logits, None, &rule);
+                        let hides = routed.weights.iter().all(|weight| weight.is_finite());
+                        assert!(!bad.is_nan() || !hides, "{:?}", routed.weights);
+                        let mut chosen = routed.indices;
                         chosen.sort_unstable();
                         chosen.dedup();
                         assert!(chosen.len() == 4 && chosen[3] < 12, "{chosen:?}");

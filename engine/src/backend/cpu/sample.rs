@@ -1,15 +1,24 @@
 //! Drawing a token: bias, penalties, temperature, top-k, top-p, min-p, draw.
 //!
-//! The draw is a hash of (seed, position), so it does not know what else is in the batch. Candidates are ordered by
-//! logit, then by id; no more of them are sorted than the filters need.
+//! The draw is a hash of (seed, position), so it does not know what else is in the batch. With top-k or top-p, candidates
+//! are ordered by logit, then by id; no more of them are sorted than the filters need. Without, they stay in the order
+//! of ids.
+//!
+//! What is read of a large vocabulary is read in vectors. The best candidates are found by the largest logit of each
+//! chunk of sixteen: the n-th largest of those is a bound that at least n candidates reach.
 
 use std::cmp::Ordering;
 
-use super::Cpu;
+use super::simd::{LANES, row};
+use super::{Cpu, Isa};
 use crate::step::{SampleRow, Sampled, Step, TokenId};
 
-/// Candidates sorted at first when top-p alone limits them; four times more each time that is not enough.
-const HEAD: usize = 256;
+/// Chunks whose best candidates are sorted at first when top-p alone limits them; eight times more each time that is not
+/// enough.
+const HEAD: usize = 64;
+
+/// Candidates whose weights are summed at once, when all of them may be drawn.
+const BLOCK: usize = 256;
 
 /// A thread's candidates.
 #[derive(Default)]
@@ -18,8 +27,11 @@ pub(super) struct Scratch {
     logits: Vec<f32>,
     /// `[V]`: ids, the best first as far as they are sorted.
     ids: Vec<u32>,
-    /// `[V]`: probabilities in the order of `ids`.
+    /// `[V]`: probabilities, not normalised, in the order of `ids` or of all ids.
     weights: Vec<f32>,
+    /// `[2, V / 16]`: the largest logit of each chunk, and once more to find the n-th of them.
+    maxima: Vec<f32>,
+    ordered: Vec<f32>,
 }
 
 impl Scratch {
@@ -28,11 +40,14 @@ impl Scratch {
             logits: Vec::with_capacity(vocab_size),
             ids: Vec::with_capacity(vocab_size),
             weights: Vec::with_capacity(vocab_size),
+            maxima: Vec::with_capacity(vocab_size.div_ceil(LANES)),
+            ordered: Vec::with_capacity(vocab_size.div_ceil(LANES)),
         }
     }
 
     pub(super) fn bytes(vocab_size: usize) -> u64 {
-        (vocab_size * (size_of::<u32>() + 2 * size_of::<f32>())) as u64
+        let chunks = 2 * vocab_size.div_ceil(LANES) * size_of::<f32>();
+        (vocab_size * (size_of::<u32>() + 2 * size_of::<f32>()) + chunks) as u64
     }
 }
 
@@ -46,7 +61,7 @@ pub(super) fn sample(
 ) {
     out.clear();
     out.resize(step.samples.len(), Sampled::NotFinite);
-    let n = out.len();
+    let (n, isa) = (out.len(), cpu.isa);
     cpu.pool.run_parts(
         4 * n * vocab_size,
         out,
@@ -54,30 +69,33 @@ pub(super) fn sample(
         n,
         |i| i..i + 1,
         |i, out, scratch| {
-            out[0] = draw(&logits[i * vocab_size..][..vocab_size], i, step, &mut scratch.sample);
+            let raw = &logits[i * vocab_size..][..vocab_size];
+            out[0] = draw(isa, raw, i, step, &mut scratch.sample);
         },
     );
 }
 
 /// One row's token.
-fn draw(raw: &[f32], i: usize, step: &Step, scratch: &mut Scratch) -> Sampled {
-    if raw.iter().any(|logit| !logit.is_finite()) {
+fn draw(isa: Isa, raw: &[f32], i: usize, step: &Step, scratch: &mut Scratch) -> Sampled {
+    if !row::is_finite(isa, raw) {
         return Sampled::NotFinite;
     }
-    let row = &step.samples[i];
-    let Scratch { logits, ids, weights } = scratch;
-    logits.clear();
-    logits.extend_from_slice(raw);
+    let settings = &step.samples[i];
+    scratch.logits.clear();
+    scratch.logits.extend_from_slice(raw);
     for (token, bias) in &step.biases[step.bias_start[i] as usize..step.bias_start[i + 1] as usize]
     {
-        logits[token.0 as usize] += bias;
+        scratch.logits[token.0 as usize] += bias;
     }
-    penalise(logits, i, step, row);
-    if row.temperature == 0.0 || row.top_k == 1 {
-        return Sampled::Token(TokenId(greedy(logits)));
-    }
-    candidates(logits, row, ids, weights);
-    Sampled::Token(TokenId(pick(row, ids, weights)))
+    penalise(&mut scratch.logits, i, step, settings);
+    scratch.maxima.resize(raw.len().div_ceil(LANES), 0.0);
+    row::chunk_max(isa, &mut scratch.maxima, &scratch.logits);
+    let id = if settings.temperature == 0.0 || settings.top_k == 1 {
+        greedy(&scratch.logits, &scratch.maxima)
+    } else {
+        Draw { isa, settings, max: largest(&scratch.maxima) }.token(scratch)
+    };
+    Sampled::Token(TokenId(id))
 }
 
 fn penalise(logits: &mut [f32], i: usize, step: &Step, row: &SampleRow) {
@@ -93,100 +111,166 @@ fn penalise(logits: &mut [f32], i: usize, step: &Step, row: &SampleRow) {
     }
 }
 
-/// The largest logit, ties by lowest id.
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (id, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = id;
-        }
-    }
-    best as u32
+fn largest(maxima: &[f32]) -> f32 {
+    maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Fills `ids` with what the filters leave, best first, and `weights` with its probabilities (not normalised).
-fn candidates(logits: &[f32], row: &SampleRow, ids: &mut Vec<u32>, weights: &mut Vec<f32>) {
-    let best_first = |a: &u32, b: &u32| -> Ordering {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
-    };
+/// The largest logit, ties by lowest id.
+fn greedy(logits: &[f32], maxima: &[f32]) -> u32 {
+    let best = largest(maxima);
+    let first = maxima.iter().position(|max| *max == best).unwrap_or(0) * LANES;
+    let chunk = &logits[first..(first + LANES).min(logits.len())];
+    (first + chunk.iter().position(|logit| *logit == best).unwrap_or(0)) as u32
+}
+
+/// The better of two candidates first: by logit, ties by lowest id.
+fn best_first(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy {
+    |a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
+}
+
+/// One row's draw at a temperature.
+struct Draw<'a> {
+    isa: Isa,
+    settings: &'a SampleRow,
+    /// The largest logit.
+    max: f32,
+}
+
+impl Draw<'_> {
+    /// The token drawn. Logits and maxima are in `scratch`.
+    fn token(&self, scratch: &mut Scratch) -> u32 {
+        let top_k = self.settings.top_k as usize;
+        if top_k > 0 && top_k < scratch.logits.len() {
+            take_best(scratch, top_k);
+        } else if self.settings.top_p < 1.0 {
+            return self.token_of_mass(scratch);
+        } else {
+            return self.token_of_all(scratch);
+        }
+        let sum = self.weigh(scratch);
+        let top_p = self.settings.top_p;
+        self.pick(scratch, if top_p < 1.0 { sum * top_p } else { f32::INFINITY })
+    }
+
+    /// Weights of the candidates in `ids`; their sum.
+    fn weigh(&self, scratch: &mut Scratch) -> f32 {
+        let Scratch { logits, ids, weights, .. } = scratch;
+        weights.clear();
+        weights.extend(ids.iter().map(|id| logits[*id as usize]));
+        row::softmax_weights_in_place(self.isa, weights, self.max, self.settings.temperature)
+    }
+
+    /// With top-p alone: sorts only as many of the best as hold its mass.
+    fn token_of_mass(&self, scratch: &mut Scratch) -> u32 {
+        let (n, temperature) = (scratch.logits.len(), self.settings.temperature);
+        scratch.weights.resize(n, 0.0);
+        let Scratch { logits, weights, .. } = scratch;
+        let mass = row::softmax_weights(self.isa, weights, logits, self.max, temperature)
+            * self.settings.top_p;
+        let mut chunks = HEAD;
+        loop {
+            take_reaching(scratch, chunks);
+            let held = self.weigh(scratch);
+            if held >= mass || scratch.ids.len() == n {
+                return self.pick(scratch, mass);
+            }
+            chunks *= 8;
+        }
+    }
+
+    /// Draws from the best candidates up to the one at which their weights reach `mass`, as far as min-p keeps them.
+    fn pick(&self, scratch: &Scratch, mass: f32) -> u32 {
+        let (min_p, mut sum) = (self.settings.min_p, 0.0);
+        let reached = scratch.weights.iter().position(|weight| {
+            sum += weight;
+            sum >= mass
+        });
+        let n = reached.map_or(scratch.weights.len(), |at| at + 1);
+        // The largest weight is 1, and weights descend.
+        let kept = scratch.weights[..n].partition_point(|weight| *weight >= min_p).max(1);
+        let weights = &scratch.weights[..kept];
+        let left = self.uniform() * f64::from(weights.iter().sum::<f32>());
+        // Rounding can leave a crumb beyond the last weight.
+        let at = crossing(weights, left).unwrap_or(kept - 1);
+        scratch.ids[at]
+    }
+
+    /// With neither top-k nor top-p: nothing needs an order.
+    fn token_of_all(&self, scratch: &mut Scratch) -> u32 {
+        let (n, min_p, temperature) =
+            (scratch.logits.len(), self.settings.min_p, self.settings.temperature);
+        scratch.weights.resize(n, 0.0);
+        let Scratch { logits, weights, .. } = scratch;
+        row::softmax_weights(self.isa, weights, logits, self.max, temperature);
+        if min_p > 0.0 {
+            weights.iter_mut().for_each(|weight| *weight *= f32::from(u8::from(*weight >= min_p)));
+        }
+        let block_sum = |block: &[f32]| f64::from(row::sum(self.isa, block));
+        let mut left = self.uniform() * weights.chunks(BLOCK).map(block_sum).sum::<f64>();
+        let mut last = 0;
+        for (i, block) in weights.chunks(BLOCK).enumerate() {
+            let sum = block_sum(block);
+            if sum > 0.0 {
+                let end = || block.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
+                if left < sum {
+                    return (i * BLOCK + crossing(block, left).unwrap_or_else(end)) as u32;
+                }
+                last = i * BLOCK + end();
+            }
+            left -= sum;
+        }
+        last as u32
+    }
+
+    /// A number in [0, 1) that (seed, position) alone decides.
+    fn uniform(&self) -> f64 {
+        uniform(self.settings.seed, self.settings.position)
+    }
+}
+
+/// The candidate at which the sum of weights passes `left`.
+fn crossing(weights: &[f32], mut left: f64) -> Option<usize> {
+    weights.iter().position(|weight| {
+        left -= f64::from(*weight);
+        left < 0.0
+    })
+}
+
+/// Sorts the `k` best candidates into `ids`.
+fn take_best(scratch: &mut Scratch, k: usize) {
+    if k < scratch.maxima.len() {
+        take_reaching(scratch, k);
+        scratch.ids.truncate(k);
+        return;
+    }
+    let Scratch { logits, ids, .. } = scratch;
     ids.clear();
     ids.extend(0..logits.len() as u32);
-    let k = if row.top_k == 0 { ids.len() } else { (row.top_k as usize).min(ids.len()) };
-    if k < ids.len() {
-        ids.select_nth_unstable_by(k, best_first);
-        ids.truncate(k);
-    }
-    let max = ids.iter().map(|id| logits[*id as usize]).fold(f32::NEG_INFINITY, f32::max);
-    // Dividing the difference keeps the largest exponent at zero for any temperature.
-    let weight = |id: u32| ((logits[id as usize] - max) / row.temperature).exp();
-    if row.top_p < 1.0 {
-        // Summed in the order of the ids, before sorting: the same whatever `select_nth` left behind.
-        if k == logits.len() {
-            let total: f32 = ids.iter().map(|id| weight(*id)).sum();
-            cut_by_mass(ids, total * row.top_p, weight, best_first);
-        } else {
-            ids.sort_unstable_by(best_first);
-            let total: f32 = ids.iter().map(|id| weight(*id)).sum();
-            cut_sorted(ids, total * row.top_p, weight);
-        }
+    ids.select_nth_unstable_by(k, best_first(logits));
+    ids.truncate(k);
+    ids.sort_unstable_by(best_first(logits));
+}
+
+/// Sorts the best candidates into `ids`: all that reach the `chunks`-th largest of `maxima`, at least as many; all there
+/// are, where there are no more chunks than that.
+fn take_reaching(scratch: &mut Scratch, chunks: usize) {
+    let Scratch { logits, ids, maxima, ordered, .. } = scratch;
+    let bound = if chunks < maxima.len() {
+        ordered.clear();
+        ordered.extend_from_slice(maxima);
+        *ordered.select_nth_unstable_by(chunks - 1, |a, b| b.total_cmp(a)).1
     } else {
-        ids.sort_unstable_by(best_first);
-    }
-    weights.clear();
-    weights.extend(ids.iter().map(|id| weight(*id)));
-    if row.min_p > 0.0 {
-        // The largest weight is 1, and weights descend.
-        let kept = weights.partition_point(|weight| *weight >= row.min_p).max(1);
-        weights.truncate(kept);
-        ids.truncate(kept);
-    }
-}
-
-/// Sorts only as many of the best as hold `mass`, and keeps those.
-fn cut_by_mass(
-    ids: &mut Vec<u32>,
-    mass: f32,
-    weight: impl Fn(u32) -> f32,
-    best_first: impl Fn(&u32, &u32) -> Ordering,
-) {
-    let mut head = HEAD;
-    loop {
-        if head < ids.len() {
-            ids.select_nth_unstable_by(head, &best_first);
-        }
-        let n = head.min(ids.len());
-        ids[..n].sort_unstable_by(&best_first);
-        let held: f32 = ids[..n].iter().map(|id| weight(*id)).sum();
-        if held >= mass || n == ids.len() {
-            ids.truncate(n);
-            return cut_sorted(ids, mass, weight);
-        }
-        head *= 4;
-    }
-}
-
-/// Keeps the first ids up to the one at which their weights reach `mass`.
-fn cut_sorted(ids: &mut Vec<u32>, mass: f32, weight: impl Fn(u32) -> f32) {
-    let mut sum = 0.0;
-    let reached = ids.iter().position(|id| {
-        sum += weight(*id);
-        sum >= mass
-    });
-    ids.truncate(reached.map_or(ids.len(), |at| at + 1));
-}
-
-/// The candidate at a place between 0 and the sum of weights that (seed, position) alone decides.
-fn pick(row: &SampleRow, ids: &[u32], weights: &[f32]) -> u32 {
-    let total: f32 = weights.iter().sum();
-    let mut left = uniform(row.seed, row.position) * f64::from(total);
-    for (id, weight) in ids.iter().zip(weights) {
-        left -= f64::from(*weight);
-        if left < 0.0 {
-            return *id;
+        f32::NEG_INFINITY
+    };
+    ids.clear();
+    for (chunk, first) in (0..maxima.len()).zip((0..).step_by(LANES)) {
+        if maxima[chunk] >= bound {
+            let end = (first + LANES).min(logits.len());
+            let reach = |id: &usize| logits[*id] >= bound;
+            ids.extend((first..end).filter(reach).map(|id| id as u32));
         }
     }
-    // Rounding can leave a crumb beyond the last weight.
-    ids.last().copied().unwrap_or(0)
+    ids.sort_unstable_by(best_first(logits));
 }
 
 /// A number in [0, 1) from (seed, position): two rounds of splitmix64's finaliser (Steele, Lea and Flood 2014).

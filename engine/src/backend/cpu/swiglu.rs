@@ -1,14 +1,10 @@
 //! The gated activation of every MLP.
 
 use super::Cpu;
+use super::simd::row::silu_product;
 
 /// Numbers of one task.
 const PART: usize = 4096;
-
-/// `silu(gate) * up`, `silu(z) = z / (1 + e^-z)`.
-pub(super) fn product(gate: f32, up: f32) -> f32 {
-    gate / (1.0 + (-gate).exp()) * up
-}
 
 /// `y = silu(gate) * up` over `rows * dim` numbers.
 pub(super) fn swiglu(
@@ -19,7 +15,7 @@ pub(super) fn swiglu(
     dim: usize,
     rows: usize,
 ) {
-    let len = rows * dim;
+    let (len, isa) = (rows * dim, cpu.isa);
     let part = |task: usize| task * PART..((task + 1) * PART).min(len);
     cpu.pool.run_parts(
         16 * len,
@@ -29,9 +25,7 @@ pub(super) fn swiglu(
         part,
         |task, y, _| {
             let at = part(task);
-            for ((y, gate), up) in y.iter_mut().zip(&gate[at.clone()]).zip(&up[at]) {
-                *y = product(*gate, *up);
-            }
+            silu_product(isa, y, &gate[at.clone()], &up[at]);
         },
     );
 }

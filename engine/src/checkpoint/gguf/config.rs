@@ -80,6 +80,10 @@ impl Keys<'_> {
     }
 
     fn object(&self, has: impl Fn(&str) -> bool) -> Result<Map<String, Value>> {
+        if self.number("attention.temperature_scale")?.is_some_and(|scale| scale != 0.0) {
+            let want = "0 or nothing: queries that grow with their position are another attention";
+            return Err(self.file.wrong(&self.key("attention.temperature_scale"), want));
+        }
         let rope = self.required("rope.dimension_count")?;
         let (key_length, value_length) = match self.count("attention.key_length_mla")? {
             Some(key) => (key, self.required("attention.value_length_mla")?),
@@ -103,6 +107,7 @@ impl Keys<'_> {
         put("vocab_size", json!(self.vocab_size()?));
         put("hidden_size", json!(self.required("embedding_length")?));
         put("num_hidden_layers", json!(layers));
+        put("num_nextn_predict_layers", json!(further));
         put("num_attention_heads", json!(self.uniform("attention.head_count")?));
         put("kv_lora_rank", json!(self.required("attention.kv_lora_rank")?));
         put("qk_nope_head_dim", json!(nope));
@@ -145,9 +150,13 @@ impl Keys<'_> {
     /// every released model.
     fn rope_scaling(&self) -> Result<Option<Value>> {
         let key = self.key("rope.scaling.type");
+        let factor = self.number("rope.scaling.factor")?;
         let kind = match self.file.text(&key)? {
-            None | Some("none") => return Ok(None),
+            Some("none") => return Ok(None),
             Some(kind) => kind,
+            // A factor without a type is that of evenly stretched positions.
+            None if factor.is_some_and(|factor| factor != 0.0 && factor != 1.0) => "linear",
+            None => return Ok(None),
         };
         let mut scaling = Map::new();
         scaling.insert("type".into(), json!(kind));

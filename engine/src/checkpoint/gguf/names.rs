@@ -34,6 +34,12 @@ const LAYER: &[(&str, &str)] = &[
     ("ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight"),
     ("ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight"),
     ("ffn_down_shexp.weight", "mlp.shared_experts.down_proj.weight"),
+    ("nextn.eh_proj.weight", "eh_proj.weight"),
+    ("nextn.enorm.weight", "enorm.weight"),
+    ("nextn.hnorm.weight", "hnorm.weight"),
+    ("nextn.embed_tokens.weight", "embed_tokens.weight"),
+    ("nextn.shared_head_norm.weight", "shared_head.norm.weight"),
+    ("nextn.shared_head_head.weight", "shared_head.head.weight"),
 ];
 
 /// Three-dimensional tensors that are matrices one below the other: heads' halves of `kv_b_proj`.
@@ -50,7 +56,8 @@ const EXPERTS: &[(&str, &[&str])] = &[
     ("ffn_gate_up_exps.weight", &["gate_proj", "up_proj"]),
 ];
 
-/// All tensors by their released names. Ones that no pass uses (`rope_freqs`, further layers) are left out.
+/// All tensors by their released names. Others outside the layers (`rope_freqs`) are left out; inside they keep their
+/// own, and are held against the configuration like all.
 ///
 /// # Errors
 /// [`Error::TensorRange`] for experts that are no stack of matrices.
@@ -70,10 +77,6 @@ pub(super) fn released(
         else {
             continue;
         };
-        let number = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer);
-        if number.is_none_or(|number| number >= config.num_hidden_layers) {
-            continue;
-        }
         let at = format!("model.layers.{layer}");
         let wrong = |problem: String| Error::TensorRange {
             path: path.to_owned(),
@@ -88,6 +91,8 @@ pub(super) fn released(
             for (expert, kind, entry) in experts(&entry, n_expert, matrices).map_err(wrong)? {
                 out.insert(format!("{at}.mlp.experts.{expert}.{kind}.weight"), entry);
             }
+        } else {
+            out.insert(name, entry);
         }
     }
     Ok(out)

@@ -46,8 +46,9 @@ fn the_smallest_model_opens_with_released_names_and_shapes() {
 fn experts_are_slices_of_their_stack() {
     let mut file = File::model();
     let numbers = |n: u32| (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect::<Vec<u8>>();
-    file.tensors
-        .retain(|tensor| !tensor.name.contains("ffn_gate.") && !tensor.name.contains("ffn_up"));
+    file.tensors.retain(|tensor| {
+        !["ffn_gate.", "ffn_up", "ffn_down"].iter().any(|part| tensor.name.contains(part))
+    });
     for (key, value) in
         [("count", 3), ("used_count", 2), ("feed_forward_length", 2), ("gating_func", 2)]
     {
@@ -75,8 +76,9 @@ fn experts_are_slices_of_their_stack() {
 #[test]
 fn a_router_without_a_named_function_is_v3s_where_it_has_a_bias() {
     let mut file = File::model();
-    file.tensors
-        .retain(|tensor| !tensor.name.contains("ffn_gate.") && !tensor.name.contains("ffn_up"));
+    file.tensors.retain(|tensor| {
+        !["ffn_gate.", "ffn_up", "ffn_down"].iter().any(|part| tensor.name.contains(part))
+    });
     for (key, value) in [("count", 3), ("used_count", 2), ("feed_forward_length", 2)] {
         file.number(&format!("deepseek2.expert_{key}"), value);
     }
@@ -210,6 +212,69 @@ fn lists_beyond_the_file_and_foreign_scaling_are_refused_by_name() {
         },
         &["`linear`", "yarn"],
     );
+    // A factor without a type stretches positions evenly.
+    let factor = |factor: f32| typed(6, &factor.to_le_bytes());
+    refused(
+        |file| {
+            file.key("deepseek2.rope.scaling.factor", factor(4.0));
+        },
+        &["`linear`", "yarn"],
+    );
+    refused(
+        |file| {
+            file.key("deepseek2.attention.temperature_scale", factor(0.1));
+        },
+        &["`deepseek2.attention.temperature_scale`", "0.1"],
+    );
+    let mut file = File::model();
+    file.key("deepseek2.rope.scaling.factor", factor(1.0));
+    file.key("deepseek2.attention.temperature_scale", factor(0.0));
+    open(&file).unwrap();
+}
+
+#[test]
+fn weights_that_no_key_asks_for_are_refused() {
+    refused(
+        |file| {
+            file.tensor("blk.0.attn_output.bias", &[4]);
+        },
+        &["`blk.0.attn_output.bias`", "no such weight"],
+    );
+    refused(
+        |file| {
+            file.tensor("blk.1.attn_norm.weight", &[4]);
+        },
+        &["`model.layers.1.input_layernorm.weight`", "layer 1", "has 1"],
+    );
+}
+
+#[test]
+fn the_layer_that_predicts_further_tokens_is_kept_under_its_released_names() {
+    let mut file = File::model();
+    file.number("deepseek2.block_count", 2).number("deepseek2.nextn_predict_layers", 1);
+    // Many writers leave the layer out and keep the keys.
+    assert!(!open(&file).unwrap().has_mtp());
+    let layer: Vec<_> = file.tensors.iter().filter(|t| t.name.starts_with("blk.0.")).collect();
+    let layer: Vec<_> =
+        layer.into_iter().map(|t| (t.name.replace("blk.0", "blk.1"), t.shape.clone())).collect();
+    for (name, shape) in &layer {
+        file.tensor(name, shape);
+    }
+    for (name, shape) in [
+        ("eh_proj", &[8, 4][..]),
+        ("enorm", &[4]),
+        ("hnorm", &[4]),
+        ("shared_head_norm", &[4]),
+        ("embed_tokens", &[4, 3]),
+    ] {
+        file.tensor(&format!("blk.1.nextn.{name}.weight"), shape);
+    }
+    let checkpoint = open(&file).unwrap();
+    assert!(checkpoint.has_mtp() && checkpoint.config.num_nextn_predict_layers == 1);
+    assert_eq!(checkpoint.tensor("model.layers.1.eh_proj.weight").unwrap().shape, [4, 8]);
+    file.tensors.retain(|tensor| tensor.name != "blk.1.nextn.hnorm.weight");
+    let error = open(&file).err().unwrap();
+    assert!(error.contains("`model.layers.1.hnorm.weight` is missing"), "{error}");
 }
 
 #[test]
@@ -256,6 +321,21 @@ fn tokenizers_are_built_or_refused_by_name() {
         change(&mut file);
         open(&file).err().unwrap()
     };
+    for (pre, whole_first, begins) in [
+        ("deepseek-v3", false, false),
+        ("glm4", true, false),
+        ("chatglm-bpe", false, false),
+        ("llama-bpe", true, true),
+    ] {
+        let mut file = file.clone();
+        file.words("tokenizer.ggml.pre", pre);
+        let text = open(&file).unwrap().text;
+        assert_eq!(read(&text.tokenizer)["model"]["ignore_merges"], whole_first, "{pre}");
+        assert_eq!(read(&text.tokenizer_config)["add_bos_token"], begins, "{pre}");
+        file.key("tokenizer.ggml.add_bos_token", typed(7, &[u8::from(!begins)]));
+        let text = open(&file).unwrap().text;
+        assert_eq!(read(&text.tokenizer_config)["add_bos_token"], !begins, "{pre}");
+    }
     let error = problem(&|file| {
         file.words("tokenizer.ggml.model", "llama");
     });

@@ -79,19 +79,29 @@ pub(super) struct Splits {
     digits: bool,
     /// Words as GPT-2 has them.
     gpt2: bool,
+    /// A piece that is a token by itself is taken whole, whatever the merges would make of it.
+    whole_first: bool,
+    /// A text begins with the beginning-of-sequence token, unless the file says something else.
+    begins: bool,
 }
 
 /// The splits behind a name.
 pub(super) fn splits(file: &Container) -> Result<Splits> {
     let name = file.text(PRE)?.unwrap_or("missing");
-    let of = |expressions, digits| Ok(Splits { expressions, digits, gpt2: false });
+    let of = |expressions, digits| {
+        Ok(Splits { expressions, digits, gpt2: false, whole_first: false, begins: false })
+    };
     match name {
         "deepseek-v3" => of(DEEPSEEK_V3, false),
         "deepseek-llm" => of(DEEPSEEK_LLM, true),
         "deepseek-coder" => of(DEEPSEEK_CODER, true),
         "kimi-k2" => of(KIMI_K2, false),
-        "glm4" | "chatglm-bpe" | "llama-bpe" | "llama3" => of(LLAMA_3, false),
-        "gpt-2" | "gpt2" => Ok(Splits { expressions: &[], digits: false, gpt2: true }),
+        "chatglm-bpe" => of(LLAMA_3, false),
+        "glm4" | "glm5" => Ok(Splits { whole_first: true, ..of(LLAMA_3, false)? }),
+        "llama-bpe" | "llama3" | "llama-v3" => {
+            Ok(Splits { whole_first: true, begins: true, ..of(LLAMA_3, false)? })
+        }
+        "gpt-2" | "gpt2" => Ok(Splits { gpt2: true, ..of(&[], false)? }),
         _ => {
             let want =
                 "deepseek-v3, deepseek-llm, deepseek-coder, kimi-k2, glm4, llama-bpe or gpt-2";
@@ -129,7 +139,7 @@ pub(super) fn text(file: &Container) -> Result<TextFiles> {
     let settings = json!({
         "bos_token": special("tokenizer.ggml.bos_token_id")?,
         "eos_token": special("tokenizer.ggml.eos_token_id")?,
-        "add_bos_token": file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        "add_bos_token": file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(splits(file)?.begins),
     });
     let tokenizer_config = Some(json(&settings)?);
     let tokenizer = Some(json(&vocabulary.tokenizer(file)?)?);
@@ -227,7 +237,7 @@ impl Vocabulary {
 
     /// `tokenizer.json`.
     fn tokenizer(self, file: &Container) -> Result<Json> {
-        let Splits { expressions, digits, gpt2 } = splits(file)?;
+        let Splits { expressions, digits, gpt2, whole_first, .. } = splits(file)?;
         let mut steps: Vec<Json> = expressions
             .iter()
             .map(|expression| {
@@ -257,7 +267,7 @@ impl Vocabulary {
             "model": {
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                 "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": false, "vocab": self.ids, "merges": merges,
+                "ignore_merges": whole_first, "vocab": self.ids, "merges": merges,
             },
         }))
     }

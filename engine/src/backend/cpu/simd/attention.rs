@@ -4,8 +4,8 @@
 //! unnormalised output. Tiles are the cache's pages, from position 0 up: the order of every sum is a function of the
 //! row's position.
 
-use super::Matrix;
 use super::product::{Product, add_weighted, product};
+use super::{Matrix, row};
 use crate::backend::cpu::Isa;
 use crate::step::PAGE_TOKENS;
 
@@ -21,7 +21,7 @@ impl Running {
     pub(in super::super) const START: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 
     /// Takes the scores of one tile: `scores` become weights, `out` is rescaled to the new largest score.
-    fn take(&mut self, scores: &mut [f32], out: &mut [f32]) {
+    fn take(&mut self, isa: Isa, scores: &mut [f32], out: &mut [f32]) {
         let max = scores.iter().copied().fold(self.max, f32::max);
         if max > self.max {
             let scale = (self.max - max).exp();
@@ -31,10 +31,7 @@ impl Running {
             }
             self.max = max;
         }
-        for score in scores {
-            *score = (*score - max).exp();
-            self.sum += *score;
-        }
+        self.sum += row::exp_in_place(isa, scores, max);
     }
 
     /// Divides by the sum: the softmax is complete.
@@ -96,7 +93,7 @@ pub(in super::super) fn accumulate(
     for score in scores.iter_mut() {
         *score *= scale;
     }
-    running.take(scores, out);
+    running.take(isa, scores, out);
     let out = &mut out[..tile.value_dim];
     assert!(tile.values.len() >= (tile.n_key - 1) * tile.value_stride + tile.value_dim);
     let rows = Matrix::f32(tile.values.as_ptr(), tile.value_stride * size_of::<f32>());

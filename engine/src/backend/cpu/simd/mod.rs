@@ -18,6 +18,7 @@ pub(super) mod fp8;
 pub(super) mod multiply;
 pub(super) mod product;
 pub(super) mod quants;
+pub(super) mod row;
 
 use crate::quant::DType;
 

@@ -1,0 +1,280 @@
+//! Loops over one row of numbers: exponentials, largest ones, sums. Plain Rust that the compiler turns into vectors,
+//! compiled once for each instruction set.
+//!
+//! A sum runs in sixteen lanes, then over the lanes in order: its order is a function of its length.
+
+use super::LANES;
+use crate::backend::cpu::Isa;
+
+/// `e^x` is 0 below: its value would be subnormal.
+const EXP_MIN: f32 = -87.336_54;
+/// `e^x` is infinite above.
+const EXP_MAX: f32 = 88.722_83;
+
+/// `e^x`, within two units of the last place. A multiple of `ln 2` is taken off (in two parts, the first one exact), what is
+/// left, at most 0.35, goes through the polynomial of Cephes' `expf` (Moshier 1989).
+#[inline(always)]
+fn exp<const FUSED: bool>(x: f32) -> f32 {
+    let add = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };
+    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < EXP_MIN { EXP_MIN } else { x };
+    let clamped = if clamped > EXP_MAX { EXP_MAX } else { clamped };
+    let shifted = add(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = add(n, 2.121_944_4e-4, add(n, -0.693_359_4, clamped));
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = add(p, r, c);
+    }
+    let p = add(p * r, r, r) + 1.0;
+    // Two factors: 2^128 is no number, and the largest results need it.
+    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+    let y = p * power(half) * power(n - half);
+    let y = if x < EXP_MIN { 0.0 } else { y };
+    if x > EXP_MAX { f32::INFINITY } else { y }
+}
+
+/// Sums in lanes.
+#[inline(always)]
+fn lanes_sum(x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(tail) {
+        *sum += x;
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] += sums[i + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// Makes `$name(isa, ...)`, which runs `$body` compiled for `isa`; `$body` is generic over whether products and sums are
+/// fused.
+macro_rules! on_isa {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $body:ident;) => {
+        $(#[$doc])*
+        pub(in super::super) fn $name(isa: Isa, $($arg: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $type),*) $(-> $result)? {
+                $body::<true>($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+            fn avx512($($arg: $type),*) $(-> $result)? {
+                $body::<true>($($arg),*)
+            }
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: `isa` was checked when the backend was made.
+                Isa::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512($($arg),*) },
+                _ => $body::<false>($($arg),*),
+            }
+        }
+    };
+}
+
+on_isa! {
+    /// `out[i] = e^((x[i] - max) / temperature)`; their sum.
+    fn softmax_weights(out: &mut [f32], x: &[f32], max: f32, temperature: f32) -> f32 = weights;
+}
+
+#[inline(always)]
+fn weights<const FUSED: bool>(out: &mut [f32], x: &[f32], max: f32, temperature: f32) -> f32 {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = exp::<FUSED>((x - max) / temperature);
+    }
+    lanes_sum(out)
+}
+
+on_isa! {
+    /// The same onto `x` itself.
+    fn softmax_weights_in_place(x: &mut [f32], max: f32, temperature: f32) -> f32 = weights_in_place;
+}
+
+#[inline(always)]
+fn weights_in_place<const FUSED: bool>(x: &mut [f32], max: f32, temperature: f32) -> f32 {
+    for x in x.iter_mut() {
+        *x = exp::<FUSED>((*x - max) / temperature);
+    }
+    lanes_sum(x)
+}
+
+on_isa! {
+    /// `x[i] = e^(x[i] - max)`; their sum.
+    fn exp_in_place(x: &mut [f32], max: f32) -> f32 = in_place;
+}
+
+#[inline(always)]
+fn in_place<const FUSED: bool>(x: &mut [f32], max: f32) -> f32 {
+    for x in x.iter_mut() {
+        *x = exp::<FUSED>(*x - max);
+    }
+    lanes_sum(x)
+}
+
+on_isa! {
+    /// `y = silu(gate) * up`, `silu(z) = z / (1 + e^-z)`.
+    fn silu_product(y: &mut [f32], gate: &[f32], up: &[f32]) = silu;
+}
+
+#[inline(always)]
+fn silu<const FUSED: bool>(y: &mut [f32], gate: &[f32], up: &[f32]) {
+    for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+        *y = gate / (1.0 + exp::<FUSED>(-gate)) * up;
+    }
+}
+
+on_isa! {
+    /// Whether all are numbers.
+    fn is_finite(x: &[f32]) -> bool = finite;
+}
+
+#[inline(always)]
+fn finite<const FUSED: bool>(x: &[f32]) -> bool {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let mut seen = [false; LANES];
+    for chunk in chunks {
+        for (seen, x) in seen.iter_mut().zip(chunk) {
+            *seen |= !x.is_finite();
+        }
+    }
+    !seen.contains(&true) && tail.iter().all(|x| x.is_finite())
+}
+
+on_isa! {
+    /// `out[c]` is the largest of `x[16 c..16 (c + 1)]`; the last chunk may be shorter. All are numbers.
+    fn chunk_max(out: &mut [f32], x: &[f32]) = maxima;
+}
+
+#[inline(always)]
+fn maxima<const FUSED: bool>(out: &mut [f32], x: &[f32]) {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    for (out, chunk) in out.iter_mut().zip(chunks) {
+        let mut best = *chunk;
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                best[i] = larger(best[i], best[i + width]);
+            }
+            width /= 2;
+        }
+        *out = best[0];
+    }
+    if let (Some(out), [first, rest @ ..]) = (out.get_mut(chunks.len()), tail) {
+        *out = rest.iter().copied().fold(*first, larger);
+    }
+}
+
+on_isa! {
+    /// The sum.
+    fn sum(x: &[f32]) -> f32 = plain_sum;
+}
+
+#[inline(always)]
+fn plain_sum<const FUSED: bool>(x: &[f32]) -> f32 {
+    lanes_sum(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::testing::{numbers, ways};
+
+    /// Distance in units of the last place.
+    fn ulps(got: f32, want: f64) -> f64 {
+        let step = f64::from((want as f32).next_up()) - f64::from(want as f32);
+        (f64::from(got) - want).abs() / step
+    }
+
+    #[test]
+    fn exponentials_are_within_two_units_of_the_last_place() {
+        for way in ways() {
+            let x: Vec<f32> =
+                (0..200_003).map(|i| -87.3 + i as f32 * (175.9 / 200_003.0)).collect();
+            let mut y = vec![0.0; x.len()];
+            softmax_weights(way.isa, &mut y, &x, 0.0, 1.0);
+            for (x, y) in x.iter().zip(&y) {
+                let distance = ulps(*y, f64::from(*x).exp());
+                assert!(distance <= 2.0, "{:?}: e^{x} is {y}, {distance} off", way.isa);
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_are_zero_and_infinity_and_what_is_no_number_stays_none() {
+        for way in ways() {
+            let cases = [
+                (0.0, 1.0),
+                (-0.0, 1.0),
+                (-88.0, 0.0),
+                (f32::NEG_INFINITY, 0.0),
+                (f32::MIN, 0.0),
+                (89.0, f32::INFINITY),
+                (f32::INFINITY, f32::INFINITY),
+            ];
+            for (x, want) in cases {
+                let mut row = [x; 19];
+                exp_in_place(way.isa, &mut row, 0.0);
+                assert_eq!(row, [want; 19], "{:?}: e^{x}", way.isa);
+            }
+            let mut row = [f32::NAN; 19];
+            assert!(exp_in_place(way.isa, &mut row, 0.0).is_nan());
+            assert!(row.iter().all(|x| x.is_nan()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_wherever_it_is() {
+        for way in ways() {
+            for n in [1, 15, 16, 17, 40] {
+                let row = numbers(3, n);
+                assert!(is_finite(way.isa, &row));
+                for at in 0..n {
+                    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                        let mut row = row.clone();
+                        row[at] = bad;
+                        assert!(!is_finite(way.isa, &row), "{:?} {n} {at}", way.isa);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_have_their_largest_and_sums_all_of_them() {
+        for way in ways() {
+            for n in [1, 15, 16, 17, 40, 1000] {
+                let row = numbers(7, n);
+                let mut got = vec![0.0; n.div_ceil(16)];
+                chunk_max(way.isa, &mut got, &row);
+                let want: Vec<f32> = row
+                    .chunks(16)
+                    .map(|chunk| chunk.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+                    .collect();
+                assert_eq!(got, want);
+                let want: f64 = row.iter().copied().map(f64::from).sum();
+                let size: f64 = row.iter().copied().map(|x| f64::from(x).abs()).sum();
+                // Chains of n / 16 sums, then four more.
+                let bound = (n as f64 / 16.0 + 5.0) * 2f64.powi(-24) * size;
+                assert!((f64::from(sum(way.isa, &row)) - want).abs() <= bound);
+            }
+        }
+    }
+}
