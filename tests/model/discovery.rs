@@ -250,6 +250,9 @@ fn what_has_no_tokenizer_is_listed_with_that_as_its_reason() {
     assert!(reason("m").contains("no `tokenizer.json` beside the weights"), "{}", reason("m"));
     std::fs::write(at("m/tokenizer.json"), "{\"model\"").unwrap();
     assert!(reason("m").contains("tokenizer.json"), "{}", reason("m"));
+    copy(&at("m"), &FILES);
+    std::fs::write(at("m/chat_template.jinja"), [0xff]).unwrap();
+    assert!(reason("m").contains("chat_template.jinja: not UTF-8"), "{}", reason("m"));
     for file in ["config.yaml", "state_dict.pt"] {
         place(&format!("mini-tied/{file}"), at("run").join(file));
     }

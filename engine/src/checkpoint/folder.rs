@@ -88,17 +88,21 @@ pub(super) fn generation(
     })
 }
 
+/// `chat_template.jinja`, when it is there.
+pub(super) fn chat_template(files: &Files) -> Result<Option<String>> {
+    let Some((path, bytes)) = files.optional("chat_template.jinja")? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|error| Error::Format {
+        path,
+        problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
+    })?;
+    Ok(Some(text))
+}
+
 /// Tokenizer and template as bytes; the text side says what it misses. A GPT-2 vocabulary is as good as the
 /// `tokenizer.json` made of it.
 pub(super) fn text_files(files: &Files, is_mini: bool) -> Result<TextFiles> {
     let bytes = |name| Ok::<_, Error>(files.optional(name)?.map(|(_, bytes)| bytes));
-    let chat_template = match files.optional("chat_template.jinja")? {
-        None => None,
-        Some((path, bytes)) => Some(String::from_utf8(bytes).map_err(|error| Error::Format {
-            path,
-            problem: format!("not UTF-8 after {} bytes", error.utf8_error().valid_up_to()),
-        })?),
-    };
+    let chat_template = chat_template(files)?;
     let mut tokenizer = bytes("tokenizer.json")?;
     let mut tokenizer_config = bytes("tokenizer_config.json")?;
     let vocabulary = (files.optional("vocab.json")?, files.optional("merges.txt")?);

@@ -21,6 +21,11 @@ pub struct TextFiles {
     pub missing: Option<&'static str>,
 }
 
+impl TextFiles {
+    /// Why there is no tokenizer where files could be one.
+    pub const NO_FILES: &str = "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`, nor `tiktoken.model`";
+}
+
 /// A text side that was not read yet.
 pub(super) enum TextSide {
     /// Files of a folder, or beside a file; whether they are mini-deepseek's.
@@ -60,6 +65,7 @@ fn check_files(files: &Files<'_>) -> Result<()> {
         read.map(|_| true).map_err(|source| Error::Json { path, source })
     };
     is_there("tokenizer_config.json")?;
+    folder::chat_template(files)?;
     let has = |name| Ok::<_, Error>(files.optional(name)?.is_some());
     let is_whole = is_there("tokenizer.json")?
         || is_there("vocab.json")? && has("merges.txt")?
@@ -67,6 +73,5 @@ fn check_files(files: &Files<'_>) -> Result<()> {
     if is_whole {
         return Ok(());
     }
-    let problem = "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`, nor `tiktoken.model`";
-    Err(Error::Tokenizer { problem: problem.into() })
+    Err(Error::Tokenizer { problem: TextFiles::NO_FILES.into() })
 }

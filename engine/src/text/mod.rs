@@ -95,9 +95,7 @@ impl Text {
             (Some(json), _) => Tokenizer::open(json)?,
             (None, Some(model)) => Tokenizer::open_tiktoken(model, &config)?,
             (None, None) => {
-                let wanted = files.missing.unwrap_or(
-                    "there is no `tokenizer.json` beside the weights, nor `vocab.json` with `merges.txt`, nor `tiktoken.model`",
-                );
+                let wanted = files.missing.unwrap_or(TextFiles::NO_FILES);
                 return Err(problem(wanted.into()));
             }
         };
