@@ -203,7 +203,9 @@ impl Draw<'_> {
         let Scratch { logits, weights, .. } = scratch;
         row::softmax_weights(self.isa, weights, logits, self.max, temperature);
         if min_p > 0.0 {
-            weights.iter_mut().for_each(|weight| *weight *= f32::from(u8::from(*weight >= min_p)));
+            for weight in weights.iter_mut() {
+                *weight *= f32::from(u8::from(*weight >= min_p));
+            }
         }
         let block_sum = |block: &[f32]| f64::from(row::sum(self.isa, block));
         let mut left = self.uniform() * weights.chunks(BLOCK).map(block_sum).sum::<f64>();

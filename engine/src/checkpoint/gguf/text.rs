@@ -74,11 +74,10 @@ const LLAMA_3: &[&str] = &[
 
 /// How text is split before merging.
 pub(super) struct Splits {
+    /// None: words as GPT-2 has them.
     expressions: &'static [&'static str],
     /// Every digit is a word of its own.
     digits: bool,
-    /// Words as GPT-2 has them.
-    gpt2: bool,
     /// A piece that is a token by itself is taken whole, whatever the merges would make of it.
     whole_first: bool,
     /// A text begins with the beginning-of-sequence token, unless the file says something else.
@@ -88,9 +87,8 @@ pub(super) struct Splits {
 /// The splits behind a name.
 pub(super) fn splits(file: &Container) -> Result<Splits> {
     let name = file.text(PRE)?.unwrap_or("missing");
-    let of = |expressions, digits| {
-        Ok(Splits { expressions, digits, gpt2: false, whole_first: false, begins: false })
-    };
+    let of =
+        |expressions, digits| Ok(Splits { expressions, digits, whole_first: false, begins: false });
     match name {
         "deepseek-v3" => of(DEEPSEEK_V3, false),
         "deepseek-llm" => of(DEEPSEEK_LLM, true),
@@ -101,7 +99,7 @@ pub(super) fn splits(file: &Container) -> Result<Splits> {
         "llama-bpe" | "llama3" | "llama-v3" => {
             Ok(Splits { whole_first: true, begins: true, ..of(LLAMA_3, false)? })
         }
-        "gpt-2" | "gpt2" => Ok(Splits { gpt2: true, ..of(&[], false)? }),
+        "gpt-2" | "gpt2" => of(&[], false),
         _ => {
             let want =
                 "deepseek-v3, deepseek-llm, deepseek-coder, kimi-k2, glm4, llama-bpe or gpt-2";
@@ -237,7 +235,7 @@ impl Vocabulary {
 
     /// `tokenizer.json`.
     fn tokenizer(self, file: &Container) -> Result<Json> {
-        let Splits { expressions, digits, gpt2, whole_first, .. } = splits(file)?;
+        let Splits { expressions, digits, whole_first, .. } = splits(file)?;
         let mut steps: Vec<Json> = expressions
             .iter()
             .map(|expression| {
@@ -248,7 +246,7 @@ impl Vocabulary {
             steps.push(json!({"type": "Digits", "individual_digits": true}));
         }
         let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-        steps.push(byte_level(gpt2));
+        steps.push(byte_level(expressions.is_empty()));
         let mut merges = Vec::new();
         let found = file.texts(MERGES, |_, merge| {
             merges.push(json!(merge));

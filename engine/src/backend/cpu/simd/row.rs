@@ -11,13 +11,14 @@ const EXP_MIN: f32 = -87.336_54;
 /// `e^x` is infinite above.
 const EXP_MAX: f32 = 88.722_83;
 
+/// Adding 1.5 * 2^23 rounds to a whole number, which then stands in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
+
 /// `e^x`, within two units of the last place. A multiple of `ln 2` is taken off (in two parts, the first one exact), what is
 /// left, at most 0.35, goes through the polynomial of Cephes' `expf` (Moshier 1989).
 #[inline(always)]
 fn exp<const FUSED: bool>(x: f32) -> f32 {
     let add = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };
-    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
     let clamped = if x < EXP_MIN { EXP_MIN } else { x };
     let clamped = if clamped > EXP_MAX { EXP_MAX } else { clamped };
     let shifted = add(clamped, std::f32::consts::LOG2_E, ROUND);
