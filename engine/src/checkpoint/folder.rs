@@ -9,9 +9,26 @@ use super::files::Files;
 use super::json::{Fields, parse_object};
 use super::safetensors::Entry;
 use super::text_side::TextSide;
-use super::{Bytes, Contents, GenerationConfig, ModelConfig, Source, TextFiles};
+use super::{Bytes, Contents, ModelConfig, Source, TextFiles};
 use super::{gpt2, mini, pt, safetensors};
 use crate::error::{Error, Result};
+
+/// The checkpoint's own defaults, from `generation_config.json` (else `config.json`).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// Ids that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// Id that begins a sequence.
+    pub bos_token_id: Option<u32>,
+    /// Sampling default, when the file has one.
+    pub temperature: Option<f32>,
+    /// Sampling default, when the file has one.
+    pub top_p: Option<f32>,
+    /// Sampling default, when the file has one.
+    pub top_k: Option<u32>,
+    /// Sampling default, when the file has one.
+    pub repetition_penalty: Option<f32>,
+}
 
 /// Reads everything but the weights themselves.
 ///

@@ -41,6 +41,7 @@ pub use convert::{ConvertOptions, Converted, convert, give_up};
 pub use discover::{Found, Summary, describe, describe_path, discover, discover_again};
 pub use encode::Encoded;
 pub use files::is_weights;
+pub use folder::GenerationConfig;
 pub use keep::{Keep, Kept, Place};
 pub use known::Known;
 pub use map::{Arena, Bytes, Room, Watch};
@@ -127,23 +128,6 @@ impl Tensor {
     pub fn stored_bytes(&self) -> usize {
         self.bytes.len() + self.scales.as_ref().map_or(0, |scales| scales.bytes.len())
     }
-}
-
-/// The checkpoint's own defaults, from `generation_config.json` (else `config.json`).
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GenerationConfig {
-    /// Ids that end an answer.
-    pub eos_token_ids: Vec<u32>,
-    /// Id that begins a sequence.
-    pub bos_token_id: Option<u32>,
-    /// Sampling default, when the file has one.
-    pub temperature: Option<f32>,
-    /// Sampling default, when the file has one.
-    pub top_p: Option<f32>,
-    /// Sampling default, when the file has one.
-    pub top_k: Option<u32>,
-    /// Sampling default, when the file has one.
-    pub repetition_penalty: Option<f32>,
 }
 
 /// What a container holds, as it says itself: nothing is held against the configuration yet.

@@ -2,7 +2,7 @@
 
 mod file;
 mod parts;
-mod text;
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 
