@@ -72,12 +72,16 @@ impl Device {
 
     /// Copies to the card.
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.memory.write(address, bytes).map_err(|(kind, what)| Error::Invalid(format!("{kind:?}: {what}")))
+        self.memory
+            .write(address, bytes)
+            .map_err(|(kind, what)| Error::Invalid(format!("{kind:?}: {what}")))
     }
 
     /// Copies from the card.
     pub fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        self.memory.read(address, bytes).map_err(|(kind, what)| Error::Invalid(format!("{kind:?}: {what}")))
+        self.memory
+            .read(address, bytes)
+            .map_err(|(kind, what)| Error::Invalid(format!("{kind:?}: {what}")))
     }
 
     /// Gives a module's variables their memory and first values.
@@ -92,7 +96,10 @@ impl Device {
             bytes.resize(global.bytes.max(1) as usize, 0);
             for (at, name) in &global.addresses {
                 let Some(address) = globals.get(name) else {
-                    return Err(Error::Invalid(format!("variable `{}` points to `{name}`", global.name)));
+                    return Err(Error::Invalid(format!(
+                        "variable `{}` points to `{name}`",
+                        global.name
+                    )));
                 };
                 if let Some(place) = bytes.get_mut(*at..*at + 8) {
                     place.copy_from_slice(&address.to_le_bytes());
@@ -114,14 +121,19 @@ impl Device {
     /// [`Error::Invalid`] with the limit and what was asked for.
     pub fn check_launch(&self, function: &Function, grid: Grid, param_bytes: usize) -> Result<()> {
         let kernel = &function.kernel;
-        let refuse = |what: String| Err(Error::Invalid(format!("launch of `{}`: {what}", kernel.name)));
+        let refuse =
+            |what: String| Err(Error::Invalid(format!("launch of `{}`: {what}", kernel.name)));
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
         if x == 0 || y == 0 || z == 0 || x > GRID_X_MAX || y > GRID_YZ_MAX || z > GRID_YZ_MAX {
-            return refuse(format!("a grid of {x} x {y} x {z} blocks; y and z end at {GRID_YZ_MAX}"));
+            return refuse(format!(
+                "a grid of {x} x {y} x {z} blocks; y and z end at {GRID_YZ_MAX}"
+            ));
         }
         let threads = u64::from(tx) * u64::from(ty) * u64::from(tz);
         if threads == 0 || threads > u64::from(BLOCK_THREADS_MAX) || tz > BLOCK_Z_MAX {
-            return refuse(format!("a block of {tx} x {ty} x {tz} threads; {BLOCK_THREADS_MAX} are the most"));
+            return refuse(format!(
+                "a block of {tx} x {ty} x {tz} threads; {BLOCK_THREADS_MAX} are the most"
+            ));
         }
         if let Some(max) = kernel.threads_max
             && threads > u64::from(max)
@@ -131,21 +143,32 @@ impl Device {
         if let Some(wanted) = kernel.threads_required
             && wanted != grid.threads
         {
-            return refuse(format!("a block of {tx} x {ty} x {tz}, the kernel is compiled for {wanted:?}"));
+            return refuse(format!(
+                "a block of {tx} x {ty} x {tz}, the kernel is compiled for {wanted:?}"
+            ));
         }
         let shared = u64::from(kernel.shared_bytes) + u64::from(grid.shared_bytes);
         let limit = function.dynamic_shared_max.max(SHARED_DEFAULT_BYTES);
-        if shared > u64::from(self.profile.shared_optin_bytes) || shared > u64::from(limit) + u64::from(kernel.shared_bytes) {
+        if shared > u64::from(self.profile.shared_optin_bytes)
+            || shared > u64::from(limit) + u64::from(kernel.shared_bytes)
+        {
             return refuse(format!(
                 "{shared} bytes of shared memory, {limit} are opted into, {} are the card's most",
                 self.profile.shared_optin_bytes
             ));
         }
-        if function.dynamic_shared_max < SHARED_DEFAULT_BYTES && shared > u64::from(SHARED_DEFAULT_BYTES) {
-            return refuse(format!("{shared} bytes of shared memory, {SHARED_DEFAULT_BYTES} without opting in"));
+        if function.dynamic_shared_max < SHARED_DEFAULT_BYTES
+            && shared > u64::from(SHARED_DEFAULT_BYTES)
+        {
+            return refuse(format!(
+                "{shared} bytes of shared memory, {SHARED_DEFAULT_BYTES} without opting in"
+            ));
         }
         if param_bytes != kernel.param_bytes {
-            return refuse(format!("{param_bytes} bytes of parameters, the kernel takes {}", kernel.param_bytes));
+            return refuse(format!(
+                "{param_bytes} bytes of parameters, the kernel takes {}",
+                kernel.param_bytes
+            ));
         }
         Ok(())
     }

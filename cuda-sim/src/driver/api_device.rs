@@ -23,7 +23,10 @@ extern "C" fn cuInit(_flags: c_uint) -> u32 {
             return Ok(());
         }
         if driver.config.is_none() {
-            #[allow(clippy::disallowed_methods, reason = "a library that is loaded by its name is told no other way")]
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a library that is loaded by its name is told no other way"
+            )]
             let text = std::env::var(VARIABLE).unwrap_or_default();
             match Config::parse(&text) {
                 Ok(config) => driver.config = Some(config),
@@ -110,7 +113,11 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: c_int) -> u3
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: c_int) -> u32 {
+unsafe extern "C" fn cuDeviceGetAttribute(
+    value: *mut c_int,
+    attribute: c_int,
+    device: c_int,
+) -> u32 {
     on_device(device, |card| match attribute_of(card.device.profile(), attribute) {
         // SAFETY: the caller's pointer.
         Some(found) => unsafe { put(value, found as c_int) },
@@ -226,9 +233,10 @@ fn words(error: u32) -> Option<(&'static CStr, &'static CStr)> {
         code::INVALID_DEVICE => (c"CUDA_ERROR_INVALID_DEVICE", c"invalid device ordinal"),
         code::INVALID_IMAGE => (c"CUDA_ERROR_INVALID_IMAGE", c"device kernel image is invalid"),
         code::INVALID_CONTEXT => (c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
-        code::NO_BINARY_FOR_GPU => {
-            (c"CUDA_ERROR_NO_BINARY_FOR_GPU", c"no kernel image is available for execution on the device")
-        }
+        code::NO_BINARY_FOR_GPU => (
+            c"CUDA_ERROR_NO_BINARY_FOR_GPU",
+            c"no kernel image is available for execution on the device",
+        ),
         code::INVALID_PTX => (c"CUDA_ERROR_INVALID_PTX", c"a PTX JIT compilation failed"),
         code::INVALID_HANDLE => (c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle"),
         code::NOT_FOUND => (c"CUDA_ERROR_NOT_FOUND", c"named symbol not found"),
@@ -242,9 +250,10 @@ fn words(error: u32) -> Option<(&'static CStr, &'static CStr)> {
         code::ASSERT => (c"CUDA_ERROR_ASSERT", c"device-side assert triggered"),
         code::MISALIGNED_ADDRESS => (c"CUDA_ERROR_MISALIGNED_ADDRESS", c"misaligned address"),
         code::LAUNCH_FAILED => (c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
-        code::CAPTURE_UNSUPPORTED => {
-            (c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", c"operation not permitted when stream is capturing")
-        }
+        code::CAPTURE_UNSUPPORTED => (
+            c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+            c"operation not permitted when stream is capturing",
+        ),
         code::CAPTURE_INVALIDATED => (
             c"CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
             c"operation failed due to a previous error during capture",
@@ -252,10 +261,9 @@ fn words(error: u32) -> Option<(&'static CStr, &'static CStr)> {
         code::CAPTURE_UNMATCHED => {
             (c"CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", c"capture was not initiated in this stream")
         }
-        code::CAPTURE_UNJOINED => (
-            c"CUDA_ERROR_STREAM_CAPTURE_UNJOINED",
-            c"capturing stream has unjoined work",
-        ),
+        code::CAPTURE_UNJOINED => {
+            (c"CUDA_ERROR_STREAM_CAPTURE_UNJOINED", c"capturing stream has unjoined work")
+        }
         code::CAPTURE_IMPLICIT => (
             c"CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
             c"operation would make the legacy stream depend on a capturing blocking stream",

@@ -46,7 +46,11 @@ unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> u32 {
         if capture.invalid || !capture.joined() {
             // SAFETY: the caller's pointer.
             unsafe { put(graph, 0) }?;
-            return Err(if capture.invalid { code::CAPTURE_INVALIDATED } else { code::CAPTURE_UNJOINED });
+            return Err(if capture.invalid {
+                code::CAPTURE_INVALIDATED
+            } else {
+                code::CAPTURE_UNJOINED
+            });
         }
         let id = handle();
         card.graphs.insert(id, Arc::new(capture.nodes));
@@ -67,7 +71,11 @@ unsafe extern "C" fn cuStreamIsCapturing(stream: u64, status: *mut c_int) -> u32
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuGraphInstantiateWithFlags(executable: *mut u64, graph: u64, _flags: c_ulonglong) -> u32 {
+unsafe extern "C" fn cuGraphInstantiateWithFlags(
+    executable: *mut u64,
+    graph: u64,
+    _flags: c_ulonglong,
+) -> u32 {
     on_card(|card| {
         let nodes = card.graphs.get(&graph).ok_or(code::INVALID_HANDLE)?.clone();
         let id = handle();

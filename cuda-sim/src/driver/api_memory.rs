@@ -12,7 +12,10 @@ unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32
     on_card(|card| {
         let memory = &card.device.memory;
         // SAFETY: the caller's pointers.
-        unsafe { put(free, memory.free_bytes() as usize).and_then(|()| put(total, memory.capacity() as usize)) }
+        unsafe {
+            put(free, memory.free_bytes() as usize)
+                .and_then(|()| put(total, memory.capacity() as usize))
+        }
     })
 }
 
@@ -91,10 +94,16 @@ extern "C" fn cuMemFreeHost(host: *mut c_void) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: u64) -> u32 {
+unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+    to: u64,
+    from: *const c_void,
+    bytes: usize,
+    stream: u64,
+) -> u32 {
     on_card(|card| {
         let stream = super::api_stream::resolve(stream);
-        let late = card.is_pinned(from as usize, bytes) || card.captures.iter().any(|c| c.has(stream));
+        let late =
+            card.is_pinned(from as usize, bytes) || card.captures.iter().any(|c| c.has(stream));
         let from = if late {
             HostBytes::Late { address: from as usize, len: bytes }
         } else {
@@ -128,7 +137,12 @@ unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize)
 
 /// To pinned memory when it runs; a copy to pageable memory has happened when the call returns.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: u64) -> u32 {
+unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: u64,
+    bytes: usize,
+    stream: u64,
+) -> u32 {
     on_card(|card| {
         let stream = super::api_stream::resolve(stream);
         let late = card.is_pinned(to as usize, bytes);

@@ -102,7 +102,11 @@ extern "C" fn cuModuleUnload(module: u64) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char) -> u32 {
+unsafe extern "C" fn cuModuleGetFunction(
+    function: *mut u64,
+    module: u64,
+    name: *const c_char,
+) -> u32 {
     on_card(|card| {
         let loaded = card.modules.get(&module).ok_or(code::INVALID_HANDLE)?;
         // SAFETY: the caller gives a text with its end.
@@ -174,7 +178,8 @@ extern "C" fn cuFuncSetAttribute(function: u64, attribute: c_int, value: c_int) 
             MAX_DYNAMIC_SHARED_SIZE_BYTES => {
                 let value = u32::try_from(value).map_err(|_| code::INVALID_VALUE)?;
                 if u64::from(value) + u64::from(function.kernel.shared_bytes) > u64::from(most) {
-                    card.message = format!("{value} bytes of shared memory, the card has {most} a block");
+                    card.message =
+                        format!("{value} bytes of shared memory, the card has {most} a block");
                     return Err(code::INVALID_VALUE);
                 }
                 function.dynamic_shared_max = value;
@@ -216,7 +221,8 @@ unsafe fn launch(asked: &Asked) -> u32 {
         let mut bytes = vec![0u8; kernel.param_bytes];
         for (n, (at, len)) in kernel.params.iter().enumerate() {
             // SAFETY: one pointer a parameter, each valid for the parameter's bytes.
-            let from = unsafe { std::slice::from_raw_parts((*asked.params.add(n)).cast::<u8>(), *len) };
+            let from =
+                unsafe { std::slice::from_raw_parts((*asked.params.add(n)).cast::<u8>(), *len) };
             bytes[*at..at + len].copy_from_slice(from);
         }
         if let Err(error) = card.device.check_launch(function, asked.grid, bytes.len()) {
@@ -244,8 +250,11 @@ unsafe extern "C" fn cuLaunchKernel(
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> u32 {
-    let grid =
-        Grid { blocks: [grid_x, grid_y, grid_z], threads: [block_x, block_y, block_z], shared_bytes };
+    let grid = Grid {
+        blocks: [grid_x, grid_y, grid_z],
+        threads: [block_x, block_y, block_z],
+        shared_bytes,
+    };
     let stream = super::api_stream::resolve(stream);
     // SAFETY: the caller's contract is the same.
     unsafe { launch(&Asked { function, grid, stream, params, extra }) }
@@ -295,7 +304,8 @@ unsafe extern "C" fn cuLaunchKernelEx(
         }
         let _ = attribute.pad;
     }
-    let grid = Grid { blocks: config.grid, threads: config.block, shared_bytes: config.shared_bytes };
+    let grid =
+        Grid { blocks: config.grid, threads: config.block, shared_bytes: config.shared_bytes };
     let stream = super::api_stream::resolve(config.stream);
     // SAFETY: the caller's contract is the same.
     unsafe { launch(&Asked { function, grid, stream, params, extra }) }

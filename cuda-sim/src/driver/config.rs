@@ -40,11 +40,14 @@ impl Config {
             let Some((key, value)) = part.split_once('=') else {
                 return Err(format!("`{part}` is no `key=value`"));
             };
-            let number = || value.parse::<u64>().map_err(|_| format!("`{value}` is no number for `{key}`"));
+            let number =
+                || value.parse::<u64>().map_err(|_| format!("`{value}` is no number for `{key}`"));
             match key {
                 "devices" => {
                     let keys = value.split(',').filter(|key| !key.is_empty());
-                    let find = |key: &str| Profile::find(key).ok_or_else(|| format!("no card is called `{key}`"));
+                    let find = |key: &str| {
+                        Profile::find(key).ok_or_else(|| format!("no card is called `{key}`"))
+                    };
                     config.devices = keys.map(find).collect::<Result<_, _>>()?;
                 }
                 "memory" => config.memory = Some(number()?),

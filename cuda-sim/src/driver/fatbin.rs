@@ -12,6 +12,8 @@ const KIND_PTX: u16 = 1;
 const KIND_ELF: u16 = 2;
 /// Flags of an entry whose payload is compressed.
 const COMPRESSED: u64 = 0xf000;
+/// Flag of an entry that is for exactly its architecture: `sm_90a`.
+const SPECIFIC: u64 = 1 << 20;
 /// No image is larger; it bounds what a broken size could make us read.
 const IMAGE_BYTES_MAX: u64 = 1 << 30;
 
@@ -48,13 +50,18 @@ pub(crate) unsafe fn image_bytes<'a>(image: *const u8) -> Result<&'a [u8]> {
     if magic == FATBIN_MAGIC {
         // SAFETY: a fatbin's header has 16 bytes: magic, version, header bytes, bytes behind it.
         let (header, rest) = unsafe {
-            (image.add(6).cast::<u16>().read_unaligned(), image.add(8).cast::<u64>().read_unaligned())
+            (
+                image.add(6).cast::<u16>().read_unaligned(),
+                image.add(8).cast::<u64>().read_unaligned(),
+            )
         };
         if rest > IMAGE_BYTES_MAX {
             return Err(Error::Image(format!("a fatbin of {rest} bytes")));
         }
         // SAFETY: the header's sizes cover the image.
-        return Ok(unsafe { std::slice::from_raw_parts(image, usize::from(header) + rest as usize) });
+        return Ok(unsafe {
+            std::slice::from_raw_parts(image, usize::from(header) + rest as usize)
+        });
     }
     // SAFETY: what is neither is a text with its end.
     Ok(unsafe { std::ffi::CStr::from_ptr(image.cast()) }.to_bytes())
@@ -68,27 +75,37 @@ pub(crate) fn choose(image: &[u8], arch: u32) -> Result<String> {
     };
     if number(image, 0, 4) != Some(u64::from(FATBIN_MAGIC)) {
         let ptx = text(image)?;
-        let target = target_of(&ptx).ok_or_else(|| Error::Image("neither a fatbin nor PTX".into()))?;
+        let target =
+            target_of(&ptx).ok_or_else(|| Error::Image("neither a fatbin nor PTX".into()))?;
         return if fits(&target, arch) { Ok(ptx) } else { refuse(arch, &[target]) };
     }
     let entries = entries(image)?;
     let mut texts = Vec::new();
     for entry in entries.iter().filter(|entry| entry.kind == KIND_PTX) {
-        if entry.flags & COMPRESSED != 0 || !entry.payload.starts_with(b"//") && !entry.payload.starts_with(b".") {
-            return Err(Error::Image("compressed PTX: build test images with `-no-compress`".into()));
+        let start = entry.payload.trim_ascii_start();
+        if entry.flags & COMPRESSED != 0 || !start.starts_with(b"//") && !start.starts_with(b".") {
+            return Err(Error::Image(
+                "compressed PTX: build test images with `-no-compress`".into(),
+            ));
         }
         let ptx = text(entry.payload)?;
         texts.push((target_of(&ptx).unwrap_or_default(), ptx));
     }
-    // Machine code runs within its major number, from its minor one on. Its architecture is all an entry says; `a`
-    // targets are recognised by their text.
-    let native = entries.iter().filter(|e| e.kind == KIND_ELF && e.arch / 10 == arch / 10 && e.arch <= arch);
+    // Machine code runs within its major number, from its minor one on; a specific one on its own card alone.
+    let runs = |entry: &&Entry<'_>| match entry.flags & SPECIFIC {
+        0 => entry.arch / 10 == arch / 10 && entry.arch <= arch,
+        _ => entry.arch == arch,
+    };
+    let native = entries.iter().filter(|entry| entry.kind == KIND_ELF).filter(runs);
     let native = native.map(|entry| entry.arch).max();
-    let mut fitting: Vec<&(String, String)> = texts.iter().filter(|(target, _)| fits(target, arch)).collect();
+    let mut fitting: Vec<&(String, String)> =
+        texts.iter().filter(|(target, _)| fits(target, arch)).collect();
     if let Some(native) = native {
         fitting.retain(|(target, _)| base(target) == native);
         if fitting.is_empty() {
-            let what = format!("machine code for sm_{native} without its PTX: the simulator cannot run it");
+            let what = format!(
+                "machine code for sm_{native} without its PTX: the simulator cannot run it"
+            );
             return Err(Error::Image(what));
         }
     }

@@ -41,7 +41,11 @@ impl Capture {
 
     /// What an event that is recorded now stands for.
     pub(crate) fn last(&self, stream: u64) -> Vec<usize> {
-        self.streams.iter().find(|(id, _)| *id == stream).map(|(_, last)| last.clone()).unwrap_or_default()
+        self.streams
+            .iter()
+            .find(|(id, _)| *id == stream)
+            .map(|(_, last)| last.clone())
+            .unwrap_or_default()
     }
 
     /// A stream's next node comes after these too; a stream that was not in the capture joins it.

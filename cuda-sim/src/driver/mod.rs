@@ -100,7 +100,11 @@ pub(crate) fn ready(f: impl FnOnce(&mut Driver) -> Outcome) -> u32 {
 pub(crate) fn on_card(f: impl FnOnce(&mut Card) -> Outcome) -> u32 {
     ready(|driver| {
         let at = CURRENT.get().checked_sub(1).ok_or(code::INVALID_CONTEXT)? as usize;
-        let card = driver.cards.get_mut(at).filter(|card| card.retained > 0).ok_or(code::INVALID_CONTEXT)?;
+        let card = driver
+            .cards
+            .get_mut(at)
+            .filter(|card| card.retained > 0)
+            .ok_or(code::INVALID_CONTEXT)?;
         let outcome = match card.failed {
             Some(code) => Err(code),
             None => f(card),

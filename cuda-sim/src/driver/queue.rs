@@ -89,14 +89,16 @@ impl Card {
 
     /// Runs one command of a stream that the seed picks. False when none may run.
     pub(crate) fn run_one(&mut self) -> Result<bool, u32> {
-        let mut able: Vec<u64> = self.streams.keys().copied().filter(|id| self.may_run(*id)).collect();
+        let mut able: Vec<u64> =
+            self.streams.keys().copied().filter(|id| self.may_run(*id)).collect();
         // The order of a map is no choice: the seed's is.
         able.sort_unstable();
         if able.is_empty() {
             return Ok(false);
         }
         let id = able[self.random() as usize % able.len()];
-        let Some(queued) = self.streams.get_mut(&id).and_then(|stream| stream.queue.pop_front()) else {
+        let Some(queued) = self.streams.get_mut(&id).and_then(|stream| stream.queue.pop_front())
+        else {
             return Ok(false);
         };
         self.run(queued.command)?;
@@ -110,14 +112,18 @@ impl Card {
     pub(crate) fn run_until(&mut self, done: impl Fn(&Self) -> bool) -> Outcome {
         while !done(self) {
             if !self.run_one()? {
-                return Err(self.fail(code::UNKNOWN, "streams wait for each other, and none can go on"));
+                return Err(
+                    self.fail(code::UNKNOWN, "streams wait for each other, and none can go on")
+                );
             }
         }
         Ok(())
     }
 
     pub(crate) fn synchronize(&mut self, stream: u64) -> Outcome {
-        self.run_until(|card| card.streams.get(&stream).is_none_or(|stream| stream.queue.is_empty()))
+        self.run_until(|card| {
+            card.streams.get(&stream).is_none_or(|stream| stream.queue.is_empty())
+        })
     }
 
     pub(crate) fn synchronize_all(&mut self) -> Outcome {
@@ -157,9 +163,13 @@ impl Card {
                 Err(error) => Err(self.fail(code::ILLEGAL_ADDRESS, error.to_string())),
             },
             Command::Record { event, generation } => {
-                if let Some(event) = self.events.get_mut(&event) {
-                    event.done = event.done.max(generation);
-                    event.at = self.n_commands;
+                if let Some(this) = self.events.get_mut(&event) {
+                    this.done = this.done.max(generation);
+                    this.at = self.n_commands;
+                    // Who waits for an event that is gone has nothing to wait for: it has happened.
+                    if this.destroyed && this.done >= this.issued {
+                        self.events.remove(&event);
+                    }
                 }
                 Ok(())
             }
@@ -180,8 +190,9 @@ impl Card {
     fn run_graph(&mut self, nodes: &[Node]) -> Outcome {
         let mut done = vec![false; nodes.len()];
         for _ in 0..nodes.len() {
-            let able: Vec<usize> =
-                (0..nodes.len()).filter(|n| !done[*n] && nodes[*n].after.iter().all(|m| done[*m])).collect();
+            let able: Vec<usize> = (0..nodes.len())
+                .filter(|n| !done[*n] && nodes[*n].after.iter().all(|m| done[*m]))
+                .collect();
             let Some(&node) = able.get(self.random() as usize % able.len().max(1)) else { break };
             self.run(nodes[node].command.clone())?;
             done[node] = true;
@@ -220,13 +231,16 @@ impl Card {
                 }
                 // SAFETY: the caller of the copy keeps `len` bytes there until it has waited for it; memory that was given back is
                 // caught above.
-                Ok(Arc::new(unsafe { std::slice::from_raw_parts(*address as *const u8, *len) }.to_vec()))
+                Ok(Arc::new(
+                    unsafe { std::slice::from_raw_parts(*address as *const u8, *len) }.to_vec(),
+                ))
             }
         }
     }
 
     fn checked(&mut self, finding: Finding<()>) -> Outcome {
-        finding.map_err(|(kind, what)| self.fail(code_of(kind), format!("a copy: {kind:?}: {what}")))
+        finding
+            .map_err(|(kind, what)| self.fail(code_of(kind), format!("a copy: {kind:?}: {what}")))
     }
 
     /// From now on every call gives this code, until the context is gone.

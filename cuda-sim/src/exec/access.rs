@@ -62,7 +62,14 @@ fn aligned(addresses: &Lanes, active: u32, bytes: usize) -> Step<()> {
 }
 
 /// Counts one request.
-fn count(env: &mut Env<'_>, space: Space, addresses: &Lanes, lanes: u32, bytes: usize, write: bool) {
+fn count(
+    env: &mut Env<'_>,
+    space: Space,
+    addresses: &Lanes,
+    lanes: u32,
+    bytes: usize,
+    write: bool,
+) {
     match space {
         Space::Global | Space::Generic => {
             let mut list = [0; 32];
@@ -83,7 +90,7 @@ fn count(env: &mut Env<'_>, space: Space, addresses: &Lanes, lanes: u32, bytes: 
             env.counters.shared(&list[..n], bytes as u32);
         }
         Space::Local => env.counters.local_bytes += bytes as u64 * u64::from(lanes.count_ones()),
-        Space::Param => {}
+        Space::Param | Space::Const => {}
     }
 }
 
@@ -113,7 +120,7 @@ fn read(
     into: &mut [u8],
 ) -> Step<()> {
     match space {
-        Space::Global | Space::Generic => {
+        Space::Global | Space::Const | Space::Generic => {
             let (memory, _, who) = env.actor(warp.index, lane);
             at_lane(memory.load(address, into, &who, kind(strong)), lane)
         }
@@ -125,21 +132,28 @@ fn read(
             let at = local(warp, lane, address, into.len())?;
             let range = at..at + into.len();
             if !warp.local_written[range.clone()].iter().all(|written| *written) {
-                return defect(FaultKind::Uninitialised, lane, format!("byte {address} of local memory"));
+                return defect(
+                    FaultKind::Uninitialised,
+                    lane,
+                    format!("byte {address} of local memory"),
+                );
             }
             into.copy_from_slice(&warp.local[range]);
             Ok(())
         }
-        Space::Param => match env.params.get(address as usize..(address as usize).saturating_add(into.len())) {
-            Some(bytes) => {
-                into.copy_from_slice(bytes);
-                Ok(())
+        Space::Param => {
+            match env.params.get(address as usize..(address as usize).saturating_add(into.len())) {
+                Some(bytes) => {
+                    into.copy_from_slice(bytes);
+                    Ok(())
+                }
+                None => {
+                    let what =
+                        format!("byte {address} of {} bytes of parameters", env.params.len());
+                    defect(FaultKind::OutOfBounds, lane, what)
+                }
             }
-            None => {
-                let what = format!("byte {address} of {} bytes of parameters", env.params.len());
-                defect(FaultKind::OutOfBounds, lane, what)
-            }
-        },
+        }
     }
 }
 
@@ -152,7 +166,7 @@ fn write(
     from: &[u8],
 ) -> Step<()> {
     match space {
-        Space::Global | Space::Generic => {
+        Space::Global | Space::Const | Space::Generic => {
             let (memory, _, who) = env.actor(warp.index, lane);
             at_lane(memory.store(address, from, &who, kind(strong)), lane)
         }
@@ -171,7 +185,13 @@ fn write(
 }
 
 /// `ld`.
-pub(super) fn load(warp: &mut Warp, env: &mut Env<'_>, d: &[R], at: &Access, active: u32) -> Step<()> {
+pub(super) fn load(
+    warp: &mut Warp,
+    env: &mut Env<'_>,
+    d: &[R],
+    at: &Access,
+    active: u32,
+) -> Step<()> {
     let bytes = usize::from(at.bytes) * usize::from(at.count);
     let mut addresses = addresses(warp, at.base, at.offset, at.space);
     let mut data = [[0u8; WIDEST]; 32];
@@ -202,7 +222,13 @@ pub(super) fn load(warp: &mut Warp, env: &mut Env<'_>, d: &[R], at: &Access, act
 }
 
 /// `st`.
-pub(super) fn store(warp: &mut Warp, env: &mut Env<'_>, s: &[R], at: &Access, active: u32) -> Step<()> {
+pub(super) fn store(
+    warp: &mut Warp,
+    env: &mut Env<'_>,
+    s: &[R],
+    at: &Access,
+    active: u32,
+) -> Step<()> {
     let one = usize::from(at.bytes);
     let bytes = one * usize::from(at.count);
     let mut addresses = addresses(warp, at.base, at.offset, at.space);
@@ -254,12 +280,30 @@ fn combine(op: AtomOp, ty: AtomType, bits: u32, a: u64, b: u64, c: u64) -> u64 {
     let extend = |x: u64| (x << (64 - bits)) as i64 >> (64 - bits);
     match (op, ty) {
         (AtomOp::Exch, _) => b,
-        (AtomOp::Cas, _) => if a == b { c } else { a },
+        (AtomOp::Cas, _) => {
+            if a == b {
+                c
+            } else {
+                a
+            }
+        }
         (AtomOp::And, _) => a & b,
         (AtomOp::Or, _) => a | b,
         (AtomOp::Xor, _) => a ^ b,
-        (AtomOp::Inc, _) => if a >= b { 0 } else { a + 1 },
-        (AtomOp::Dec, _) => if a == 0 || a > b { b } else { a - 1 },
+        (AtomOp::Inc, _) => {
+            if a >= b {
+                0
+            } else {
+                a + 1
+            }
+        }
+        (AtomOp::Dec, _) => {
+            if a == 0 || a > b {
+                b
+            } else {
+                a - 1
+            }
+        }
         (AtomOp::Add, AtomType::Unsigned | AtomType::Signed) => a.wrapping_add(b) & kept,
         (AtomOp::Min, AtomType::Unsigned) => a.min(b),
         (AtomOp::Max, AtomType::Unsigned) => a.max(b),

@@ -37,7 +37,9 @@ impl Copies {
 
 /// Issues one copy a lane.
 pub(super) fn issue(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32) -> Step<()> {
-    let Op::CpAsync { to, to_offset, from, from_offset, bytes, take, ignore } = op else { return Ok(()) };
+    let Op::CpAsync { to, to_offset, from, from_offset, bytes, take, ignore } = op else {
+        return Ok(());
+    };
     let bytes = usize::from(*bytes);
     let to_base = &warp.regs[*to as usize];
     let to: [u32; 32] = to_base.map(|base| (base as u32).wrapping_add(*to_offset as u32));
@@ -55,14 +57,18 @@ pub(super) fn issue(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32) ->
     let mut writes = [(0, 0); 32];
     for (at, lane) in lanes_of(active).enumerate() {
         writes[at] = (lane, to[lane]);
-        let taken = take.map_or(bytes as u64, |take| warp.regs[take as usize][lane] & 0xffff_ffff) as usize;
+        let taken =
+            take.map_or(bytes as u64, |take| warp.regs[take as usize][lane] & 0xffff_ffff) as usize;
         let taken = if ignored >> lane & 1 == 1 { 0 } else { taken };
         if taken > bytes {
             let what = format!("an asynchronous copy of {bytes} bytes that reads {taken}");
             return defect(FaultKind::Undefined, lane, what);
         }
         if u64::from(to[lane]) % bytes as u64 != 0 || from[lane] % bytes as u64 != 0 {
-            let what = format!("an asynchronous copy of {bytes} bytes from {:#x} to {:#x}", from[lane], to[lane]);
+            let what = format!(
+                "an asynchronous copy of {bytes} bytes from {:#x} to {:#x}",
+                from[lane], to[lane]
+            );
             return defect(FaultKind::Misaligned, lane, what);
         }
         let (memory, shared, who) = env.actor(warp.index, lane);
@@ -78,20 +84,35 @@ pub(super) fn issue(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32) ->
         env.counters.global(&reads[..n], bytes as u64, false);
     }
     env.counters.shared(&writes[..active.count_ones() as usize], bytes as u32);
+    let committed = warp.copies.committed;
+    let of_group = |group: u32, lanes: u32| {
+        lanes_of(lanes)
+            .filter(|lane| committed[*lane] == group)
+            .fold(0, |mask, lane| mask | 1u32 << lane)
+    };
     // Lanes that have committed differently get entries of their own.
-    let mut rest = active;
-    while rest != 0 {
-        let group = warp.copies.committed[rest.trailing_zeros() as usize];
-        let mask = lanes_of(rest).filter(|lane| warp.copies.committed[*lane] == group).fold(0, |m, lane| m | 1 << lane);
-        rest &= !mask;
+    loop {
+        copy.group = committed[copy.mask.trailing_zeros() as usize];
+        let mask = of_group(copy.group, copy.mask);
+        let rest = copy.mask & !mask;
+        if rest == 0 {
+            break;
+        }
         let (data, written) = (copy.data.clone(), copy.written.clone());
-        warp.copies.pending.push(Copy { mask, group, bytes, to: copy.to, data, written });
+        warp.copies.pending.push(Copy { mask, data, written, ..copy });
+        copy.mask = rest;
     }
+    warp.copies.pending.push(copy);
     Ok(())
 }
 
 /// Completes what has to be there: all but the newest `pending` committed groups, or all.
-pub(super) fn wait(warp: &mut Warp, env: &mut Env<'_>, pending: Option<u32>, active: u32) -> Step<()> {
+pub(super) fn wait(
+    warp: &mut Warp,
+    env: &mut Env<'_>,
+    pending: Option<u32>,
+    active: u32,
+) -> Step<()> {
     let Copies { pending: copies, committed } = &mut warp.copies;
     for copy in copies.iter_mut() {
         for lane in lanes_of(copy.mask & active) {
@@ -103,7 +124,8 @@ pub(super) fn wait(warp: &mut Warp, env: &mut Env<'_>, pending: Option<u32>, act
             if due {
                 copy.mask &= !(1 << lane);
                 let (_, shared, who) = env.actor(warp.index, lane);
-                let (data, written) = (&copy.data[lane][..copy.bytes], &copy.written[lane][..copy.bytes]);
+                let (data, written) =
+                    (&copy.data[lane][..copy.bytes], &copy.written[lane][..copy.bytes]);
                 at_lane(shared.end_async(copy.to[lane], data, written, &who), lane)?;
             }
         }

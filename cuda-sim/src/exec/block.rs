@@ -121,7 +121,12 @@ impl<'a> Block<'a> {
             }
             if env.counters.instructions_total() > env.checks.instructions_max {
                 let what = format!("more than {} warp instructions", env.checks.instructions_max);
-                return Err(self.fault(env, 0, 0, &Defect { kind: FaultKind::Hang, lane: 0, what }));
+                return Err(self.fault(
+                    env,
+                    0,
+                    0,
+                    &Defect { kind: FaultKind::Hang, lane: 0, what },
+                ));
             }
         }
     }
@@ -157,8 +162,10 @@ impl<'a> Block<'a> {
         }
         for id in ids {
             let at = |state: &State| matches!(state, State::Waiting(arrival) if arrival.id == id);
-            let waiting: Vec<usize> = (0..self.warps.len()).filter(|n| at(&self.states[*n])).collect();
-            let passed: Vec<usize> = self.passed.iter().filter(|(_, a)| a.id == id).map(|(n, _)| *n).collect();
+            let waiting: Vec<usize> =
+                (0..self.warps.len()).filter(|n| at(&self.states[*n])).collect();
+            let passed: Vec<usize> =
+                self.passed.iter().filter(|(_, a)| a.id == id).map(|(n, _)| *n).collect();
             let State::Waiting(first) = self.states[waiting[0]].clone() else { continue };
             let complete = match first.count {
                 // A barrier counts whole warps.
@@ -225,8 +232,10 @@ impl<'a> Block<'a> {
                 waits.push((n, arrival));
             }
         }
-        let words: Vec<String> =
-            waits.iter().map(|(n, a)| format!("warp {n} at barrier {} (instruction {})", a.id, a.pc)).collect();
+        let words: Vec<String> = waits
+            .iter()
+            .map(|(n, a)| format!("warp {n} at barrier {} (instruction {})", a.id, a.pc))
+            .collect();
         let what = format!("barriers that never open: {}", words.join(", "));
         let (warp, pc) = waits.first().map_or((0, 0), |(n, a)| (*n, a.pc));
         self.fault(env, warp, pc, &Defect { kind: FaultKind::DivergentBarrier, lane: 0, what })

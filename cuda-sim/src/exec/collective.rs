@@ -24,7 +24,9 @@ pub(super) fn run(warp: &mut Warp, op: &Op, active: u32, member: u32) -> Step<()
             let kept = if *bits == 32 { u64::from(u32::MAX) } else { u64::MAX };
             let values = warp.regs[*a as usize].map(|x| x & kept);
             let same = |lane: usize| {
-                lanes_of(active).filter(|other| values[*other] == values[lane]).fold(0, |m, l| m | 1u32 << l)
+                lanes_of(active)
+                    .filter(|other| values[*other] == values[lane])
+                    .fold(0, |m, l| m | 1u32 << l)
             };
             let mut out: Lanes = [0; 32];
             let first = active.trailing_zeros() as usize;
@@ -44,7 +46,8 @@ pub(super) fn run(warp: &mut Warp, op: &Op, active: u32, member: u32) -> Step<()
         Op::Redux { op, d, a, .. } => {
             let values = warp.regs[*a as usize];
             let all = lanes_of(active).map(|lane| values[lane] as u32);
-            let signed = |f: fn(i32, i32) -> i32| move |a: u32, b: u32| f(a as i32, b as i32) as u32;
+            let signed =
+                |f: fn(i32, i32) -> i32| move |a: u32, b: u32| f(a as i32, b as i32) as u32;
             let result = match op {
                 ReduxOp::Add => all.reduce(u32::wrapping_add),
                 ReduxOp::MinU => all.reduce(u32::min),
@@ -72,7 +75,8 @@ pub(super) fn run(warp: &mut Warp, op: &Op, active: u32, member: u32) -> Step<()
 /// `shfl.sync`, as the manual's pseudo-code: a segment's bounds from `c`, the source lane from `b`.
 fn shuffle(warp: &mut Warp, op: &Op, active: u32) -> Step<()> {
     let Op::Shfl { mode, d, p, a, b, c, .. } = op else { return Ok(()) };
-    let (values, offsets, clamps) = (warp.regs[*a as usize], warp.regs[*b as usize], warp.regs[*c as usize]);
+    let (values, offsets, clamps) =
+        (warp.regs[*a as usize], warp.regs[*b as usize], warp.regs[*c as usize]);
     let (mut out, mut inside): (Lanes, u32) = ([0; 32], 0);
     for lane in lanes_of(active) {
         let (offset, clamp) = (offsets[lane] as u32 & 0x1f, clamps[lane] as u32);

@@ -6,7 +6,8 @@
 //! for equal bits.
 
 use super::alu::formats::{
-    Round, bf16_to_f32, e4m3_to_f64, e5m2_to_f64, exponent, f16_to_f64, f64_to_f16, f64_to_f32, power,
+    Round, bf16_to_f32, e4m3_to_f64, e5m2_to_f64, exponent, f16_to_f64, f64_to_f16, f64_to_f32,
+    power,
 };
 use super::warp::Warp;
 use super::{Env, at_lane, defect};
@@ -95,7 +96,8 @@ pub(super) fn multiply(warp: &mut Warp, mma: &Mma) {
     }
     if mma.half_accumulator {
         for half in 0..2 {
-            let pair: Lanes = std::array::from_fn(|lane| out[2 * half + 1][lane] << 16 | out[2 * half][lane]);
+            let pair: Lanes =
+                std::array::from_fn(|lane| out[2 * half + 1][lane] << 16 | out[2 * half][lane]);
             warp.write(mma.d[half], u32::MAX, &pair);
         }
     } else {
@@ -108,7 +110,11 @@ pub(super) fn multiply(warp: &mut Warp, mma: &Mma) {
 fn integer_sum(x: &[f64], y: &[f64], c: i32, saturate: bool) -> u64 {
     let products: i64 = x.iter().zip(y).map(|(x, y)| (x * y) as i64).sum();
     let sum = i64::from(c) + products;
-    let result = if saturate { sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32 } else { sum as i32 };
+    let result = if saturate {
+        sum.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
+    } else {
+        sum as i32
+    };
     u64::from(result as u32)
 }
 
@@ -145,7 +151,11 @@ pub(super) fn transfer(warp: &mut Warp, env: &mut Env<'_>, op: &Op) -> Step<()> 
         for row in 0..8 {
             let lane = 8 * n + row;
             if rows[lane] % 16 != 0 {
-                return defect(FaultKind::Misaligned, lane, format!("a matrix row at {:#x}", rows[lane]));
+                return defect(
+                    FaultKind::Misaligned,
+                    lane,
+                    format!("a matrix row at {:#x}", rows[lane]),
+                );
             }
             request[row] = (row, rows[lane]);
         }
@@ -182,7 +192,9 @@ pub(super) fn transfer(warp: &mut Warp, env: &mut Env<'_>, op: &Op) -> Step<()> 
 fn collect(tile: &[[u16; 8]; 8], trans: bool) -> Lanes {
     std::array::from_fn(|lane| {
         let (row, column) = (lane / 4, lane % 4 * 2);
-        let at = |row: usize, column: usize| u64::from(if trans { tile[column][row] } else { tile[row][column] });
+        let at = |row: usize, column: usize| {
+            u64::from(if trans { tile[column][row] } else { tile[row][column] })
+        };
         at(row, column) | at(row, column + 1) << 16
     })
 }

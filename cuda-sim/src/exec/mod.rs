@@ -71,7 +71,11 @@ pub(crate) struct Env<'a> {
 
 impl Env<'_> {
     /// Splits into the memories and the thread that touches them.
-    pub(crate) fn actor(&mut self, warp: usize, lane: usize) -> (&mut Memory, &mut Shared, Actor<'_>) {
+    pub(crate) fn actor(
+        &mut self,
+        warp: usize,
+        lane: usize,
+    ) -> (&mut Memory, &mut Shared, Actor<'_>) {
         let actor =
             Actor { clocks: &self.clocks, block: self.block, warp, lane, races: self.checks.races };
         (self.memory, &mut self.shared, actor)

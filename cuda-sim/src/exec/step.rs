@@ -1,6 +1,6 @@
 //! One instruction of one group of lanes.
 
-use super::warp::{Arrival, Warp};
+use super::warp::{Arrival, Pause, Warp};
 use super::{Env, access, async_copy, collective, defect, lanes_of, matrix};
 use crate::fault::{FaultKind, Step};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
@@ -17,8 +17,8 @@ pub(crate) enum Flow {
     Part,
     /// Lanes are missing.
     Wait,
-    Barrier(Arrival),
-    Arrive(Arrival),
+    /// At a barrier of the block.
+    Pause(Pause),
     End,
 }
 
@@ -98,7 +98,10 @@ fn warp_wide(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32, pc: u32) 
         _ => u32::MAX,
     };
     // Lanes that have ended are waited for by nobody, and a matrix instruction without them has no result.
-    let wanted = if matches!(op, Op::Mma(_) | Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Movmatrix { .. }) {
+    let wanted = if matches!(
+        op,
+        Op::Mma(_) | Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Movmatrix { .. }
+    ) {
         if warp.live != u32::MAX {
             let what = format!("a matrix instruction with lanes {:#010x} alone", warp.live);
             return defect(FaultKind::AbsentLanes, first(active), what);
@@ -115,7 +118,8 @@ fn warp_wide(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32, pc: u32) 
             let value = |r: &u32| warp.regs[*r as usize][first(active)] as u32;
             let reduce = reduce.map(|(how, p, not)| (how, warp.holds((p, not)) & active));
             let arrival = Arrival { id: value(id), count: count.as_ref().map(value), pc, reduce };
-            return Ok(if *arrive { Flow::Arrive(arrival) } else { Flow::Barrier(arrival) });
+            let pause = if *arrive { Pause::Arrive(arrival) } else { Pause::Barrier(arrival) };
+            return Ok(Flow::Pause(pause));
         }
         Op::WarpSync { .. } => env.clocks.sync_lanes(warp.index, member & warp.live),
         Op::Ldmatrix { .. } | Op::Stmatrix { .. } => matrix::transfer(warp, env, op)?,
@@ -132,11 +136,16 @@ fn member_mask(warp: &Warp, mask: u32, active: u32) -> Step<u32> {
     let member = values[first(active)] as u32;
     for lane in lanes_of(active) {
         if values[lane] as u32 != member {
-            let what = format!("lane masks {member:#010x} and {:#010x} in one instruction", values[lane] as u32);
+            let what = format!(
+                "lane masks {member:#010x} and {:#010x} in one instruction",
+                values[lane] as u32
+            );
             return defect(FaultKind::AbsentLanes, lane, what);
         }
         if member >> lane & 1 == 0 {
-            let what = format!("lane {lane} runs an instruction whose mask {member:#010x} does not name it");
+            let what = format!(
+                "lane {lane} runs an instruction whose mask {member:#010x} does not name it"
+            );
             return defect(FaultKind::AbsentLanes, lane, what);
         }
     }
@@ -192,8 +201,10 @@ fn plain(warp: &mut Warp, op: &Op, active: u32) {
             warp.write(*d, active, &values);
         }
         Op::Selp { d, a, b, p, not } => {
-            let (holds, a, b) = (warp.holds((*p, *not)), &warp.regs[*a as usize], &warp.regs[*b as usize]);
-            let values = std::array::from_fn(|lane| if holds >> lane & 1 == 1 { a[lane] } else { b[lane] });
+            let (holds, a, b) =
+                (warp.holds((*p, *not)), &warp.regs[*a as usize], &warp.regs[*b as usize]);
+            let values =
+                std::array::from_fn(|lane| if holds >> lane & 1 == 1 { a[lane] } else { b[lane] });
             warp.write(*d, active, &values);
         }
         Op::PredLogic { op, d, a, b } => {
@@ -205,6 +216,13 @@ fn plain(warp: &mut Warp, op: &Op, active: u32) {
             warp.write_pred(*d, active, value);
         }
         Op::Carry { .. } => carry(warp, op, active),
+        op => bits(warp, op, active),
+    }
+}
+
+/// Registers put together and taken apart, and what an address lies in.
+fn bits(warp: &mut Warp, op: &Op, active: u32) {
+    match op {
         Op::Pack { d, parts, bits } => {
             let mask = u64::MAX >> (64 - u32::from(*bits).clamp(1, 64));
             let mut values: Lanes = [0; 32];

@@ -34,7 +34,14 @@ impl Clocks {
     }
 
     /// Whether what `(warp, lane)` did at `time` happened before what `(to_warp, to_lane)` does now.
-    pub(crate) fn ordered(&self, warp: usize, lane: usize, time: u32, to_warp: usize, to_lane: usize) -> bool {
+    pub(crate) fn ordered(
+        &self,
+        warp: usize,
+        lane: usize,
+        time: u32,
+        to_warp: usize,
+        to_lane: usize,
+    ) -> bool {
         if warp == to_warp {
             lane == to_lane || self.lanes[(warp * LANES + to_lane) * LANES + lane] > time
         } else {

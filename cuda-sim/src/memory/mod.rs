@@ -107,7 +107,9 @@ impl Memory {
         let found = self.allocations.binary_search_by_key(&address, |a| a.base).ok();
         let allocation = found.and_then(|at| self.allocations.get_mut(at)).filter(|a| !a.freed);
         let Some(allocation) = allocation else {
-            return Err(Error::Invalid(format!("{address:#x} is given back and is no live allocation")));
+            return Err(Error::Invalid(format!(
+                "{address:#x} is given back and is no live allocation"
+            )));
         };
         allocation.freed = true;
         self.used -= allocation.size;
@@ -140,7 +142,10 @@ impl Memory {
         }
         let at = self.allocations.partition_point(|a| a.base <= address).checked_sub(1);
         let Some(at) = at else {
-            return Err((FaultKind::OutOfBounds, format!("address {address:#x} is below all allocations")));
+            return Err((
+                FaultKind::OutOfBounds,
+                format!("address {address:#x} is below all allocations"),
+            ));
         };
         match inside(&self.allocations[at]) {
             Some(offset) => {
@@ -156,7 +161,10 @@ impl Memory {
         let a = &self.allocations[at];
         let offset = address - a.base;
         if a.freed && offset < a.size {
-            let what = format!("byte {offset} of allocation {at} of {} bytes, which was given back", a.size);
+            let what = format!(
+                "byte {offset} of allocation {at} of {} bytes, which was given back",
+                a.size
+            );
             return (FaultKind::UseAfterFree, what);
         }
         let what = format!(
@@ -196,7 +204,9 @@ impl Memory {
         let (at, offset) = self.find(address, bytes)?;
         let a = &mut self.allocations[at];
         let range = offset..offset + bytes as usize;
-        a.bytes[range.clone()].chunks_exact_mut(value.len()).for_each(|chunk| chunk.copy_from_slice(value));
+        a.bytes[range.clone()]
+            .chunks_exact_mut(value.len())
+            .for_each(|chunk| chunk.copy_from_slice(value));
         a.written[range].fill(true);
         Ok(())
     }
@@ -218,7 +228,13 @@ impl Memory {
     }
 
     /// A kernel's read. `races` is off where a caller has chosen speed.
-    pub(crate) fn load(&mut self, address: u64, into: &mut [u8], who: &Actor<'_>, kind: Kind) -> Finding<()> {
+    pub(crate) fn load(
+        &mut self,
+        address: u64,
+        into: &mut [u8],
+        who: &Actor<'_>,
+        kind: Kind,
+    ) -> Finding<()> {
         let (at, offset) = self.find(address, into.len() as u64)?;
         let launch = self.launch;
         let a = &mut self.allocations[at];
@@ -230,7 +246,9 @@ impl Memory {
         }
         into.copy_from_slice(&a.bytes[range]);
         if who.races {
-            a.track(offset, launch).read(offset % PAGE, into.len(), who, kind).map_err(|what| a.race(offset, what))?;
+            a.track(offset, launch)
+                .read(offset % PAGE, into.len(), who, kind)
+                .map_err(|what| a.race(offset, what))?;
         }
         Ok(())
     }
@@ -250,13 +268,21 @@ impl Memory {
         written.copy_from_slice(&a.written[offset..offset + into.len()]);
         if who.races {
             let track = a.track(offset, launch);
-            track.read(offset % PAGE, into.len(), who, Kind::Plain).map_err(|what| a.race(offset, what))?;
+            track
+                .read(offset % PAGE, into.len(), who, Kind::Plain)
+                .map_err(|what| a.race(offset, what))?;
         }
         Ok(())
     }
 
     /// A kernel's write.
-    pub(crate) fn store(&mut self, address: u64, from: &[u8], who: &Actor<'_>, kind: Kind) -> Finding<()> {
+    pub(crate) fn store(
+        &mut self,
+        address: u64,
+        from: &[u8],
+        who: &Actor<'_>,
+        kind: Kind,
+    ) -> Finding<()> {
         let (at, offset) = self.find(address, from.len() as u64)?;
         let launch = self.launch;
         let a = &mut self.allocations[at];

@@ -44,7 +44,10 @@ impl Shared {
             Some(offset) if offset + len <= self.bytes.len() => Ok(offset),
             _ => {
                 let at = i64::from(address) - i64::from(SHARED_BASE);
-                let what = format!("{len} bytes at byte {at} of {} bytes of shared memory", self.bytes.len());
+                let what = format!(
+                    "{len} bytes at byte {at} of {} bytes of shared memory",
+                    self.bytes.len()
+                );
                 Err((FaultKind::OutOfBounds, what))
             }
         }
@@ -54,16 +57,27 @@ impl Shared {
         if self.n_pending == 0 || self.pending[offset..offset + len].iter().all(|n| *n == 0) {
             return Ok(());
         }
-        let what = format!("byte {offset} of shared memory belongs to an asynchronous copy that was not waited for");
+        let what = format!(
+            "byte {offset} of shared memory belongs to an asynchronous copy that was not waited for"
+        );
         Err((FaultKind::AsyncPending, what))
     }
 
-    pub(crate) fn load(&mut self, address: u32, into: &mut [u8], who: &Actor<'_>, kind: Kind) -> Finding<()> {
+    pub(crate) fn load(
+        &mut self,
+        address: u32,
+        into: &mut [u8],
+        who: &Actor<'_>,
+        kind: Kind,
+    ) -> Finding<()> {
         let offset = self.offset(address, into.len())?;
         self.unpending(offset, into.len())?;
         let range = offset..offset + into.len();
         if let Some(first) = self.written[range.clone()].iter().position(|written| !written) {
-            return Err((FaultKind::Uninitialised, format!("byte {} of shared memory", offset + first)));
+            return Err((
+                FaultKind::Uninitialised,
+                format!("byte {} of shared memory", offset + first),
+            ));
         }
         if who.races {
             self.track.read(offset, into.len(), who, kind).map_err(|what| race(offset, what))?;
@@ -72,13 +86,21 @@ impl Shared {
         Ok(())
     }
 
-    pub(crate) fn store(&mut self, address: u32, from: &[u8], who: &Actor<'_>, kind: Kind) -> Finding<()> {
+    pub(crate) fn store(
+        &mut self,
+        address: u32,
+        from: &[u8],
+        who: &Actor<'_>,
+        kind: Kind,
+    ) -> Finding<()> {
         let offset = self.offset(address, from.len())?;
         self.unpending(offset, from.len())?;
         let range = offset..offset + from.len();
         if who.races {
             let same = self.bytes[range.clone()] == *from;
-            self.track.write(offset, from.len(), who, kind, same).map_err(|what| race(offset, what))?;
+            self.track
+                .write(offset, from.len(), who, kind, same)
+                .map_err(|what| race(offset, what))?;
         }
         self.bytes[range.clone()].copy_from_slice(from);
         self.written[range].fill(true);
@@ -99,7 +121,13 @@ impl Shared {
     }
 
     /// It ends: the bytes are there for who waited, and for others behind a barrier.
-    pub(crate) fn end_async(&mut self, address: u32, from: &[u8], written: &[bool], who: &Actor<'_>) -> Finding<()> {
+    pub(crate) fn end_async(
+        &mut self,
+        address: u32,
+        from: &[u8],
+        written: &[bool],
+        who: &Actor<'_>,
+    ) -> Finding<()> {
         let offset = self.offset(address, from.len())?;
         let range = offset..offset + from.len();
         self.pending[range.clone()].iter_mut().for_each(|n| *n = n.saturating_sub(1));

@@ -35,7 +35,9 @@ impl Mark {
         let thread = (who.warp * 32 + who.lane) as u64;
         let time = u64::from(who.clocks.now(who.warp)) & 0x1ff_ffff;
         let strong = u64::from(kind == Kind::Strong);
-        Self(u64::from(who.block & 0xff_ffff) << 40 | thread << 30 | time << 5 | bytes << 1 | strong)
+        Self(
+            u64::from(who.block & 0xff_ffff) << 40 | thread << 30 | time << 5 | bytes << 1 | strong,
+        )
     }
 
     fn block(self) -> u32 {
@@ -88,7 +90,13 @@ impl Track {
     }
 
     /// A read of `len` bytes; words for the race where there is one.
-    pub(crate) fn read(&mut self, at: usize, len: usize, who: &Actor<'_>, kind: Kind) -> Result<(), String> {
+    pub(crate) fn read(
+        &mut self,
+        at: usize,
+        len: usize,
+        who: &Actor<'_>,
+        kind: Kind,
+    ) -> Result<(), String> {
         let mut last = Mark(0);
         for writer in &self.writers[at..at + len] {
             if *writer != last {
@@ -133,7 +141,8 @@ impl Track {
         for writer in &self.writers[at..at + len] {
             if *writer != last {
                 last = *writer;
-                let one_step = last.0 >> 35 == now.0 >> 35 && last.0 & 0x3fff_ffff == now.0 & 0x3fff_ffff;
+                let one_step =
+                    last.0 >> 35 == now.0 >> 35 && last.0 & 0x3fff_ffff == now.0 & 0x3fff_ffff;
                 if last.races(who, kind) && !(same && one_step) {
                     return Err(describe("written", "written", last, who));
                 }

@@ -10,7 +10,10 @@ use crate::fault::{Result, ptx_error};
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Name {
-    Reg { index: u32, bits: u8 },
+    Reg {
+        index: u32,
+        bits: u8,
+    },
     Pred(u32),
     /// Offset in the parameters.
     Param(u32),
@@ -18,7 +21,10 @@ pub(super) enum Name {
     Shared(u32),
     SharedDynamic,
     /// A module's shared variable: takes room in the kernels that name it.
-    SharedOuter { bytes: u64, align: u64 },
+    SharedOuter {
+        bytes: u64,
+        align: u64,
+    },
     /// Offset in the thread's local memory.
     Local(u32),
     Global(String),
@@ -44,7 +50,10 @@ pub(super) enum Operand<'a> {
     Negative(&'a str),
     Not(&'a str),
     List(Vec<Operand<'a>>),
-    Address { base: &'a str, offset: i64 },
+    Address {
+        base: &'a str,
+        offset: i64,
+    },
     /// `%r1|%p1`.
     Pair(&'a str, &'a str),
 }
@@ -163,8 +172,11 @@ impl<'a> Body<'a> {
             if ranged {
                 names.ranges.insert(name.text.to_owned(), (first, count, width));
             } else {
-                let value =
-                    if width == 1 { Name::Pred(first) } else { Name::Reg { index: first, bits: width } };
+                let value = if width == 1 {
+                    Name::Pred(first)
+                } else {
+                    Name::Reg { index: first, bits: width }
+                };
                 names.names.insert(name.text.to_owned(), value);
             }
             match cursor.next()?.text {
@@ -180,7 +192,9 @@ impl<'a> Body<'a> {
         let (total, make): (&mut u32, fn(u32) -> Name) = match space.text {
             ".shared" => (&mut self.shared_bytes, Name::Shared),
             ".local" => (&mut self.local_bytes, Name::Local),
-            other => return ptx_error(space.line, format!("a variable in `{other}` inside a body")),
+            other => {
+                return ptx_error(space.line, format!("a variable in `{other}` inside a body"));
+            }
         };
         let at = place(total, declared.bytes, declared.align, space.line)?;
         self.scopes[scope].names.insert(declared.name, make(at));

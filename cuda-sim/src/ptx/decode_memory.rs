@@ -12,7 +12,8 @@ impl<'a> Decoder<'a> {
     pub(super) fn space(&self, w: &Words<'_>) -> Space {
         let space = |part: &&str| {
             Some(match part.split("::").next()? {
-                "global" | "const" => Space::Global,
+                "global" => Space::Global,
+                "const" => Space::Const,
                 "shared" => Space::Shared,
                 "local" => Space::Local,
                 "param" => Space::Param,
@@ -22,7 +23,11 @@ impl<'a> Decoder<'a> {
         w.mods.iter().find_map(space).unwrap_or(Space::Generic)
     }
 
-    pub(super) fn decode_memory(&mut self, w: &Words<'_>, o: &[Operand<'a>]) -> Result<Option<(Op, Class)>> {
+    pub(super) fn decode_memory(
+        &mut self,
+        w: &Words<'_>,
+        o: &[Operand<'a>],
+    ) -> Result<Option<(Op, Class)>> {
         let found = match (w.root, o) {
             ("ld" | "ldu", [d, at, ..]) => self.load(w, d, at)?,
             ("st", [at, s, ..]) => self.store(w, at, s)?,
@@ -39,7 +44,10 @@ impl<'a> Decoder<'a> {
             ("stmatrix", [at, Operand::List(s)]) => {
                 self.matrix_shape(w, s.len())?;
                 let (base, offset) = self.address(at)?;
-                (Op::Stmatrix { s: self.sources(s)?, base, offset, trans: w.has("trans") }, Class::Shared)
+                (
+                    Op::Stmatrix { s: self.sources(s)?, base, offset, trans: w.has("trans") },
+                    Class::Shared,
+                )
             }
             ("prefetch" | "prefetchu" | "discard" | "applypriority", _) => (Op::Nop, Class::Global),
             // A policy is a hint; its value is never looked at.
@@ -103,7 +111,7 @@ impl<'a> Decoder<'a> {
             Space::Generic | Space::Global => Class::Global,
             Space::Shared => Class::Shared,
             Space::Local => Class::Local,
-            Space::Param => Class::Parameter,
+            Space::Param | Space::Const => Class::Parameter,
         }
     }
 
@@ -120,7 +128,7 @@ impl<'a> Decoder<'a> {
             at.width = width;
             registers.push(register);
         }
-        let class = if w.has("const") { Class::Parameter } else { Self::class(&at) };
+        let class = Self::class(&at);
         Ok((Op::Load { d: registers, at }, class))
     }
 

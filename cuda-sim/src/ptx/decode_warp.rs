@@ -1,14 +1,18 @@
 //! Control flow, barriers, warp-wide operations and matrix multiplication.
 
+use super::Class;
 use super::body::Operand;
 use super::decode::Decoder;
 use super::instr::{Element, Mma, Op, Reduce, ReduxOp, ShflMode, VoteMode};
 use super::words::{Words, bits};
-use super::Class;
 use crate::fault::Result;
 
 impl<'a> Decoder<'a> {
-    pub(super) fn decode_warp(&mut self, w: &Words<'_>, o: &[Operand<'a>]) -> Result<Option<(Op, Class)>> {
+    pub(super) fn decode_warp(
+        &mut self,
+        w: &Words<'_>,
+        o: &[Operand<'a>],
+    ) -> Result<Option<(Op, Class)>> {
         let found = match (w.root, o) {
             ("bra", [Operand::Word(label)]) => {
                 (Op::Branch { target: self.label(label)? }, Class::Branch)
@@ -19,7 +23,9 @@ impl<'a> Decoder<'a> {
             }
             ("ret" | "exit", []) => (Op::Exit, Class::Branch),
             ("trap", []) => (Op::Trap { what: "the kernel trapped" }, Class::Branch),
-            ("brkpt" | "nanosleep" | "griddepcontrol" | "setmaxnreg", _) => (Op::Nop, Class::Branch),
+            ("brkpt" | "nanosleep" | "griddepcontrol" | "setmaxnreg", _) => {
+                (Op::Nop, Class::Branch)
+            }
             ("call", _) => (self.call(o)?, Class::Branch),
             ("fence" | "membar", _) => (Op::Nop, Class::Barrier),
             ("bar" | "barrier", _) if w.has("warp") => match o {
@@ -58,7 +64,6 @@ impl<'a> Decoder<'a> {
     }
 
     fn barrier(&mut self, w: &Words<'_>, o: &[Operand<'a>]) -> Result<Op> {
-        let aligned = w.root == "bar" || w.has("aligned");
         let arrive = w.has("arrive");
         if !w.has("red") {
             let (id, count) = match o {
@@ -66,7 +71,7 @@ impl<'a> Decoder<'a> {
                 [id, count] => (self.source(id)?, Some(self.source(count)?)),
                 _ => return self.refuse(format!("a barrier with {} operands", o.len())),
             };
-            return Ok(Op::Barrier { id, count, arrive, aligned, reduce: None });
+            return Ok(Op::Barrier { id, count, arrive, reduce: None });
         }
         let (d, id, count, p) = match o {
             [d, id, p] => (d, id, None, p),
@@ -83,7 +88,7 @@ impl<'a> Decoder<'a> {
             Some(count) => Some(self.source(count)?),
             None => None,
         };
-        Ok(Op::Barrier { id: self.source(id)?, count, arrive, aligned, reduce: Some((reduce, p, not)) })
+        Ok(Op::Barrier { id: self.source(id)?, count, arrive, reduce: Some((reduce, p, not)) })
     }
 
     fn shfl(&mut self, w: &Words<'_>, [d, a, b, c, mask]: [&Operand<'a>; 5]) -> Result<Op> {
@@ -98,16 +103,23 @@ impl<'a> Decoder<'a> {
             return self.refuse(format!("`shfl` with {:?}", w.mods));
         };
         let (d, p) = match d {
-            Operand::Pair(d, p) => {
-                (self.destination(&Operand::Word(d))?, if *p == "_" { None } else { Some(self.pred(p)?) })
-            }
+            Operand::Pair(d, p) => (
+                self.destination(&Operand::Word(d))?,
+                if *p == "_" { None } else { Some(self.pred(p)?) },
+            ),
             one => (self.destination(one)?, None),
         };
         let (a, b, c) = (self.source(a)?, self.source(b)?, self.source(c)?);
         Ok(Op::Shfl { mode, d, p, a, b, c, mask: self.source(mask)? })
     }
 
-    fn vote(&mut self, w: &Words<'_>, d: &Operand<'a>, a: &Operand<'a>, mask: &Operand<'a>) -> Result<Op> {
+    fn vote(
+        &mut self,
+        w: &Words<'_>,
+        d: &Operand<'a>,
+        a: &Operand<'a>,
+        mask: &Operand<'a>,
+    ) -> Result<Op> {
         let modes = [
             ("all", VoteMode::All),
             ("any", VoteMode::Any),
@@ -119,7 +131,8 @@ impl<'a> Decoder<'a> {
             return self.refuse(format!("`vote` with {:?}", w.mods));
         };
         let a = self.pred_operand(a)?;
-        let d = if mode == VoteMode::Ballot { self.destination(d)? } else { self.pred_destination(d)? };
+        let d =
+            if mode == VoteMode::Ballot { self.destination(d)? } else { self.pred_destination(d)? };
         Ok(Op::Vote { mode, d, a, mask: self.source(mask)? })
     }
 
@@ -139,7 +152,13 @@ impl<'a> Decoder<'a> {
         Ok(Op::Match { all: w.has("all"), d, p, a, bits, mask })
     }
 
-    fn redux(&mut self, w: &Words<'_>, d: &Operand<'a>, a: &Operand<'a>, mask: &Operand<'a>) -> Result<Op> {
+    fn redux(
+        &mut self,
+        w: &Words<'_>,
+        d: &Operand<'a>,
+        a: &Operand<'a>,
+        mask: &Operand<'a>,
+    ) -> Result<Op> {
         let op = match (w.mods.get(1).copied().unwrap_or_default(), w.last()) {
             ("add", "u32" | "s32") => ReduxOp::Add,
             ("min", "u32") => ReduxOp::MinU,
@@ -180,7 +199,10 @@ impl<'a> Decoder<'a> {
         };
         let pair_fits = a_type == b_type
             || integers && matches!(b_type, Element::S8 | Element::U8)
-            || matches!((a_type, b_type), (Element::E4m3, Element::E5m2) | (Element::E5m2, Element::E4m3));
+            || matches!(
+                (a_type, b_type),
+                (Element::E4m3, Element::E5m2) | (Element::E5m2, Element::E4m3)
+            );
         if !depth_fits || !accumulator_fits || !pair_fits || !w.has("row") || !w.has("col") {
             return self.refuse(format!("`mma` with {:?}", w.mods));
         }

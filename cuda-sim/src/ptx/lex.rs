@@ -86,14 +86,32 @@ mod tests {
 
     #[test]
     fn words_keep_their_dots_and_lines_are_counted() {
-        let text = "// x\n@%p1 ld.shared::cta.v2.u32 {%r1,%r2}, [%rd1+-8];\n/* a\nb */ $L_1: \"a;b\"";
+        let text =
+            "// x\n@%p1 ld.shared::cta.v2.u32 {%r1,%r2}, [%rd1+-8];\n/* a\nb */ $L_1: \"a;b\"";
         let found = tokens(text).unwrap();
         let words: Vec<&str> = found.iter().map(|t| t.text).collect();
         assert_eq!(
             words,
             [
-                "@", "%p1", "ld.shared::cta.v2.u32", "{", "%r1", ",", "%r2", "}", ",", "[", "%rd1",
-                "+", "-", "8", "]", ";", "$L_1", ":", "\"a;b\""
+                "@",
+                "%p1",
+                "ld.shared::cta.v2.u32",
+                "{",
+                "%r1",
+                ",",
+                "%r2",
+                "}",
+                ",",
+                "[",
+                "%rd1",
+                "+",
+                "-",
+                "8",
+                "]",
+                ";",
+                "$L_1",
+                ":",
+                "\"a;b\""
             ]
         );
         assert_eq!((found[0].line, found[16].line), (2, 4));

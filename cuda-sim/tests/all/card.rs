@@ -37,7 +37,12 @@ impl Card {
         bytes.chunks_exact(size_of::<T>()).map(T::of).collect()
     }
 
-    pub(crate) fn launch(&mut self, name: &str, grid: Grid, args: &[Arg]) -> Result<Counters, Error> {
+    pub(crate) fn launch(
+        &mut self,
+        name: &str,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<Counters, Error> {
         let mut function = self.loaded.function(name).unwrap();
         function.dynamic_shared_max = 64 << 10;
         let size = function.params().iter().map(|(at, bytes)| at + bytes).max().unwrap_or(0);

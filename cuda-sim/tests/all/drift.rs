@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use cuda_sim::Module;
+
 #[test]
 fn sources_and_ptx_belong_together() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -14,7 +16,8 @@ fn sources_and_ptx_belong_together() {
     let kernels = here.join("tests/kernels");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ptx");
     std::fs::create_dir_all(&out).unwrap();
-    let made = Command::new("sh").arg(kernels.join("compile.sh")).arg(&nvcc).arg(&out).output().unwrap();
+    let made =
+        Command::new("sh").arg(kernels.join("compile.sh")).arg(&nvcc).arg(&out).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let mut compared = 0;
     for entry in std::fs::read_dir(&kernels).unwrap() {
@@ -22,9 +25,39 @@ fn sources_and_ptx_belong_together() {
         if path.extension().is_some_and(|extension| extension == "ptx") {
             let fresh = std::fs::read_to_string(out.join(path.file_name().unwrap())).unwrap();
             let kept = std::fs::read_to_string(&path).unwrap();
-            assert!(fresh == kept, "{} is not what nvcc makes of its source: run compile.sh", path.display());
+            assert!(
+                fresh == kept,
+                "{} is not what nvcc makes of its source: run compile.sh",
+                path.display()
+            );
             compared += 1;
         }
     }
     assert!(compared >= 4);
+}
+
+#[test]
+fn what_nvcc_makes_for_newer_targets_is_read_too() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
+    if !nvcc.exists() {
+        println!("skipped: no nvcc; tools/cuda-toolchain.sh installs it");
+        return;
+    }
+    for (name, target) in
+        [("scalar", "120"), ("tensor", "120"), ("scalar", "90a"), ("tensor", "89")]
+    {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}_{target}.ptx"));
+        let code = format!("arch=compute_{target},code=compute_{target}");
+        let made = Command::new(&nvcc)
+            .args(["-O3", "-std=c++17", "-gencode", &code, "-ptx"])
+            .arg(here.join(format!("tests/kernels/{name}.cu")))
+            .arg("-o")
+            .arg(&out)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let module = Module::parse(&std::fs::read_to_string(&out).unwrap());
+        assert_eq!(module.unwrap().target, format!("sm_{target}"));
+    }
 }

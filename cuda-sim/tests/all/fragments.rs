@@ -129,7 +129,11 @@ fn matrix(random: &mut Random, rows: usize, columns: usize) -> Vec<Vec<i32>> {
 #[track_caller]
 fn check<T: Bytes + PartialEq + std::fmt::Debug>(ptx: &str, shape: &Shape, number: fn(i32) -> T) {
     let mut random = Random::new(shape.k as u64 + shape.bits as u64);
-    let (a, b, c) = (matrix(&mut random, 16, shape.k), matrix(&mut random, shape.k, 8), matrix(&mut random, 16, 8));
+    let (a, b, c) = (
+        matrix(&mut random, 16, shape.k),
+        matrix(&mut random, shape.k, 8),
+        matrix(&mut random, 16, 8),
+    );
     let mut card = Card::new(ptx);
     let a_at = card.upload(&fragment(&a, shape, shape.a, 16));
     let b_at = card.upload(&fragment(&b, shape, shape.b, 8));
@@ -175,14 +179,16 @@ fn sixteen_bit_fragments_lie_as_the_manual_says() {
     let wide = |kernel, encode| Shape { kernel, k: 16, bits: 16, a: a_16816, b: b_16816, encode };
     check(PTX, &wide("mma_16816_bf16", bf), |n| n as f32);
     check(PTX, &wide("mma_16816_f16", f16), |n| n as f32);
-    let narrow = Shape { kernel: "mma_1688_bf16", k: 8, bits: 16, a: a_1688, b: b_1688, encode: bf };
+    let narrow =
+        Shape { kernel: "mma_1688_bf16", k: 8, bits: 16, a: a_1688, b: b_1688, encode: bf };
     check(PTX, &narrow, |n| n as f32);
 }
 
 #[test]
 fn tf32_fragments_lie_as_the_manual_says() {
     let encode = |n: i32| (n as f32).to_bits();
-    let shape = Shape { kernel: "mma_1688_tf32", k: 8, bits: 32, a: a_1688_tf32, b: b_1688_tf32, encode };
+    let shape =
+        Shape { kernel: "mma_1688_tf32", k: 8, bits: 32, a: a_1688_tf32, b: b_1688_tf32, encode };
     check(PTX, &shape, |n| n as f32);
 }
 
@@ -191,7 +197,8 @@ fn eight_bit_fragments_lie_as_the_manual_says() {
     let encode = |n: i32| u32::from(n as i8 as u8);
     let wide = Shape { kernel: "mma_16832_s8", k: 32, bits: 8, a: a_16832, b: b_16832, encode };
     check(PTX, &wide, |n| n);
-    let narrow = Shape { kernel: "mma_16816_s8", k: 16, bits: 8, a: a_16816_8, b: b_16816_8, encode };
+    let narrow =
+        Shape { kernel: "mma_16816_s8", k: 16, bits: 8, a: a_16816_8, b: b_16816_8, encode };
     check(PTX, &narrow, |n| n);
 }
 
@@ -202,7 +209,8 @@ fn e4m3_fragments_lie_as_those_of_other_bytes() {
         .replace("m16n8k32.row.col.s32.s8.s8.s32", "m16n8k32.row.col.f32.e4m3.e4m3.f32")
         .replace(".target sm_80", ".target sm_89");
     assert!(Module::parse(&ptx).unwrap().kernel_names().contains(&"mma_16832_s8"));
-    let shape = Shape { kernel: "mma_16832_s8", k: 32, bits: 8, a: a_16832, b: b_16832, encode: e4m3 };
+    let shape =
+        Shape { kernel: "mma_16832_s8", k: 32, bits: 8, a: a_16832, b: b_16832, encode: e4m3 };
     check(&ptx, &shape, |n| n as f32);
 }
 

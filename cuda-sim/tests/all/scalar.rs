@@ -15,18 +15,28 @@ fn rms_norm_is_within_a_bf16_step_and_reads_what_it_must() {
     let mut card = Card::new(PTX);
     let (x_at, w_at) = (card.upload(&x), card.upload(&weight));
     let y_at = card.device.alloc((rows * dim * 2) as u64).unwrap();
-    let args = [Arg::Pointer(x_at), Arg::Pointer(w_at), Arg::Pointer(y_at), Arg::U32(dim as u32), Arg::F32(eps)];
+    let args = [
+        Arg::Pointer(x_at),
+        Arg::Pointer(w_at),
+        Arg::Pointer(y_at),
+        Arg::U32(dim as u32),
+        Arg::F32(eps),
+    ];
     let counters = card.launch("rms_norm", Grid::flat(rows as u32, 256, 0), &args).unwrap();
     let y: Vec<u16> = card.download(y_at, rows * dim);
     for row in 0..rows {
-        let values: Vec<f64> = x[row * dim..(row + 1) * dim].iter().map(|x| from_bf16(*x)).collect();
+        let values: Vec<f64> =
+            x[row * dim..(row + 1) * dim].iter().map(|x| from_bf16(*x)).collect();
         let mean = values.iter().map(|v| v * v).sum::<f64>() / dim as f64;
         let scale = 1.0 / (mean + f64::from(eps)).sqrt();
         for (i, value) in values.iter().enumerate() {
             let want = value * scale * from_bf16(weight[i]);
             let got = from_bf16(y[row * dim + i]);
             // One rounding to bf16 (2^-8 of the value at most) on top of f32 arithmetic.
-            assert!((got - want).abs() <= want.abs() * 0.003_92 + 1e-30, "row {row} at {i}: {got}, wanted {want}");
+            assert!(
+                (got - want).abs() <= want.abs() * 0.003_92 + 1e-30,
+                "row {row} at {i}: {got}, wanted {want}"
+            );
         }
     }
     // x twice, the weights once a row, in 2-byte steps of neighbours: no sector too many.
@@ -68,7 +78,12 @@ fn the_mathematical_functions_are_near_their_values() {
     }
     // The error function's known value at 1.
     let one = card.upload(&[1f32]);
-    card.launch("functions", Grid::flat(1, 32, 0), &[Arg::Pointer(one), Arg::Pointer(out_at), Arg::U32(1)]).unwrap();
+    card.launch(
+        "functions",
+        Grid::flat(1, 32, 0),
+        &[Arg::Pointer(one), Arg::Pointer(out_at), Arg::U32(1)],
+    )
+    .unwrap();
     let got: Vec<f32> = card.download(out_at, 12);
     assert!((got[10] - 0.842_700_8).abs() < 1e-6);
 }
@@ -112,7 +127,8 @@ fn integer_instructions_are_exact() {
     a[..6].copy_from_slice(&[0, 1, u32::MAX, 0x8000_0000, 0x7fff_ffff, 0]);
     b[..6].copy_from_slice(&[0, u32::MAX, u32::MAX, 2, 31, 32]);
     let mut card = Card::new(PTX);
-    let (a_at, b_at, out_at) = (card.upload(&a), card.upload(&b), card.device.alloc(500 * 80).unwrap());
+    let (a_at, b_at, out_at) =
+        (card.upload(&a), card.upload(&b), card.device.alloc(500 * 80).unwrap());
     let args = [Arg::Pointer(a_at), Arg::Pointer(b_at), Arg::Pointer(out_at), Arg::U32(500)];
     card.launch("integers", Grid::flat(4, 128, 0), &args).unwrap();
     let out: Vec<u32> = card.download(out_at, 500 * 20);
@@ -147,7 +163,9 @@ fn narrow_formats_convert_and_compute() {
     for (n, got) in out.chunks_exact(4).enumerate() {
         let v = f64::from(x[n]);
         assert_eq!(got[0], eight[n], "e4m3 of {v}");
-        let near = |got: f32, want: f64, step: f64| (f64::from(got) - want).abs() <= want.abs() * step + 1e-7;
+        let near = |got: f32, want: f64, step: f64| {
+            (f64::from(got) - want).abs() <= want.abs() * step + 1e-7
+        };
         // f16 overflows to infinity at 600 squared.
         assert!(near(got[1], v * v + 1.0, 0.002) || got[1].is_infinite() && v == 600.0, "{got:?}");
         let b = from_bf16(bf16(x[n]));
@@ -162,8 +180,9 @@ fn every_space_holds_its_own() {
     let x: Vec<i32> = (0..64).map(|n| n * 7 % 11).collect();
     let mut card = Card::new(PTX);
     let (x_at, out_at) = (card.upload(&x), card.device.alloc(256).unwrap());
-    let counters =
-        card.launch("spaces", Grid::flat(1, 64, 256), &[Arg::Pointer(x_at), Arg::Pointer(out_at)]).unwrap();
+    let counters = card
+        .launch("spaces", Grid::flat(1, 64, 256), &[Arg::Pointer(x_at), Arg::Pointer(out_at)])
+        .unwrap();
     let table = [0.5f32, -1.0, 2.0, 8.0];
     let dynamic: Vec<f32> = (0..64)
         .map(|t| {
@@ -176,7 +195,11 @@ fn every_space_holds_its_own() {
     for t in 0..64 {
         let odd = x[t / 32 * 32..][..32].iter().filter(|x| **x & 1 == 1).count() as f32;
         let generic = if t % 2 == 1 { dynamic[t % 4] } else { table[t % 4] };
-        assert_eq!(got[t], dynamic[63 - t] + odd * 100.0 + above * 10_000.0 + generic, "thread {t}");
+        assert_eq!(
+            got[t],
+            dynamic[63 - t] + odd * 100.0 + above * 10_000.0 + generic,
+            "thread {t}"
+        );
     }
     assert!(counters.local_bytes > 0);
 }
@@ -197,7 +220,8 @@ fn lanes_part_and_come_together() {
         .collect();
     let mut card = Card::new(PTX);
     let (x_at, out_at) = (card.upload(&x), card.device.alloc(512).unwrap());
-    card.launch("divergent", Grid::flat(1, 64, 0), &[Arg::Pointer(x_at), Arg::Pointer(out_at)]).unwrap();
+    card.launch("divergent", Grid::flat(1, 64, 0), &[Arg::Pointer(x_at), Arg::Pointer(out_at)])
+        .unwrap();
     let out: Vec<u32> = card.download(out_at, 128);
     for t in 0..64 {
         let warp = &steps[t / 32 * 32..][..32];

@@ -16,9 +16,15 @@ fn run(name: &str) -> Result<(f64, Counters), Error> {
     let mut card = Card::new(PTX);
     let (a_at, b_at) = (card.upload(&a), card.upload(&b));
     let c_at = card.device.alloc((m * n * 4) as u64).unwrap();
-    let grid = Grid { blocks: [n as u32 / 32, m as u32 / 32, 1], threads: [128, 1, 1], shared_bytes: 0 };
-    let args =
-        [Arg::Pointer(a_at), Arg::Pointer(b_at), Arg::Pointer(c_at), Arg::U32(n as u32), Arg::U32(k as u32)];
+    let grid =
+        Grid { blocks: [n as u32 / 32, m as u32 / 32, 1], threads: [128, 1, 1], shared_bytes: 0 };
+    let args = [
+        Arg::Pointer(a_at),
+        Arg::Pointer(b_at),
+        Arg::Pointer(c_at),
+        Arg::U32(n as u32),
+        Arg::U32(k as u32),
+    ];
     let counters = card.launch(name, grid, &args)?;
     let c: Vec<f32> = card.download(c_at, m * n);
     let (mut error, mut largest) = (0f64, 0f64);

@@ -51,7 +51,8 @@ fn an_event_orders_two_streams_under_every_seed() {
 
 #[test]
 fn a_missing_event_shows_under_some_seed_and_the_same_one_again() {
-    let failed: Vec<u64> = (1..12).filter(|seed| produce_and_consume(*seed, false).is_err()).collect();
+    let failed: Vec<u64> =
+        (1..12).filter(|seed| produce_and_consume(*seed, false).is_err()).collect();
     assert!(!failed.is_empty() && failed.len() < 11, "{failed:?}");
     let what = produce_and_consume(failed[0], false).unwrap_err();
     assert!(what.contains("Uninitialised"), "{what}");

@@ -101,7 +101,14 @@ mod tests {
     fn an_ordered_comparison_fails_on_nan_and_an_unordered_one_holds() {
         let nan = [u64::from(f32::NAN.to_bits()); 32];
         let one = [u64::from(1f32.to_bits()); 32];
-        for (word, want) in [("ne", 0), ("neu", u32::MAX), ("lt", 0), ("geu", u32::MAX), ("nan", u32::MAX), ("num", 0)] {
+        for (word, want) in [
+            ("ne", 0),
+            ("neu", u32::MAX),
+            ("lt", 0),
+            ("geu", u32::MAX),
+            ("nan", u32::MAX),
+            ("num", 0),
+        ] {
             assert_eq!(compare(word, "f32", false).unwrap()(&nan, &one), want, "{word}");
         }
     }

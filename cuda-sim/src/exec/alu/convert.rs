@@ -2,8 +2,8 @@
 
 use super::float::flush;
 use super::formats::{
-    Round, bf16_to_f32, e4m3_to_f64, e5m2_to_f64, f16_to_f64, f32_to_bf16, f64_to_bf16, f64_to_e4m3,
-    f64_to_e5m2, f64_to_f16, f64_to_f32, make_odd,
+    Round, bf16_to_f32, e4m3_to_f64, e5m2_to_f64, f16_to_f64, f32_to_bf16, f64_to_bf16,
+    f64_to_e4m3, f64_to_e5m2, f64_to_f16, f64_to_f32, make_odd,
 };
 use super::lanes;
 use crate::ptx::Class;
@@ -16,12 +16,16 @@ pub(super) fn find(w: &Words<'_>) -> Option<(Alu, usize, Class)> {
         // Narrowing two values into one register: the first source becomes the upper half.
         ["bf16x2", "f32"] => (pair_bf16(w)?, 2),
         ["f16x2", "f32"] => (pair_f16(w)?, 2),
-        ["e4m3x2", "f32"] if w.has("satfinite") => {
-            (lanes!(|a, b, c| u64::from(f64_to_e4m3(f32_of(a))) << 8 | u64::from(f64_to_e4m3(f32_of(b)))), 2)
-        }
-        ["e5m2x2", "f32"] if w.has("satfinite") => {
-            (lanes!(|a, b, c| u64::from(f64_to_e5m2(f32_of(a))) << 8 | u64::from(f64_to_e5m2(f32_of(b)))), 2)
-        }
+        ["e4m3x2", "f32"] if w.has("satfinite") => (
+            lanes!(|a, b, c| u64::from(f64_to_e4m3(f32_of(a))) << 8
+                | u64::from(f64_to_e4m3(f32_of(b)))),
+            2,
+        ),
+        ["e5m2x2", "f32"] if w.has("satfinite") => (
+            lanes!(|a, b, c| u64::from(f64_to_e5m2(f32_of(a))) << 8
+                | u64::from(f64_to_e5m2(f32_of(b)))),
+            2,
+        ),
         ["e4m3x2", "f16x2"] => (lanes!(|a, b, c| two(a, |h| f64_to_e4m3(f16_to_f64(h)))), 1),
         ["e5m2x2", "f16x2"] => (lanes!(|a, b, c| two(a, |h| f64_to_e5m2(f16_to_f64(h)))), 1),
         ["f16x2", "e4m3x2"] => (lanes!(|a, b, c| widen(a, e4m3_to_f64)), 1),
@@ -87,7 +91,9 @@ fn pair_f16(w: &Words<'_>) -> Option<Alu> {
     Some(match (w.has("rn"), w.has("rz"), w.has("relu"), w.has("satfinite")) {
         (true, _, false, false) => form!(|x| x, Round::Nearest),
         (true, _, true, false) => form!(relu, Round::Nearest),
-        (true, _, false, true) => form!(|x| if x.is_nan() { x } else { x.clamp(-65504.0, 65504.0) }, Round::Nearest),
+        (true, _, false, true) => {
+            form!(|x| if x.is_nan() { x } else { x.clamp(-65504.0, 65504.0) }, Round::Nearest)
+        }
         (_, true, false, false) => form!(|x| x, Round::Zero),
         _ => return None,
     })
@@ -123,13 +129,9 @@ fn one(w: &Words<'_>, to: &str, from: &str) -> Option<Alu> {
         ("f32", "u32") if plain && w.has("rn") => {
             Some(lanes!(|a, b, c| u64::from((a as u32 as f32).to_bits())))
         }
-        _ if is_float(to) || is_float(from) => None,
+        // What has no integer type is nothing for this, and goes the general way.
         _ => integer_to_integer(w, to, from),
     }
-}
-
-fn is_float(ty: &str) -> bool {
-    matches!(ty, "f16" | "bf16" | "f32" | "f64" | "tf32")
 }
 
 /// Expands for every integer type with its Rust type.
@@ -195,7 +197,10 @@ impl Type {
             "tf32" => Self::Tf32,
             "f32" => Self::F32,
             "f64" => Self::F64,
-            _ => Self::Integer { bits: bits(name).filter(|bits| *bits >= 8)?, signed: name.starts_with('s') },
+            _ => Self::Integer {
+                bits: bits(name).filter(|bits| *bits >= 8)?,
+                signed: name.starts_with('s'),
+            },
         })
     }
 }
@@ -219,7 +224,8 @@ pub(crate) fn general(w: &Words<'_>) -> Option<Conversion> {
     let types: Vec<&str> = w.types().collect();
     let [to, from] = types[..] else { return None };
     let modes = [("rz", Round::Zero), ("rm", Round::Down), ("rp", Round::Up)];
-    let mode = modes.into_iter().find(|(word, _)| w.has(word)).map_or(Round::Nearest, |(_, mode)| mode);
+    let mode =
+        modes.into_iter().find(|(word, _)| w.has(word)).map_or(Round::Nearest, |(_, mode)| mode);
     let (to, from) = (Type::of(to)?, Type::of(from)?);
     let integral = |ty| matches!(ty, Type::Integer { .. });
     let whole = whole(w);

@@ -60,13 +60,25 @@ macro_rules! double {
 macro_rules! directed {
     ($w:expr, |$a:ident, $b:ident, $c:ident, $m:ident| $e:expr) => {
         if $w.has("rz") {
-            single!($w, |$a, $b, $c| { const $m: Round = Round::Zero; $e })
+            single!($w, |$a, $b, $c| {
+                const $m: Round = Round::Zero;
+                $e
+            })
         } else if $w.has("rm") {
-            single!($w, |$a, $b, $c| { const $m: Round = Round::Down; $e })
+            single!($w, |$a, $b, $c| {
+                const $m: Round = Round::Down;
+                $e
+            })
         } else if $w.has("rp") {
-            single!($w, |$a, $b, $c| { const $m: Round = Round::Up; $e })
+            single!($w, |$a, $b, $c| {
+                const $m: Round = Round::Up;
+                $e
+            })
         } else {
-            single!($w, |$a, $b, $c| { const $m: Round = Round::Nearest; $e })
+            single!($w, |$a, $b, $c| {
+                const $m: Round = Round::Nearest;
+                $e
+            })
         }
     };
 }
@@ -113,14 +125,21 @@ fn single(w: &Words<'_>) -> Option<(Alu, usize)> {
 fn single_directed(w: &Words<'_>) -> Option<(Alu, usize)> {
     Some(match w.root {
         "add" => (directed!(w, |a, b, c, M| f64_to_f32(add_odd(f64::from(a), f64::from(b)), M)), 2),
-        "sub" => (directed!(w, |a, b, c, M| f64_to_f32(add_odd(f64::from(a), -f64::from(b)), M)), 2),
+        "sub" => {
+            (directed!(w, |a, b, c, M| f64_to_f32(add_odd(f64::from(a), -f64::from(b)), M)), 2)
+        }
         // The product of two f32 is exact in f64.
         "mul" => (directed!(w, |a, b, c, M| f64_to_f32(f64::from(a) * f64::from(b), M)), 2),
         "fma" | "mad" => (
-            directed!(w, |a, b, c, M| f64_to_f32(add_odd(f64::from(a) * f64::from(b), f64::from(c)), M)),
+            directed!(w, |a, b, c, M| f64_to_f32(
+                add_odd(f64::from(a) * f64::from(b), f64::from(c)),
+                M
+            )),
             3,
         ),
-        "div" => (directed!(w, |a, b, c, M| f64_to_f32(quotient(f64::from(a), f64::from(b)), M)), 2),
+        "div" => {
+            (directed!(w, |a, b, c, M| f64_to_f32(quotient(f64::from(a), f64::from(b)), M)), 2)
+        }
         "rcp" => (directed!(w, |a, b, c, M| f64_to_f32(quotient(1.0, f64::from(a)), M)), 1),
         "sqrt" => (directed!(w, |a, b, c, M| f64_to_f32(root(f64::from(a)), M)), 1),
         _ => return None,
@@ -165,23 +184,37 @@ fn multiply_add() -> Alu {
     lanes!(|a, b, c| u64::from(f32_of(a).mul_add(f32_of(b), f32_of(c)).to_bits()))
 }
 
-/// Of two or three. Without `.NaN` a NaN loses against a number.
+fn least(a: f32, b: f32) -> f32 {
+    if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { a.min(b) }
+}
+
+fn greatest(a: f32, b: f32) -> f32 {
+    if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else { a.max(b) }
+}
+
+/// Without `.NaN` a NaN loses against a number.
 fn extreme(w: &Words<'_>) -> (Alu, usize) {
-    fn least(a: f32, b: f32) -> f32 {
-        if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { a.min(b) }
-    }
-    fn greatest(a: f32, b: f32) -> f32 {
-        if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else { a.max(b) }
-    }
     let f = match (w.root, w.has("NaN")) {
         ("min", false) => single!(w, |a, b, c| least(a, b)),
-        ("min", true) => single!(w, |a, b, c| if a.is_nan() || b.is_nan() { f32::NAN } else { least(a, b) }),
+        ("min", true) => {
+            single!(w, |a, b, c| if a.is_nan() || b.is_nan() { f32::NAN } else { least(a, b) })
+        }
         (_, false) => single!(w, |a, b, c| greatest(a, b)),
         (_, true) => {
             single!(w, |a, b, c| if a.is_nan() || b.is_nan() { f32::NAN } else { greatest(a, b) })
         }
     };
     (f, 2)
+}
+
+/// The form with three sources, which targets from sm_100 on have.
+pub(crate) fn extreme3(w: &Words<'_>) -> Option<Alu> {
+    let plain = w.last() == "f32" && !w.has("NaN");
+    match w.root {
+        "min" if plain => Some(single!(w, |a, b, c| least(least(a, b), c))),
+        "max" if plain => Some(single!(w, |a, b, c| greatest(greatest(a, b), c))),
+        _ => None,
+    }
 }
 
 fn double(w: &Words<'_>) -> Option<(Alu, usize)> {
@@ -243,6 +276,10 @@ mod tests {
         check("max.f32", [f32::NAN, -3.0, 0.0], -3.0);
         check("max.f32", [-0.0, 0.0, 0.0], 0.0);
         check("min.f32", [0.0, -0.0, 0.0], -0.0);
-        check("fma.rn.f32", [1.0 + f32::EPSILON, 1.0 - f32::EPSILON, -1.0], -f32::EPSILON * f32::EPSILON);
+        check(
+            "fma.rn.f32",
+            [1.0 + f32::EPSILON, 1.0 - f32::EPSILON, -1.0],
+            -f32::EPSILON * f32::EPSILON,
+        );
     }
 }

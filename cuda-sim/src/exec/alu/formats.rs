@@ -22,7 +22,8 @@ pub(crate) struct Format {
 
 pub(crate) const F32: Format = Format { digits: 24, exponent_min: -126, max: f32::MAX as f64 };
 pub(crate) const F16: Format = Format { digits: 11, exponent_min: -14, max: 65504.0 };
-pub(crate) const BF16: Format = Format { digits: 8, exponent_min: -126, max: 3.389_531_389_251_535_5e38 };
+pub(crate) const BF16: Format =
+    Format { digits: 8, exponent_min: -126, max: 3.389_531_389_251_535_5e38 };
 const E4M3: Format = Format { digits: 4, exponent_min: -6, max: 448.0 };
 const E5M2: Format = Format { digits: 3, exponent_min: -14, max: 57344.0 };
 

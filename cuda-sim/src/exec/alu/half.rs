@@ -42,8 +42,14 @@ macro_rules! each {
 macro_rules! halves {
     ($w:expr, |$a:ident, $b:ident, $c:ident| $e:expr) => {
         match ($w.has("relu"), $w.has("sat")) {
-            (true, _) => each!($w.last(), |x| if x.is_nan() || x > 0.0 { x } else { 0.0 }, |$a, $b, $c| $e),
-            (_, true) => each!($w.last(), |x| if x.is_nan() { 0.0 } else { x.clamp(0.0, 1.0) }, |$a, $b, $c| $e),
+            (true, _) => {
+                each!($w.last(), |x| if x.is_nan() || x > 0.0 { x } else { 0.0 }, |$a, $b, $c| $e)
+            }
+            (_, true) => each!(
+                $w.last(),
+                |x| if x.is_nan() { 0.0 } else { x.clamp(0.0, 1.0) },
+                |$a, $b, $c| $e
+            ),
             _ => each!($w.last(), |x| x, |$a, $b, $c| $e),
         }
     };
@@ -57,8 +63,12 @@ pub(super) fn find(w: &Words<'_>) -> Option<(Alu, usize, Class)> {
         // Two significands of 11 bits make a product that f64 holds.
         "mul" => (halves!(w, |a, b, c| a * b), 2),
         "fma" => (halves!(w, |a, b, c| add_odd(a * b, c)), 3),
-        "min" if nan => (halves!(w, |a, b, c| if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }), 2),
-        "max" if nan => (halves!(w, |a, b, c| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }), 2),
+        "min" if nan => {
+            (halves!(w, |a, b, c| if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }), 2)
+        }
+        "max" if nan => {
+            (halves!(w, |a, b, c| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }), 2)
+        }
         "min" => (halves!(w, |a, b, c| a.min(b)), 2),
         "max" => (halves!(w, |a, b, c| a.max(b)), 2),
         "ex2" => (halves!(w, |a, b, c| a.exp2()), 1),

@@ -39,8 +39,12 @@ pub(super) fn find(w: &Words<'_>) -> Option<(Alu, usize, Class)> {
 fn arithmetic(w: &Words<'_>) -> Option<(Alu, usize)> {
     let ty = w.last();
     Some(match w.root {
-        "add" if w.has("sat") => (lanes!(|a, b, c| (a as i32).saturating_add(b as i32) as u32 as u64), 2),
-        "sub" if w.has("sat") => (lanes!(|a, b, c| (a as i32).saturating_sub(b as i32) as u32 as u64), 2),
+        "add" if w.has("sat") => {
+            (lanes!(|a, b, c| (a as i32).saturating_add(b as i32) as u32 as u64), 2)
+        }
+        "sub" if w.has("sat") => {
+            (lanes!(|a, b, c| (a as i32).saturating_sub(b as i32) as u32 as u64), 2)
+        }
         "add" => (typed!(ty, |a, b, c| a.wrapping_add(b)), 2),
         "sub" => (typed!(ty, |a, b, c| a.wrapping_sub(b)), 2),
         "mul" | "mad" | "mul24" => return multiply(w),
@@ -51,7 +55,14 @@ fn arithmetic(w: &Words<'_>) -> Option<(Alu, usize)> {
         "max" => (typed!(ty, |a, b, c| a.max(b)), 2),
         "abs" => (signed(ty, false)?, 1),
         "neg" => (signed(ty, true)?, 1),
-        "sad" => (typed!(ty, |a, b, c| c.wrapping_add(if a > b { a.wrapping_sub(b) } else { b.wrapping_sub(a) })), 3),
+        "sad" => (
+            typed!(ty, |a, b, c| c.wrapping_add(if a > b {
+                a.wrapping_sub(b)
+            } else {
+                b.wrapping_sub(a)
+            })),
+            3,
+        ),
         "dp4a" => (dot4(w)?, 3),
         _ => return None,
     })
@@ -74,20 +85,34 @@ fn multiply(w: &Words<'_>) -> Option<(Alu, usize)> {
     let add = w.root.starts_with("mad");
     let f = if w.has("wide") {
         match (ty, add) {
-            ("s16", false) => lanes!(|a, b, c| (a as i16 as i32).wrapping_mul(b as i16 as i32) as u32 as u64),
-            ("u16", false) => lanes!(|a, b, c| (a as u16 as u32).wrapping_mul(b as u16 as u32) as u64),
-            ("s32", false) => lanes!(|a, b, c| (a as i32 as i64).wrapping_mul(b as i32 as i64) as u64),
+            ("s16", false) => {
+                lanes!(|a, b, c| (a as i16 as i32).wrapping_mul(b as i16 as i32) as u32 as u64)
+            }
+            ("u16", false) => {
+                lanes!(|a, b, c| (a as u16 as u32).wrapping_mul(b as u16 as u32) as u64)
+            }
+            ("s32", false) => {
+                lanes!(|a, b, c| (a as i32 as i64).wrapping_mul(b as i32 as i64) as u64)
+            }
             ("u32", false) => lanes!(|a, b, c| (a as u32 as u64).wrapping_mul(b as u32 as u64)),
             ("s16", true) => {
-                lanes!(|a, b, c| (a as i16 as i32).wrapping_mul(b as i16 as i32).wrapping_add(c as i32) as u32 as u64)
+                lanes!(|a, b, c| (a as i16 as i32)
+                    .wrapping_mul(b as i16 as i32)
+                    .wrapping_add(c as i32) as u32 as u64)
             }
             ("u16", true) => {
-                lanes!(|a, b, c| (a as u16 as u32).wrapping_mul(b as u16 as u32).wrapping_add(c as u32) as u64)
+                lanes!(|a, b, c| (a as u16 as u32)
+                    .wrapping_mul(b as u16 as u32)
+                    .wrapping_add(c as u32) as u64)
             }
             ("s32", true) => {
-                lanes!(|a, b, c| (a as i32 as i64).wrapping_mul(b as i32 as i64).wrapping_add(c as i64) as u64)
+                lanes!(|a, b, c| (a as i32 as i64)
+                    .wrapping_mul(b as i32 as i64)
+                    .wrapping_add(c as i64) as u64)
             }
-            ("u32", true) => lanes!(|a, b, c| (a as u32 as u64).wrapping_mul(b as u32 as u64).wrapping_add(c)),
+            ("u32", true) => {
+                lanes!(|a, b, c| (a as u32 as u64).wrapping_mul(b as u32 as u64).wrapping_add(c))
+            }
             _ => return None,
         }
     } else if w.has("hi") {
@@ -110,15 +135,19 @@ fn multiply(w: &Words<'_>) -> Option<(Alu, usize)> {
 
 fn high(ty: &str, add: bool) -> Option<Alu> {
     Some(match (ty, add) {
-        ("s32", false) => lanes!(|a, b, c| ((a as i32 as i64 * b as i32 as i64) >> 32) as u32 as u64),
+        ("s32", false) => {
+            lanes!(|a, b, c| ((a as i32 as i64 * b as i32 as i64) >> 32) as u32 as u64)
+        }
         ("u32", false) => lanes!(|a, b, c| (a as u32 as u64 * b as u32 as u64) >> 32),
         ("s64", false) => lanes!(|a, b, c| ((a as i64 as i128 * b as i64 as i128) >> 64) as u64),
         ("u64", false) => lanes!(|a, b, c| ((a as u128 * b as u128) >> 64) as u64),
         ("s32", true) => lanes!(|a, b, c| {
-            (((a as i32 as i64 * b as i32 as i64) >> 32) as i32).wrapping_add(c as i32) as u32 as u64
+            (((a as i32 as i64 * b as i32 as i64) >> 32) as i32).wrapping_add(c as i32) as u32
+                as u64
         }),
         ("u32", true) => {
-            lanes!(|a, b, c| (((a as u32 as u64 * b as u32 as u64) >> 32) as u32).wrapping_add(c as u32) as u64)
+            lanes!(|a, b, c| (((a as u32 as u64 * b as u32 as u64) >> 32) as u32)
+                .wrapping_add(c as u32) as u64)
         }
         ("s64", true) => {
             lanes!(|a, b, c| (((a as i64 as i128 * b as i64 as i128) >> 64) as u64).wrapping_add(c))
@@ -259,7 +288,9 @@ fn fields(w: &Words<'_>) -> Option<(Alu, usize)> {
     Some(match (w.root, w.last()) {
         ("bfe", "u32") => (lanes!(|a, b, c| extract(a & 0xffff_ffff, b, c, 32, false)), 3),
         ("bfe", "u64") => (lanes!(|a, b, c| extract(a, b, c, 64, false)), 3),
-        ("bfe", "s32") => (lanes!(|a, b, c| extract(a as i32 as i64 as u64, b, c, 32, true) & 0xffff_ffff), 3),
+        ("bfe", "s32") => {
+            (lanes!(|a, b, c| extract(a as i32 as i64 as u64, b, c, 32, true) & 0xffff_ffff), 3)
+        }
         ("bfe", "s64") => (lanes!(|a, b, c| extract(a, b, c, 64, true)), 3),
         ("bfi", "b32") => (lanes!(|a, b, c, n| insert(a, b, c, n, 32) & 0xffff_ffff), 4),
         ("bfi", "b64") => (lanes!(|a, b, c, n| insert(a, b, c, n, 64)), 4),
@@ -271,7 +302,9 @@ fn fields(w: &Words<'_>) -> Option<(Alu, usize)> {
             }),
             2,
         ),
-        ("szext", "u32") => (lanes!(|a, b, c| if b as u32 > 31 { a } else { a & ((1u64 << (b as u32)) - 1) }), 2),
+        ("szext", "u32") => {
+            (lanes!(|a, b, c| if b as u32 > 31 { a } else { a & ((1u64 << (b as u32)) - 1) }), 2)
+        }
         ("prmt", _) => (permute(w), 3),
         ("slct", "s32") => (lanes!(|a, b, c| if (c as i32) >= 0 { a } else { b }), 3),
         _ => return None,
