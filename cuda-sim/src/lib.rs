@@ -20,6 +20,22 @@
 //! driver/  libcuda's entry points: streams, events, graphs, faults on demand
 //! ```
 
+#![allow(clippy::doc_markdown, reason = "libcuda, cudarc, m16n8k16 and their like are words here")]
+#![allow(clippy::precedence, reason = "bit fields read better without the brackets")]
+#![allow(
+    clippy::unnecessary_box_returns,
+    reason = "a defect is boxed because every step's result carries its place"
+)]
+#![allow(
+    clippy::unnecessary_wraps,
+    reason = "one arm of a table may give what all of them may not"
+)]
+#![allow(
+    clippy::struct_excessive_bools,
+    reason = "an instruction's modifiers are independent of each other"
+)]
+#![allow(clippy::needless_range_loop, reason = "a lane's number is what the loops are about")]
+
 mod counters;
 mod device;
 mod driver;

@@ -123,7 +123,15 @@ unsafe extern "C" fn cuEventCreate(event: *mut u64, _flags: c_uint) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuEventDestroy_v2(event: u64) -> u32 {
-    on_card(|card| card.events.remove(&event).map(|_| ()).ok_or(code::INVALID_HANDLE))
+    on_card(|card| {
+        let this = card.events.get_mut(&event).filter(|event| !event.destroyed);
+        let this = this.ok_or(code::INVALID_HANDLE)?;
+        this.destroyed = true;
+        if this.done >= this.issued {
+            card.events.remove(&event);
+        }
+        Ok(())
+    })
 }
 
 #[unsafe(no_mangle)]

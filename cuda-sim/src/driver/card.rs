@@ -35,6 +35,8 @@ pub(crate) struct Event {
     pub(crate) done: u64,
     /// The command count when it happened: the only clock there is.
     pub(crate) at: u64,
+    /// Given back while something waits for it: it is kept until it has happened.
+    pub(crate) destroyed: bool,
     /// The nodes it stands for, where it was recorded in a capture that began on this stream.
     pub(crate) captured: Option<(u64, Vec<usize>)>,
 }
@@ -93,16 +95,17 @@ impl Card {
             n_allocs: 0,
             n_launches: 0,
             n_commands: 0,
-            random: config.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: config.seed,
         }
     }
 
-    /// The next number of the seed's sequence.
+    /// The next number of the seed's sequence: a counter through a mixer, so that near seeds differ at once.
     pub(crate) fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random >> 11
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.random;
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
     }
 
     /// Takes device memory, unless the configuration makes this one fail.

@@ -12,6 +12,8 @@ const KIND_PTX: u16 = 1;
 const KIND_ELF: u16 = 2;
 /// Flags of an entry whose payload is compressed.
 const COMPRESSED: u64 = 0xf000;
+/// Flag of an entry that is for exactly its architecture: `sm_90a`.
+const SPECIFIC: u64 = 1 << 20;
 /// No image is larger; it bounds what a broken size could make us read.
 const IMAGE_BYTES_MAX: u64 = 1 << 30;
 
@@ -80,9 +82,8 @@ pub(crate) fn choose(image: &[u8], arch: u32) -> Result<String> {
     let entries = entries(image)?;
     let mut texts = Vec::new();
     for entry in entries.iter().filter(|entry| entry.kind == KIND_PTX) {
-        if entry.flags & COMPRESSED != 0
-            || !entry.payload.starts_with(b"//") && !entry.payload.starts_with(b".")
-        {
+        let start = entry.payload.trim_ascii_start();
+        if entry.flags & COMPRESSED != 0 || !start.starts_with(b"//") && !start.starts_with(b".") {
             return Err(Error::Image(
                 "compressed PTX: build test images with `-no-compress`".into(),
             ));
@@ -90,10 +91,12 @@ pub(crate) fn choose(image: &[u8], arch: u32) -> Result<String> {
         let ptx = text(entry.payload)?;
         texts.push((target_of(&ptx).unwrap_or_default(), ptx));
     }
-    // Machine code runs within its major number, from its minor one on. Its architecture is all an entry says; `a`
-    // targets are recognised by their text.
-    let native =
-        entries.iter().filter(|e| e.kind == KIND_ELF && e.arch / 10 == arch / 10 && e.arch <= arch);
+    // Machine code runs within its major number, from its minor one on; a specific one on its own card alone.
+    let runs = |entry: &&Entry<'_>| match entry.flags & SPECIFIC {
+        0 => entry.arch / 10 == arch / 10 && entry.arch <= arch,
+        _ => entry.arch == arch,
+    };
+    let native = entries.iter().filter(|entry| entry.kind == KIND_ELF).filter(runs);
     let native = native.map(|entry| entry.arch).max();
     let mut fitting: Vec<&(String, String)> =
         texts.iter().filter(|(target, _)| fits(target, arch)).collect();

@@ -163,9 +163,13 @@ impl Card {
                 Err(error) => Err(self.fail(code::ILLEGAL_ADDRESS, error.to_string())),
             },
             Command::Record { event, generation } => {
-                if let Some(event) = self.events.get_mut(&event) {
-                    event.done = event.done.max(generation);
-                    event.at = self.n_commands;
+                if let Some(this) = self.events.get_mut(&event) {
+                    this.done = this.done.max(generation);
+                    this.at = self.n_commands;
+                    // Who waits for an event that is gone has nothing to wait for: it has happened.
+                    if this.destroyed && this.done >= this.issued {
+                        self.events.remove(&event);
+                    }
                 }
                 Ok(())
             }

@@ -90,7 +90,7 @@ fn count(
             env.counters.shared(&list[..n], bytes as u32);
         }
         Space::Local => env.counters.local_bytes += bytes as u64 * u64::from(lanes.count_ones()),
-        Space::Param => {}
+        Space::Param | Space::Const => {}
     }
 }
 
@@ -120,7 +120,7 @@ fn read(
     into: &mut [u8],
 ) -> Step<()> {
     match space {
-        Space::Global | Space::Generic => {
+        Space::Global | Space::Const | Space::Generic => {
             let (memory, _, who) = env.actor(warp.index, lane);
             at_lane(memory.load(address, into, &who, kind(strong)), lane)
         }
@@ -166,7 +166,7 @@ fn write(
     from: &[u8],
 ) -> Step<()> {
     match space {
-        Space::Global | Space::Generic => {
+        Space::Global | Space::Const | Space::Generic => {
             let (memory, _, who) = env.actor(warp.index, lane);
             at_lane(memory.store(address, from, &who, kind(strong)), lane)
         }

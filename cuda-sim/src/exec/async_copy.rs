@@ -84,17 +84,25 @@ pub(super) fn issue(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32) ->
         env.counters.global(&reads[..n], bytes as u64, false);
     }
     env.counters.shared(&writes[..active.count_ones() as usize], bytes as u32);
+    let committed = warp.copies.committed;
+    let of_group = |group: u32, lanes: u32| {
+        lanes_of(lanes)
+            .filter(|lane| committed[*lane] == group)
+            .fold(0, |mask, lane| mask | 1u32 << lane)
+    };
     // Lanes that have committed differently get entries of their own.
-    let mut rest = active;
-    while rest != 0 {
-        let group = warp.copies.committed[rest.trailing_zeros() as usize];
-        let mask = lanes_of(rest)
-            .filter(|lane| warp.copies.committed[*lane] == group)
-            .fold(0, |m, lane| m | 1 << lane);
-        rest &= !mask;
+    loop {
+        copy.group = committed[copy.mask.trailing_zeros() as usize];
+        let mask = of_group(copy.group, copy.mask);
+        let rest = copy.mask & !mask;
+        if rest == 0 {
+            break;
+        }
         let (data, written) = (copy.data.clone(), copy.written.clone());
-        warp.copies.pending.push(Copy { mask, group, bytes, to: copy.to, data, written });
+        warp.copies.pending.push(Copy { mask, data, written, ..copy });
+        copy.mask = rest;
     }
+    warp.copies.pending.push(copy);
     Ok(())
 }
 

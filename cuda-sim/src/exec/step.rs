@@ -1,6 +1,6 @@
 //! One instruction of one group of lanes.
 
-use super::warp::{Arrival, Warp};
+use super::warp::{Arrival, Pause, Warp};
 use super::{Env, access, async_copy, collective, defect, lanes_of, matrix};
 use crate::fault::{FaultKind, Step};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
@@ -17,8 +17,8 @@ pub(crate) enum Flow {
     Part,
     /// Lanes are missing.
     Wait,
-    Barrier(Arrival),
-    Arrive(Arrival),
+    /// At a barrier of the block.
+    Pause(Pause),
     End,
 }
 
@@ -118,7 +118,8 @@ fn warp_wide(warp: &mut Warp, env: &mut Env<'_>, op: &Op, active: u32, pc: u32) 
             let value = |r: &u32| warp.regs[*r as usize][first(active)] as u32;
             let reduce = reduce.map(|(how, p, not)| (how, warp.holds((p, not)) & active));
             let arrival = Arrival { id: value(id), count: count.as_ref().map(value), pc, reduce };
-            return Ok(if *arrive { Flow::Arrive(arrival) } else { Flow::Barrier(arrival) });
+            let pause = if *arrive { Pause::Arrive(arrival) } else { Pause::Barrier(arrival) };
+            return Ok(Flow::Pause(pause));
         }
         Op::WarpSync { .. } => env.clocks.sync_lanes(warp.index, member & warp.live),
         Op::Ldmatrix { .. } | Op::Stmatrix { .. } => matrix::transfer(warp, env, op)?,
@@ -215,6 +216,13 @@ fn plain(warp: &mut Warp, op: &Op, active: u32) {
             warp.write_pred(*d, active, value);
         }
         Op::Carry { .. } => carry(warp, op, active),
+        op => bits(warp, op, active),
+    }
+}
+
+/// Registers put together and taken apart, and what an address lies in.
+fn bits(warp: &mut Warp, op: &Op, active: u32) {
+    match op {
         Op::Pack { d, parts, bits } => {
             let mask = u64::MAX >> (64 - u32::from(*bits).clamp(1, 64));
             let mut values: Lanes = [0; 32];

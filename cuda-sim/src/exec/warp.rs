@@ -191,6 +191,11 @@ impl Warp {
         Defect::new(kind, group.mask.trailing_zeros() as usize, what)
     }
 
+    /// Lanes that go on elsewhere.
+    fn leave(&mut self, pc: u32, mask: u32) {
+        self.groups.push(Group { pc, mask, waiting: false });
+    }
+
     /// Runs one group until it ends, parts, waits, meets another or has had its turn.
     fn run_group(
         &mut self,
@@ -220,29 +225,20 @@ impl Warp {
             self.moved |= !matches!(flow, Flow::Wait);
             match flow {
                 Flow::Next => pc += 1,
+                Flow::Jump(target) if active == mask => pc = target,
                 Flow::Jump(target) => {
-                    let stay = mask & !active;
-                    if stay == 0 {
-                        pc = target;
-                    } else if active == 0 {
-                        pc += 1;
-                    } else {
-                        self.groups.push(Group { pc: target, mask: active, waiting: false });
-                        (mask, pc) = (stay, pc + 1);
-                        break;
-                    }
+                    self.leave(target, active);
+                    (mask, pc) = (mask & !active, pc + 1);
+                    break;
                 }
                 Flow::Scatter(targets) => {
-                    let rest = mask & !active;
-                    for (target, lanes) in targets {
-                        self.groups.push(Group { pc: target, mask: lanes, waiting: false });
-                    }
-                    (mask, pc) = (rest, pc + 1);
+                    targets.into_iter().for_each(|(target, lanes)| self.leave(target, lanes));
+                    (mask, pc) = (mask & !active, pc + 1);
                     break;
                 }
                 Flow::Part => {
                     // Lanes whose predicate keeps them out of a warp-wide instruction go past it.
-                    self.groups.push(Group { pc: pc + 1, mask: mask & !active, waiting: false });
+                    self.leave(pc + 1, mask & !active);
                     mask = active;
                     break;
                 }
@@ -250,22 +246,15 @@ impl Warp {
                     self.live &= !active;
                     mask &= !active;
                     pc += 1;
-                    if mask == 0 {
-                        break;
-                    }
+                    turn = if mask == 0 { 0 } else { turn };
                 }
                 Flow::Wait => {
                     self.groups[at] = Group { pc, mask, waiting: true };
                     return Ok(None);
                 }
-                Flow::Barrier(arrival) => {
+                Flow::Pause(why) => {
+                    pause = Some(why);
                     pc += 1;
-                    pause = Some(Pause::Barrier(arrival));
-                    break;
-                }
-                Flow::Arrive(arrival) => {
-                    pc += 1;
-                    pause = Some(Pause::Arrive(arrival));
                     break;
                 }
             }

@@ -12,7 +12,8 @@ impl<'a> Decoder<'a> {
     pub(super) fn space(&self, w: &Words<'_>) -> Space {
         let space = |part: &&str| {
             Some(match part.split("::").next()? {
-                "global" | "const" => Space::Global,
+                "global" => Space::Global,
+                "const" => Space::Const,
                 "shared" => Space::Shared,
                 "local" => Space::Local,
                 "param" => Space::Param,
@@ -110,7 +111,7 @@ impl<'a> Decoder<'a> {
             Space::Generic | Space::Global => Class::Global,
             Space::Shared => Class::Shared,
             Space::Local => Class::Local,
-            Space::Param => Class::Parameter,
+            Space::Param | Space::Const => Class::Parameter,
         }
     }
 
@@ -127,7 +128,7 @@ impl<'a> Decoder<'a> {
             at.width = width;
             registers.push(register);
         }
-        let class = if w.has("const") { Class::Parameter } else { Self::class(&at) };
+        let class = Self::class(&at);
         Ok((Op::Load { d: registers, at }, class))
     }
 

@@ -64,7 +64,6 @@ impl<'a> Decoder<'a> {
     }
 
     fn barrier(&mut self, w: &Words<'_>, o: &[Operand<'a>]) -> Result<Op> {
-        let aligned = w.root == "bar" || w.has("aligned");
         let arrive = w.has("arrive");
         if !w.has("red") {
             let (id, count) = match o {
@@ -72,7 +71,7 @@ impl<'a> Decoder<'a> {
                 [id, count] => (self.source(id)?, Some(self.source(count)?)),
                 _ => return self.refuse(format!("a barrier with {} operands", o.len())),
             };
-            return Ok(Op::Barrier { id, count, arrive, aligned, reduce: None });
+            return Ok(Op::Barrier { id, count, arrive, reduce: None });
         }
         let (d, id, count, p) = match o {
             [d, id, p] => (d, id, None, p),
@@ -89,13 +88,7 @@ impl<'a> Decoder<'a> {
             Some(count) => Some(self.source(count)?),
             None => None,
         };
-        Ok(Op::Barrier {
-            id: self.source(id)?,
-            count,
-            arrive,
-            aligned,
-            reduce: Some((reduce, p, not)),
-        })
+        Ok(Op::Barrier { id: self.source(id)?, count, arrive, reduce: Some((reduce, p, not)) })
     }
 
     fn shfl(&mut self, w: &Words<'_>, [d, a, b, c, mask]: [&Operand<'a>; 5]) -> Result<Op> {

@@ -68,6 +68,8 @@ pub(crate) struct Instr {
 pub(crate) enum Space {
     Generic,
     Global,
+    /// At generic addresses too, and counted apart: constants come from a cache of their own.
+    Const,
     Shared,
     Local,
     Param,
@@ -356,7 +358,6 @@ pub(crate) enum Op {
         id: R,
         count: Option<R>,
         arrive: bool,
-        aligned: bool,
         reduce: Option<(Reduce, P, bool)>,
     },
     WarpSync {

@@ -6,6 +6,7 @@
 
 mod body;
 mod decode;
+mod decode_logic;
 mod decode_memory;
 mod decode_warp;
 pub(crate) mod instr;

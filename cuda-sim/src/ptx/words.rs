@@ -26,11 +26,6 @@ impl<'a> Words<'a> {
     pub(crate) fn types(&self) -> impl Iterator<Item = &'a str> + '_ {
         self.mods.iter().copied().filter(|part| bits(part).is_some())
     }
-
-    /// The first type, or nothing.
-    pub(crate) fn first_type(&self) -> &'a str {
-        self.types().next().unwrap_or_default()
-    }
 }
 
 /// Bits of a type's name; `None` for what is no type.
@@ -53,7 +48,7 @@ mod tests {
     #[test]
     fn a_word_has_a_root_modifiers_and_types() {
         let words = Words::new("ld.global.nc.L1::no_allocate.v4.u32");
-        assert_eq!((words.root, words.last(), words.first_type()), ("ld", "u32", "u32"));
+        assert_eq!((words.root, words.last()), ("ld", "u32"));
         assert!(words.has("nc") && words.has("L1::no_allocate") && !words.has("ca"));
         let types: Vec<&str> = Words::new("cvt.rn.bf16x2.f32").types().collect();
         assert_eq!(types, ["bf16x2", "f32"]);

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use cuda_sim::Module;
+
 #[test]
 fn sources_and_ptx_belong_together() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -32,4 +34,30 @@ fn sources_and_ptx_belong_together() {
         }
     }
     assert!(compared >= 4);
+}
+
+#[test]
+fn what_nvcc_makes_for_newer_targets_is_read_too() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
+    if !nvcc.exists() {
+        println!("skipped: no nvcc; tools/cuda-toolchain.sh installs it");
+        return;
+    }
+    for (name, target) in
+        [("scalar", "120"), ("tensor", "120"), ("scalar", "90a"), ("tensor", "89")]
+    {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}_{target}.ptx"));
+        let code = format!("arch=compute_{target},code=compute_{target}");
+        let made = Command::new(&nvcc)
+            .args(["-O3", "-std=c++17", "-gencode", &code, "-ptx"])
+            .arg(here.join(format!("tests/kernels/{name}.cu")))
+            .arg("-o")
+            .arg(&out)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let module = Module::parse(&std::fs::read_to_string(&out).unwrap());
+        assert_eq!(module.unwrap().target, format!("sm_{target}"));
+    }
 }

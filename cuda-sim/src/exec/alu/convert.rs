@@ -129,13 +129,9 @@ fn one(w: &Words<'_>, to: &str, from: &str) -> Option<Alu> {
         ("f32", "u32") if plain && w.has("rn") => {
             Some(lanes!(|a, b, c| u64::from((a as u32 as f32).to_bits())))
         }
-        _ if is_float(to) || is_float(from) => None,
+        // What has no integer type is nothing for this, and goes the general way.
         _ => integer_to_integer(w, to, from),
     }
-}
-
-fn is_float(ty: &str) -> bool {
-    matches!(ty, "f16" | "bf16" | "f32" | "f64" | "tf32")
 }
 
 /// Expands for every integer type with its Rust type.

@@ -184,14 +184,16 @@ fn multiply_add() -> Alu {
     lanes!(|a, b, c| u64::from(f32_of(a).mul_add(f32_of(b), f32_of(c)).to_bits()))
 }
 
-/// Of two or three. Without `.NaN` a NaN loses against a number.
+fn least(a: f32, b: f32) -> f32 {
+    if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { a.min(b) }
+}
+
+fn greatest(a: f32, b: f32) -> f32 {
+    if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else { a.max(b) }
+}
+
+/// Without `.NaN` a NaN loses against a number.
 fn extreme(w: &Words<'_>) -> (Alu, usize) {
-    fn least(a: f32, b: f32) -> f32 {
-        if a == b { f32::from_bits(a.to_bits() | b.to_bits()) } else { a.min(b) }
-    }
-    fn greatest(a: f32, b: f32) -> f32 {
-        if a == b { f32::from_bits(a.to_bits() & b.to_bits()) } else { a.max(b) }
-    }
     let f = match (w.root, w.has("NaN")) {
         ("min", false) => single!(w, |a, b, c| least(a, b)),
         ("min", true) => {
@@ -203,6 +205,16 @@ fn extreme(w: &Words<'_>) -> (Alu, usize) {
         }
     };
     (f, 2)
+}
+
+/// The form with three sources, which targets from sm_100 on have.
+pub(crate) fn extreme3(w: &Words<'_>) -> Option<Alu> {
+    let plain = w.last() == "f32" && !w.has("NaN");
+    match w.root {
+        "min" if plain => Some(single!(w, |a, b, c| least(least(a, b), c))),
+        "max" if plain => Some(single!(w, |a, b, c| greatest(greatest(a, b), c))),
+        _ => None,
+    }
 }
 
 fn double(w: &Words<'_>) -> Option<(Alu, usize)> {

@@ -12,6 +12,7 @@ mod integer;
 
 pub(crate) use compare::{compare, compare2};
 pub(crate) use convert::{Conversion, general as conversion};
+pub(crate) use float::extreme3;
 
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::ptx::Class;
@@ -67,6 +68,6 @@ pub(crate) fn convert_address(space: Space, to_space: bool) -> Alu {
         (Space::Local, true) => lanes!(|a, b, c| a.wrapping_sub(LOCAL_WINDOW)),
         (Space::Param, false) => lanes!(|a, b, c| (a & 0xffff_ffff) + PARAM_WINDOW),
         (Space::Param, true) => lanes!(|a, b, c| a.wrapping_sub(PARAM_WINDOW)),
-        (Space::Global | Space::Generic, _) => copy(64),
+        (Space::Global | Space::Const | Space::Generic, _) => copy(64),
     }
 }
