@@ -46,12 +46,13 @@ pub(super) fn linear_f32(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weigh
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::Backend;
     use crate::backend::cpu::Weight;
     use crate::backend::cpu::testing::{
-        Matrix, Way, assert_close, assert_same_bits, backend, matrix, numbers, product_error, ways,
-        width,
+        Matrix, ODD, Way, assert_close, assert_same_bits, backend, limits, matrix, numbers,
+        product_error, scratch_shape, ways, width,
     };
+    use crate::backend::{Backend, ScratchShape};
+    use crate::limits::Limits;
     use crate::quant::DType;
 
     fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
@@ -143,6 +144,29 @@ mod tests {
                         let got = run(way, 1 + rows % 3, &x[..rows * dim], rows, &weight);
                         assert_same_bits(&got, &alone[..rows * n_out]);
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_have_the_bits_of_few() {
+        // More rows than a block of tiles takes, and some left; an odd panel left; two chunks of groups.
+        let (n_out, rows) = (88, 150);
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+            let dim = width(dtype, 768);
+            let matrix = matrix(15, dtype, n_out, dim);
+            let x = numbers(19, rows * dim);
+            for way in ways().into_iter().filter(|way| way.is_whole(dtype)) {
+                let mut cpu = backend(way, 2);
+                let limits = Limits { step_rows_max: rows, ..limits() };
+                let shape = ScratchShape { step_rows_max: rows, ..scratch_shape(ODD) };
+                cpu.reserve(&shape, &limits).unwrap();
+                let weight = matrix.in_panels(&mut cpu);
+                let mut all = cpu.alloc(rows * n_out).unwrap();
+                cpu.linear(&mut all, &x, &weight, rows);
+                for (few, want) in x.chunks(7 * dim).zip(all.chunks(7 * n_out)) {
+                    assert_same_bits(&run(way, 1, few, few.len() / dim, &weight), want);
                 }
             }
         }
