@@ -34,6 +34,33 @@
     clippy::struct_excessive_bools,
     reason = "an instruction's modifiers are independent of each other"
 )]
+#![allow(
+    clippy::match_same_arms,
+    clippy::single_match_else,
+    clippy::bool_to_int_with_if,
+    reason = "tables stay tables"
+)]
+#![allow(
+    clippy::invalid_upcast_comparisons,
+    clippy::double_comparisons,
+    reason = "one expression is expanded for all types"
+)]
+#![allow(clippy::needless_pass_by_value, clippy::unused_self, reason = "the callers read better")]
+#![allow(
+    clippy::naive_bytecount,
+    clippy::manual_is_multiple_of,
+    clippy::assigning_clones,
+    reason = "plain and fast enough"
+)]
+#![allow(clippy::needless_for_each, reason = "one line for one thought")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::approx_constant,
+        clippy::excessive_precision,
+        reason = "neighbours of a root, to the digit"
+    )
+)]
 #![allow(clippy::needless_range_loop, reason = "a lane's number is what the loops are about")]
 
 mod counters;
