@@ -22,8 +22,8 @@ fn run(name: &str, n_x: usize) -> Result<Vec<f32>, Box<Fault>> {
 
 /// The defect is of its kind, and its line is the planted one or the one that the words name.
 #[track_caller]
-fn finds(name: &str, n_x: usize, kind: FaultKind) -> Box<Fault> {
-    let fault = run(name, n_x).expect_err("the defect is not found");
+fn finds(name: &str, n_x: usize, kind: FaultKind) -> Fault {
+    let fault = *run(name, n_x).expect_err("the defect is not found");
     assert_eq!((fault.kind, fault.kernel.as_str()), (kind, name), "{fault}");
     let source = fault.source.clone().unwrap();
     assert!(source.contains(".cu:") || source.contains(".hpp:"), "{fault}");

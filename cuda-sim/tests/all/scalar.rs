@@ -146,7 +146,9 @@ fn atomics_count_every_thread() {
     let args = [Arg::Pointer(x_at), Arg::Pointer(out_at), Arg::U32(3000)];
     card.launch("histogram", Grid::flat(3, 96, 0), &args).unwrap();
     let mut want = [0u32; 256];
-    x.iter().for_each(|x| want[usize::from(*x)] += 1);
+    for x in &x {
+        want[usize::from(*x)] += 1;
+    }
     assert_eq!(card.download::<u32>(out_at, 256), want);
 }
 

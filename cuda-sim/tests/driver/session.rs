@@ -24,6 +24,8 @@ fn library() -> &'static Library {
     })
 }
 
+// Methods, although the card is the process's: only who has the turn may ask.
+#[allow(clippy::unused_self, reason = "having a session is the permission")]
 impl Session {
     pub(crate) fn new(config: &str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

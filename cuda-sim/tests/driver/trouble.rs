@@ -8,6 +8,7 @@ use crate::work::{config, kernel};
 
 const DEFECTS: &str = include_str!("../kernels/defects.ptx");
 
+#[allow(clippy::needless_pass_by_value, reason = "calls are written inside its brackets")]
 fn code<T>(result: Result<T, DriverError>) -> CUresult {
     match result {
         Ok(_) => CUresult::CUDA_SUCCESS,

@@ -40,7 +40,9 @@ fn every_card_runs_a_kernel_and_gives_its_memory_back() {
         let session = Session::new(&format!("devices={key} seed=3"));
         let x: Vec<u8> = (0..1000u32).map(|n| (n * n % 251) as u8).collect();
         let mut want = vec![0u32; 256];
-        x.iter().for_each(|x| want[usize::from(*x)] += 1);
+        for x in &x {
+            want[usize::from(*x)] += 1;
+        }
         {
             let context = CudaContext::new(0).unwrap();
             assert_eq!(context.compute_capability().unwrap(), arch);
