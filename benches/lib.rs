@@ -58,8 +58,18 @@ pub fn numbers(len: usize) -> Vec<f32> {
     (0..len).map(next).collect()
 }
 
-/// A matrix of small numbers: every byte of a bf16 or f32 is set, none is huge.
+/// A matrix of small numbers that products read whole, and may be packed for them.
 pub fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
+    named(cpu, "model.layers.0.mlp.up_proj.weight", dtype, n_out, dim)
+}
+
+/// One that single rows are read of, and stays as it is.
+pub fn matrix_of_rows(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
+    named(cpu, "model.layers.0.self_attn.kv_b_proj.weight", dtype, n_out, dim)
+}
+
+/// Every byte of a bf16 or f32 is set, none is huge.
+fn named(cpu: &mut Cpu, name: &str, dtype: DType, n_out: usize, dim: usize) -> Weight {
     let row = numbers(dim);
     let row: Vec<u8> = match dtype {
         DType::F32 => row.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -85,9 +95,7 @@ pub fn matrix(cpu: &mut Cpu, dtype: DType, n_out: usize, dim: usize) -> Weight {
         block: fp8::BLOCK,
     });
     let shape = vec![n_out, dim];
-    // A name whose matrices may be packed.
-    let name = "model.layers.0.mlp.up_proj.weight".into();
-    cpu.weight(&Tensor { name, dtype, shape, bytes, scales }).unwrap()
+    cpu.weight(&Tensor { name: name.into(), dtype, shape, bytes, scales }).unwrap()
 }
 
 /// A buffer of such numbers.

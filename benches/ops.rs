@@ -13,7 +13,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use hadal_benches::{
-    LITE, V3, backend, buffer, is_measured, matrix, numbers, quick, rule, step, work,
+    LITE, V3, backend, buffer, is_measured, matrix, matrix_of_rows, numbers, quick, rule, step,
+    work,
 };
 use hadal_engine::backend::cpu::{Activations, Cpu, Weight};
 use hadal_engine::backend::{
@@ -125,7 +126,7 @@ fn head_linear(c: &mut Criterion) {
     let mut group = c.benchmark_group("head_linear, V3");
     for (dtype, activations, name) in formats() {
         let (mut cpu, _) = backend(activations, V3, 8, 64);
-        let whole = matrix(&mut cpu, dtype, 128 * 256, 512);
+        let whole = matrix_of_rows(&mut cpu, dtype, 128 * 256, 512);
         let kv_b = KvB::Whole(&whole);
         let half = 128 * 128 * dtype.row_bytes(512).unwrap();
         for rows in [1, 8] {
@@ -178,7 +179,7 @@ fn mla_prefill(c: &mut Criterion) {
         cpu.begin(&mut plan, &step(context, ROWS, 0)).unwrap();
         let cache = buffer(&mut cpu, context * LITE.latent_dim());
         let q = buffer(&mut cpu, ROWS * 16 * 192);
-        let whole = matrix(&mut cpu, DType::Bf16, 16 * 256, 512);
+        let whole = matrix_of_rows(&mut cpu, DType::Bf16, 16 * 256, 512);
         let kv_b = KvB::Whole(&whole);
         let mut o = cpu.alloc(ROWS * 16 * 128).unwrap();
         let pairs = ROWS * (context - ROWS) + ROWS * (ROWS + 1) / 2;
@@ -200,7 +201,7 @@ fn small(c: &mut Criterion) {
         let n = rows * D;
         let samples = (0..rows as u32).map(|row| SampleRow::greedy(row, 64)).collect();
         cpu.begin(&mut plan, &Step { samples, ..step(64.max(rows), rows, 0) }).unwrap();
-        let table = matrix(&mut cpu, DType::Bf16, 4096, D);
+        let table = matrix_of_rows(&mut cpu, DType::Bf16, 4096, D);
         let (norm, latent_norm) = (buffer(&mut cpu, D), buffer(&mut cpu, 512));
         let (mut x, delta, mut y) =
             (buffer(&mut cpu, n), buffer(&mut cpu, n), cpu.alloc(n).unwrap());
