@@ -283,17 +283,16 @@ fn check(
     let at_most = tensors.len() + 1 + problems_max;
     let has = |name: &str| tensors.contains_key(name);
     let wanted = expected(config, has_mtp(config, tensors), &has, at_most);
-    let names: BTreeSet<String> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
-    for Expected { name, shape, is_used } in wanted {
-        match check_one(path, config, tensors, &name, shape) {
-            Ok(()) if is_used => used.push(name),
+    for Expected { name, shape, is_used } in &wanted {
+        match check_one(path, config, tensors, name, shape.clone()) {
+            Ok(()) if *is_used => used.push(name.clone()),
             Ok(()) => {}
             Err(problem) => problems.push(problem),
         }
     }
     // Where something is missing, what is spare is most often the same under another name.
     if problems.is_empty() {
-        let names = names.iter().map(String::as_str).collect();
+        let names = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
         problems.extend(spare::spare(path, config, tensors, &names));
     }
     used

@@ -86,11 +86,20 @@ struct Config {
 /// The processor has tiles, and the process may use them.
 pub(super) unsafe fn configure(n: usize) {
     let (row, inputs) = (ROW_BYTES as u16, (n * size_of::<u32>()) as u16);
+    let tiles = [inputs, inputs, inputs, inputs, row, row, inputs, inputs];
+    // SAFETY: the caller's promise.
+    unsafe { configure_tiles(tiles, [TILE as u8; 8]) }
+}
+
+/// Bytes of a row and number of rows of each of the eight tiles.
+///
+/// # Safety
+/// As [`configure`].
+pub(super) unsafe fn configure_tiles(row_bytes: [u16; 8], rows: [u8; 8]) {
     let mut config =
         Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    let tiles = [inputs, inputs, inputs, inputs, row, row, inputs, inputs];
-    config.row_bytes[..8].copy_from_slice(&tiles);
-    config.rows[..8].fill(TILE as u8);
+    config.row_bytes[..8].copy_from_slice(&row_bytes);
+    config.rows[..8].copy_from_slice(&rows);
     // SAFETY: 64 bytes that `ldtilecfg` takes; tiles are no state the compiler knows of.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack)) }
 }

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::formats::{Panel, layout};
 use super::{PanelProduct, TILES_BYTES, for_each};
+use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
 use crate::backend::cpu::simd::{Avx512, Lanes};
@@ -31,27 +32,14 @@ const BLOCK: usize = 8 * ROWS;
 
 const _: () = assert!(PANELS * GROUPS * GROUP_BYTES == TILES_BYTES);
 
-/// What `ldtilecfg` reads.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
 /// Tiles 0 to 3 are sums, 4 and 5 groups of sixteen inputs, 6 and 7 groups of a panel.
 ///
 /// # Safety
 /// The processor has tiles, and the process may use them.
 unsafe fn configure() {
-    let mut config =
-        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    config.row_bytes[..8].copy_from_slice(&[64, 64, 64, 64, GROUP as u16, GROUP as u16, 64, 64]);
-    config.rows[..8].copy_from_slice(&[16, 16, 16, 16, 16, 16, 8, 8]);
-    // SAFETY: 64 bytes that `ldtilecfg` takes; tiles are no state the compiler knows of.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack)) }
+    let row_bytes = [64, 64, 64, 64, GROUP as u16, GROUP as u16, 64, 64];
+    // SAFETY: the caller's promise.
+    unsafe { configure_tiles(row_bytes, [16, 16, 16, 16, 16, 16, 8, 8]) }
 }
 
 /// Products of whole numbers, sixteen inputs by sixteen outputs.
