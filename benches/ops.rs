@@ -21,7 +21,7 @@ use hadal_engine::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopePairs, RopeTable,
 };
 use hadal_engine::quant::DType;
-use hadal_engine::step::{SampleRow, Step};
+use hadal_engine::step::{PAGE_TOKENS, SampleRow, Step};
 
 /// Every format with the inputs it is multiplied with, and what that is called.
 fn formats() -> impl Iterator<Item = (DType, Activations, String)> {
@@ -156,12 +156,12 @@ fn mla_decode(c: &mut Criterion) {
         for context in [512, 4096] {
             let (mut cpu, mut plan) = backend(Activations::Bf16, shape, 1, context);
             cpu.begin(&mut plan, &step(context, 1, 1)).unwrap();
-            let cache = buffer(&mut cpu, context * shape.latent_dim());
+            let cache = cpu.cache(&shape, context.div_ceil(PAGE_TOKENS)).unwrap();
             let q_latent = buffer(&mut cpu, shape.n_head * shape.kv_lora_rank);
             let q = buffer(&mut cpu, shape.n_head * shape.qk_head_dim());
             let mut o = cpu.alloc(shape.n_head * shape.kv_lora_rank).unwrap();
             let per_key = 2 * shape.n_head * (2 * shape.kv_lora_rank + shape.qk_rope_head_dim);
-            group.throughput(work(context * shape.latent_dim() * 4, context * per_key));
+            group.throughput(work(context * cpu.cache_row_bytes(&shape), context * per_key));
             group.bench_function(BenchmarkId::new(name, context), |b| {
                 b.iter(|| cpu.mla_decode(&mut o, &q_latent, black_box(&q), &cache, &shape, &plan));
             });
@@ -177,14 +177,14 @@ fn mla_prefill(c: &mut Criterion) {
     for context in [128, 1024] {
         let (mut cpu, mut plan) = backend(Activations::Bf16, LITE, ROWS, context);
         cpu.begin(&mut plan, &step(context, ROWS, 0)).unwrap();
-        let cache = buffer(&mut cpu, context * LITE.latent_dim());
+        let cache = cpu.cache(&LITE, context.div_ceil(PAGE_TOKENS)).unwrap();
         let q = buffer(&mut cpu, ROWS * 16 * 192);
         let whole = matrix_of_rows(&mut cpu, DType::Bf16, 16 * 256, 512);
         let kv_b = KvB::Whole(&whole);
         let mut o = cpu.alloc(ROWS * 16 * 128).unwrap();
         let pairs = ROWS * (context - ROWS) + ROWS * (ROWS + 1) / 2;
         let flops = 2 * 16 * (192 + 128) * pairs + 2 * 16 * 256 * 512 * context;
-        group.throughput(work(context * LITE.latent_dim() * 4 + 16 * 256 * 512 * 2, flops));
+        group.throughput(work(context * cpu.cache_row_bytes(&LITE) + 16 * 256 * 512 * 2, flops));
         group.bench_function(BenchmarkId::from_parameter(context), |b| {
             b.iter(|| cpu.mla_prefill(&mut o, black_box(&q), &cache, kv_b, &LITE, &plan));
         });
@@ -224,13 +224,13 @@ fn small(c: &mut Criterion) {
         let (mut q, kv) = (buffer(&mut cpu, rows * 128 * 192), buffer(&mut cpu, rows * 576));
         let n_turned = rows * 128 * 64;
         row("rope", n_turned * 8, 3 * n_turned, &mut || cpu.rope(&mut q, &rope, &V3, &plan));
-        let mut cache = buffer(&mut cpu, 64.max(rows) * 576);
-        row("cache_store", rows * 576 * 8, rows * 576 * 3, &mut || {
+        let mut cache = cpu.cache(&V3, rows.div_ceil(PAGE_TOKENS)).unwrap();
+        row("cache_store", rows * 576 * 6, rows * 576 * 3, &mut || {
             cpu.cache_store(&mut cache, &kv, &latent_norm, 1e-6, &rope, &V3, &plan);
         });
         let own = MlaShape { n_k_pe: 128, ..V3 };
-        let mut cache = buffer(&mut cpu, 64.max(rows) * own.latent_dim());
-        row("cache_store_heads", rows * own.latent_dim() * 8, rows * own.latent_dim(), &mut || {
+        let mut cache = cpu.cache(&own, rows.div_ceil(PAGE_TOKENS)).unwrap();
+        row("cache_store_heads", rows * own.latent_dim() * 6, rows * own.latent_dim(), &mut || {
             cpu.cache_store_heads(&mut cache, &kv, &q, &own, &plan);
         });
     }

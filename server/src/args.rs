@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use hadal_engine::Limits;
-use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa, Residence};
+use hadal_engine::backend::cpu::{Activations, CacheType, CpuOptions, Isa, Residence};
 use hadal_engine::checkpoint::{Quant, Target};
 
 use crate::commands::{
@@ -92,6 +92,10 @@ pub(crate) struct ComputeArgs {
     /// Quantise matrices while loading: q8 or q4; takes less memory and time, and costs some accuracy
     #[arg(long, value_name = "FORMAT", value_parser = quant)]
     pub(crate) quant: Option<Target>,
+    /// The latent cache: f32; bf16, half of that; or int8, a little more than a quarter, with a factor for every 128
+    /// numbers [default: bf16, with f32 activations f32]
+    #[arg(long, value_name = "TYPE", value_parser = cache_type)]
+    pub(crate) cache_type: Option<CacheType>,
     /// Keep the quantised weights beside the checkpoint, in a hidden folder, and use them the next time
     #[arg(long, requires = "quant")]
     pub(crate) quant_cache: bool,
@@ -102,7 +106,8 @@ impl ComputeArgs {
     pub(crate) fn options(&self) -> CpuOptions {
         let quant = self.quant.map(|target| Quant { target, cache: self.quant_cache });
         let (threads, isa, activations) = (self.threads, self.isa, self.activations);
-        CpuOptions { threads, isa, activations, quant, weights: self.weights.0 }
+        let (weights, cache) = (self.weights.0, self.cache_type);
+        CpuOptions { threads, isa, activations, weights, quant, cache }
     }
 }
 
@@ -164,6 +169,11 @@ fn activations(text: &str) -> Result<Activations, String> {
         "int8" => Ok(Activations::Int8),
         _ => Err("wanted f32, bf16 or int8".into()),
     }
+}
+
+/// `--cache-type`.
+fn cache_type(text: &str) -> Result<CacheType, String> {
+    CacheType::parse(text).map_err(|_| "wanted f32, bf16 or int8".into())
 }
 
 /// `--weights`.

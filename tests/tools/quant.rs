@@ -20,6 +20,7 @@ pub(super) const F32: CpuOptions = CpuOptions {
     activations: Some(Activations::F32),
     quant: None,
     weights: None,
+    cache: None,
 };
 
 pub(super) fn quant(target: Target) -> Quant {

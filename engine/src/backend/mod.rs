@@ -16,7 +16,7 @@ use crate::checkpoint::Tensor;
 pub use crate::checkpoint::config::{RopePairs, RouteRule, Scoring};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::step::{Sampled, Step};
+use crate::step::{Sampled, Slot, Step};
 
 /// Sizes of attention, the same in every layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -148,6 +148,8 @@ pub struct ScratchShape {
 pub trait Backend: Send + 'static {
     /// Activations, in the type the backend likes best; zeroed when made.
     type Buf: Send;
+    /// One layer's latent cache, `[n_page, PAGE_TOKENS]` rows `[c_kv, k_pe]`, in the format the backend was made with.
+    type Cache: Send;
     /// A matrix in its checkpoint's format: mapped (CPU) or uploaded (GPU).
     type Weight: Send;
     /// A step's index arrays, and how its work is split, on the device.
@@ -155,6 +157,14 @@ pub trait Backend: Send + 'static {
     /// Experts chosen for each row, and their weights.
     type Routing: Send;
 
+    /// Attention's sizes. Called once, before anything is made: the order of `kv_b` may depend on them.
+    fn prepare(&mut self, shape: &MlaShape);
+    /// One layer's cache of `n_page` pages.
+    fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Self::Cache>;
+    /// Bytes of a row of it.
+    fn cache_row_bytes(&self, shape: &MlaShape) -> usize;
+    /// The row at `slot`, `[c + n_k_pe * r]`; for traces and tests.
+    fn read_latent(&self, cache: &Self::Cache, slot: Slot, out: &mut [f32]) -> Result<()>;
     /// A buffer of `len` numbers.
     fn alloc(&mut self, len: usize) -> Result<Self::Buf>;
     /// A small tensor widened to the backend's activation type: norm weights, biases, tables.
@@ -225,14 +235,14 @@ pub trait Backend: Send + 'static {
         plan: &Self::Plan,
     );
     /// 7. From `kv [n_row, c + r]` to the cache row `[c_kv, k_pe]` at each row's slot: `c_kv = rms_norm(kv[..c])`,
-    ///    `k_pe = rotate(kv[c..])`. `cache [n_page, PAGE_TOKENS, c + r]`.
+    ///    `k_pe = rotate(kv[c..])`.
     #[allow(
         clippy::too_many_arguments,
         reason = "one fused operation: input, output, norm, rotation and indices"
     )]
     fn cache_store(
         &mut self,
-        cache: &mut Self::Buf,
+        cache: &mut Self::Cache,
         kv: &Self::Buf,
         norm: &Self::Buf,
         eps: f32,
@@ -242,10 +252,10 @@ pub trait Backend: Send + 'static {
     );
     /// 15. `cache_store` where each head has a rotary key of its own and latents have no norm: from `latent [n_row, c]` and
     ///     rotated keys `k [n_row, H, n + r]`, of which the last `r` of each head are read, to the cache row
-    ///     `[latent, k_pe of every head]`. `cache [n_page, PAGE_TOKENS, c + H * r]`.
+    ///     `[latent, k_pe of every head]`.
     fn cache_store_heads(
         &mut self,
-        cache: &mut Self::Buf,
+        cache: &mut Self::Cache,
         latent: &Self::Buf,
         k: &Self::Buf,
         shape: &MlaShape,
@@ -260,7 +270,7 @@ pub trait Backend: Send + 'static {
         o_latent: &mut Self::Buf,
         q_latent: &Self::Buf,
         q: &Self::Buf,
-        cache: &Self::Buf,
+        cache: &Self::Cache,
         shape: &MlaShape,
         plan: &Self::Plan,
     );
@@ -270,7 +280,7 @@ pub trait Backend: Send + 'static {
         &mut self,
         o: &mut Self::Buf,
         q: &Self::Buf,
-        cache: &Self::Buf,
+        cache: &Self::Cache,
         kv_b: KvB<&Self::Weight>,
         shape: &MlaShape,
         plan: &Self::Plan,

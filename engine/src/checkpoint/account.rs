@@ -41,7 +41,7 @@ impl Checkpoint {
 
     /// What every tensor that the model uses takes when matrices are kept as `keep` says.
     pub fn loaded(&self, keep: impl Into<Keep>) -> impl Iterator<Item = Loaded<'_>> {
-        let keep = keep.into();
+        let keep = keep.into().for_heads(self.config.kv_lora_rank, self.config.v_head_dim);
         self.stored().map(move |(name, bytes)| {
             let entry = self.tensors.get(name);
             let numbers = entry.map_or(0, |entry| entry.shape.iter().product::<usize>() as u64);

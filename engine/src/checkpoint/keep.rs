@@ -15,6 +15,8 @@ pub struct Keep {
     pub packs_encoded: bool,
     /// Writes those that are stored in blocks and products read whole into panels.
     pub packs_stored: bool,
+    /// Counts the halves of `kv_b_proj` among what products read whole: see [`Keep::for_heads`].
+    pub packs_halves: bool,
     /// Copies the others that products read.
     pub copies: bool,
 }
@@ -46,6 +48,14 @@ impl From<Option<Target>> for Keep {
 }
 
 impl Keep {
+    /// The same for a model whose heads have `latent` and `value` rows in the halves of `kv_b_proj`: products read halves
+    /// whole where each head begins at a whole panel.
+    #[must_use]
+    pub fn for_heads(self, latent: usize, value: usize) -> Self {
+        let packs_halves = [latent, value].iter().all(|rows| rows.is_multiple_of(panels::OUTS));
+        Self { packs_halves, ..self }
+    }
+
     /// How a tensor of this name, format and shape is kept.
     pub fn of(self, name: &str, stored: DType, shape: &[usize]) -> Kept {
         if shape.len() != 2 {
@@ -53,7 +63,7 @@ impl Keep {
         }
         let dtype = self.quant.map_or(stored, |target| target.dtype_of(name, stored, shape));
         let packs = if dtype == stored { self.packs_stored } else { self.packs_encoded };
-        let place = if packs && panels::Layout::of(dtype).is_some() && is_read_whole(name) {
+        let place = if packs && panels::Layout::of(dtype).is_some() && self.is_read_whole(name) {
             Place::Panels
         } else if dtype != stored || self.copies && is_product(name) {
             Place::Copied
@@ -61,6 +71,11 @@ impl Keep {
             Place::Stored
         };
         Kept { dtype, place }
+    }
+
+    /// Whether nothing but products reads it: attention takes single rows of what the latent is expanded with whole.
+    fn is_read_whole(self, name: &str) -> bool {
+        is_product(name) && (!is_expansion(name) || self.packs_halves && is_half(name))
     }
 }
 
@@ -82,9 +97,9 @@ fn is_product(name: &str) -> bool {
     is_layer_matrix(name) || name == "lm_head.weight"
 }
 
-/// Whether nothing else reads it: attention takes single rows of what the latent is expanded with.
-fn is_read_whole(name: &str) -> bool {
-    is_product(name) && !is_expansion(name)
+/// A half of `kv_b_proj`, the key's turned round.
+fn is_half(name: &str) -> bool {
+    matches!(last_word(name), "k_b_proj" | "v_b_proj")
 }
 
 /// What the latent is expanded with, under any of its names.

@@ -9,14 +9,10 @@ use crate::checkpoint::ModelConfig;
 use crate::error::Result;
 use crate::step::PAGE_TOKENS;
 
-/// Numbers in one cache row.
-fn row_dim(config: &ModelConfig) -> usize {
-    scratch::mla_shape(config).latent_dim()
-}
-
-/// Bytes of one page over all layers; rows are f32.
-pub(super) fn page_bytes(config: &ModelConfig) -> u64 {
-    (config.num_hidden_layers * PAGE_TOKENS * row_dim(config) * size_of::<f32>()) as u64
+/// Bytes of one page over all layers.
+pub(super) fn page_bytes<B: Backend>(backend: &B, config: &ModelConfig) -> u64 {
+    let row = backend.cache_row_bytes(&scratch::mla_shape(config));
+    (config.num_hidden_layers * PAGE_TOKENS * row) as u64
 }
 
 /// One buffer a layer.
@@ -24,7 +20,7 @@ pub(super) fn alloc<B: Backend>(
     backend: &mut B,
     config: &ModelConfig,
     n_page: usize,
-) -> Result<Vec<B::Buf>> {
+) -> Result<Vec<B::Cache>> {
     (0..config.num_hidden_layers).map(|_| layer(backend, config, n_page)).collect()
 }
 
@@ -33,6 +29,6 @@ pub(super) fn layer<B: Backend>(
     backend: &mut B,
     config: &ModelConfig,
     n_page: usize,
-) -> Result<B::Buf> {
-    backend.alloc(n_page * PAGE_TOKENS * row_dim(config))
+) -> Result<B::Cache> {
+    backend.cache(&scratch::mla_shape(config), n_page)
 }

@@ -61,6 +61,7 @@ impl<B: Backend> Model<B> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         let on = &mut backend;
+        on.prepare(&scratch::mla_shape(&checkpoint.config));
         let network = match checkpoint.config.architecture {
             Architecture::DeepSeek => Network::DeepSeek(deepseek::DeepSeek::load(
                 on, checkpoint, limits, n_page, progress,
@@ -84,8 +85,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// Bytes of one latent-cache page over all layers.
-    pub fn page_bytes(checkpoint: &Checkpoint) -> u64 {
-        latent::page_bytes(&checkpoint.config)
+    pub fn page_bytes(backend: &B, checkpoint: &Checkpoint) -> u64 {
+        latent::page_bytes(backend, &checkpoint.config)
     }
 
     /// Bytes of the buffers that `load` makes beside weights, cache and the backend's own scratch.

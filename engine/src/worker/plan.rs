@@ -70,7 +70,7 @@ impl MemoryPlan {
             + Scheduler::bytes(&limits)
             + channel_bytes(&limits);
         let text_bytes = checkpoint.text.loaded_bytes();
-        let cache_page_bytes = Model::<Cpu>::page_bytes(checkpoint);
+        let cache_page_bytes = Model::page_bytes(cpu, checkpoint);
         let footprint = Footprint {
             beside_bytes: mapped_bytes + encoded_bytes + copied_bytes + scratch_bytes + text_bytes,
             page_bytes: cache_page_bytes + PagePool::PAGE_BYTES,

@@ -8,6 +8,7 @@ mod embed;
 mod experts;
 mod gather_rows;
 mod head_linear;
+mod latents;
 mod linear;
 mod mla_decode;
 mod mla_prefill;
@@ -25,7 +26,8 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
-pub use options::{Activations, CpuOptions, Isa, Residence};
+pub use latents::Latents;
+pub use options::{Activations, CacheType, CpuOptions, Isa, Residence};
 pub use plan::Plan;
 pub use route::Routing;
 pub use simd::peak;
@@ -37,7 +39,8 @@ use simd::multiply::{Order, PairRows, Rooms};
 use super::ScratchShape;
 use crate::checkpoint::{Arena, Bytes, Keep, Kept, Place, Scales, Tensor};
 use crate::error::{Error, Result};
-use crate::quant::DType;
+use crate::quant::unpack::unpack_row;
+use crate::quant::{DType, panels};
 
 /// A matrix, `[n_out, dim]`: rows back to back, or panels of sixteen.
 pub struct Weight {
@@ -92,11 +95,28 @@ impl Weight {
 
     /// Row `index`, widened into `out`.
     fn row(&self, index: usize, out: &mut [f32]) {
-        assert!(!self.is_panels, "a matrix in panels has no rows");
+        if self.is_panels {
+            let panel_bytes = self.panel_bytes();
+            let panel = &self.bytes[index / panels::OUTS * panel_bytes..][..panel_bytes];
+            return unpack_row(self.dtype, panel, index % panels::OUTS, out);
+        }
         self.dtype.decode(&self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes], out);
         if let Some(scales) = &self.scales {
             scales.apply(index, self.dim, out);
         }
+    }
+
+    /// Bytes of a panel.
+    fn panel_bytes(&self) -> usize {
+        self.bytes.len() / self.n_out.div_ceil(panels::OUTS)
+    }
+
+    /// The panels of `n` rows from `first` on; `None` where they are not whole panels.
+    fn panels(&self, first: usize, n: usize) -> Option<&[u8]> {
+        let is_whole = first.is_multiple_of(panels::OUTS) && n.is_multiple_of(panels::OUTS);
+        let (first, end) = (first / panels::OUTS, (first + n) / panels::OUTS);
+        let bytes = self.panel_bytes();
+        (self.is_panels && is_whole).then(|| &self.bytes[first * bytes..end * bytes])
     }
 
     /// The rows from `first` on, for kernels.
@@ -122,6 +142,7 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     activations: Activations,
+    cache: CacheType,
     keep: Keep,
     /// Where resident matrices are.
     arena: Arena,
@@ -132,6 +153,10 @@ pub struct Cpu {
     /// One for each thread.
     threads: Vec<ThreadScratch>,
     experts: experts::Scratch,
+    /// Inputs of the ends of absorbed attention.
+    heads: head_linear::Scratch,
+    /// Results of spans of a context that are tasks of their own.
+    spans: Vec<f32>,
 }
 
 /// How `options` and the form of inputs want matrices to be kept.
@@ -141,6 +166,7 @@ fn keep(options: &CpuOptions, activations: Activations) -> Keep {
         quant: options.quant.map(|quant| quant.target),
         packs_encoded: packs,
         packs_stored: packs && options.weights != Some(Residence::Mapped),
+        packs_halves: false,
         copies: options.weights == Some(Residence::Resident),
     }
 }
@@ -194,11 +220,17 @@ impl Cpu {
             pool,
             isa,
             activations,
+            cache: options.cache.unwrap_or(match activations {
+                Activations::F32 => CacheType::F32,
+                Activations::Bf16 | Activations::Int8 => CacheType::Bf16,
+            }),
             keep: keep(options, activations),
             arena: Arena::default(),
             inputs: InputScratch::default(),
             rooms: Rooms::default(),
             experts: experts::Scratch::default(),
+            heads: head_linear::Scratch::default(),
+            spans: Vec::new(),
         })
     }
 
@@ -210,6 +242,11 @@ impl Cpu {
     /// The form of inputs chosen.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// The latent cache's format.
+    pub fn cache_type(&self) -> CacheType {
+        self.cache
     }
 
     /// How matrices are kept.
@@ -246,13 +283,14 @@ impl Cpu {
     /// Bytes that [`super::Backend::reserve`] and [`super::Backend::routing`] make, pages not counted.
     pub fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
         let threads = self.pool.threads() as u64;
-        let per_thread = mla_decode::Scratch::bytes(shape)
-            + mla_prefill::Scratch::bytes(shape)
+        let per_thread = mla_decode::Scratch::bytes(self, shape)
+            + mla_prefill::Scratch::bytes(self, shape)
             + sample::Scratch::bytes(shape.vocab_size);
         self.input_bytes(shape)
             + experts::Scratch::bytes(shape, self.order(), self.has_groups())
             + Plan::bytes(shape)
             + Routing::bytes(shape)
+            + (mla_decode::spans_len(self, &shape.mla) * size_of::<f32>()) as u64
             + threads * per_thread
     }
 
@@ -261,7 +299,8 @@ impl Cpu {
         let pairs = self.order().map_or(0, |order| PairRows::bytes(order, rows, dim));
         let rounded = if self.rounds() { (rows * dim * size_of::<f32>()) as u64 } else { 0 };
         let (groups, rooms) = if self.has_groups() {
-            (GroupRows::bytes(rows, dim), Rooms::bytes(self.threads(), dim))
+            let heads = head_linear::Scratch::bytes(shape);
+            (GroupRows::bytes(rows, dim) + heads, Rooms::bytes(self.threads(), dim))
         } else {
             (0, 0)
         };
@@ -290,13 +329,17 @@ impl Cpu {
         if self.has_groups() {
             self.inputs.groups = GroupRows::with_room(rows, dim);
             self.rooms = Rooms::new(self.pool.threads(), dim);
+            self.heads = head_linear::Scratch::new(shape);
         }
         self.experts = experts::Scratch::new(shape, self.order(), self.has_groups());
-        for thread in &mut self.threads {
-            thread.mla = mla_decode::Scratch::new(shape);
-            thread.prefill = mla_prefill::Scratch::new(shape);
-            thread.sample = sample::Scratch::new(shape.vocab_size);
-        }
+        self.spans = vec![0.0; mla_decode::spans_len(self, &shape.mla)];
+        self.threads = (0..self.pool.threads())
+            .map(|_| ThreadScratch {
+                mla: mla_decode::Scratch::new(self, shape),
+                prefill: mla_prefill::Scratch::new(self, shape),
+                sample: sample::Scratch::new(shape.vocab_size),
+            })
+            .collect();
     }
 }
 

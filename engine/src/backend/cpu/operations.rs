@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Cpu, Plan, Routing, Weight};
+use super::{Cpu, Latents, Plan, Routing, Weight};
 use crate::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopeTable, RouteRule, RoutingTrace,
     ScratchShape,
@@ -10,13 +10,31 @@ use crate::backend::{
 use crate::checkpoint::{Place, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::step::{Sampled, Step};
+use crate::step::{Sampled, Slot, Step};
 
 impl Backend for Cpu {
     type Buf = Vec<f32>;
+    type Cache = Latents;
     type Weight = Weight;
     type Plan = Plan;
     type Routing = Routing;
+
+    fn prepare(&mut self, shape: &MlaShape) {
+        self.keep = self.keep.for_heads(shape.kv_lora_rank, shape.v_head_dim);
+    }
+
+    fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Latents> {
+        Ok(Latents::new(self.cache, shape, n_page))
+    }
+
+    fn cache_row_bytes(&self, shape: &MlaShape) -> usize {
+        super::latents::row_bytes(self.cache, shape)
+    }
+
+    fn read_latent(&self, cache: &Latents, slot: Slot, out: &mut [f32]) -> Result<()> {
+        cache.read(slot.index(), out);
+        Ok(())
+    }
 
     fn alloc(&mut self, len: usize) -> Result<Vec<f32>> {
         Ok(vec![0.0; len])
@@ -127,7 +145,7 @@ impl Backend for Cpu {
 
     fn cache_store(
         &mut self,
-        cache: &mut Vec<f32>,
+        cache: &mut Latents,
         kv: &Vec<f32>,
         norm: &Vec<f32>,
         eps: f32,
@@ -140,7 +158,7 @@ impl Backend for Cpu {
 
     fn cache_store_heads(
         &mut self,
-        cache: &mut Vec<f32>,
+        cache: &mut Latents,
         latent: &Vec<f32>,
         k: &Vec<f32>,
         shape: &MlaShape,
@@ -154,7 +172,7 @@ impl Backend for Cpu {
         o_latent: &mut Vec<f32>,
         q_latent: &Vec<f32>,
         q: &Vec<f32>,
-        cache: &Vec<f32>,
+        cache: &Latents,
         shape: &MlaShape,
         plan: &Plan,
     ) {
@@ -165,7 +183,7 @@ impl Backend for Cpu {
         &mut self,
         o: &mut Vec<f32>,
         q: &Vec<f32>,
-        cache: &Vec<f32>,
+        cache: &Latents,
         kv_b: KvB<&Weight>,
         shape: &MlaShape,
         plan: &Plan,

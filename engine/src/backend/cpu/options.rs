@@ -126,6 +126,46 @@ impl Activations {
     }
 }
 
+/// In what the latent cache is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheType {
+    /// As computed.
+    #[default]
+    F32,
+    /// Rounded to bf16: half the bytes, and what tiles multiply.
+    Bf16,
+    /// Whole numbers with a factor for every 128, the rotary key in bf16: little more than a quarter of the bytes.
+    Int8,
+}
+
+impl CacheType {
+    /// Reads a flag's value.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an unknown name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
+            _ => Err(Error::Setting {
+                name: "cache-type",
+                got: name.into(),
+                want: "f32, bf16 or int8".into(),
+            }),
+        }
+    }
+
+    /// The flag's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
 /// Where matrices are while a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residence {
@@ -167,6 +207,8 @@ pub struct CpuOptions {
     pub weights: Option<Residence>,
     /// How matrices are kept; `None`: as they are stored.
     pub quant: Option<Quant>,
+    /// `None`: f32 where inputs are f32, bf16 otherwise.
+    pub cache: Option<CacheType>,
 }
 
 #[cfg(test)]
@@ -180,6 +222,9 @@ mod tests {
         }
         for activations in [Activations::F32, Activations::Bf16, Activations::Int8] {
             assert_eq!(Activations::parse(activations.name()).unwrap(), activations);
+        }
+        for cache in [CacheType::F32, CacheType::Bf16, CacheType::Int8] {
+            assert_eq!(CacheType::parse(cache.name()).unwrap(), cache);
         }
         let error = Isa::parse("sse").unwrap_err().to_string();
         assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx512 or amx");

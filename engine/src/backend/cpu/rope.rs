@@ -1,6 +1,6 @@
 //! Rotation of queries, and of the shared key on its way into the latent cache.
 
-use super::{Cpu, Plan, rms_norm};
+use super::{Cpu, Latents, Plan, rms_norm};
 use crate::backend::{MlaShape, RopePairs, RopeTable};
 
 /// Rotates the pairs of one head: `(a, b) -> (a cos - b sin, b cos + a sin)`.
@@ -55,7 +55,7 @@ pub(super) fn rope(
 
 /// Norms and rotates `kv [n_row, c + r]` and stores it as cache row `[c_kv, k_pe]` at each row's slot.
 pub(super) fn cache_store(
-    cache: &mut [f32],
+    cache: &mut Latents,
     kv: &[f32],
     norm: &[f32],
     eps: f32,
@@ -66,43 +66,46 @@ pub(super) fn cache_store(
     let width = shape.latent_dim();
     for (row, kv) in kv.chunks(width).take(plan.n_row()).enumerate() {
         let (c_kv, k_pe) = kv.split_at(shape.kv_lora_rank);
-        let (to_c, to_k) =
-            cache[plan.slots[row].index() * width..][..width].split_at_mut(shape.kv_lora_rank);
-        rms_norm::row(to_c, c_kv, norm, eps);
-        to_k.copy_from_slice(k_pe);
         let (cos, sin) = at(table, plan.positions[row], shape.qk_rope_head_dim / 2);
-        rotate(to_k, table.pairs, cos, sin);
+        cache.store(plan.slots[row].index(), |to| {
+            let (to_c, to_k) = to.split_at_mut(shape.kv_lora_rank);
+            rms_norm::row(to_c, c_kv, norm, eps);
+            to_k.copy_from_slice(k_pe);
+            rotate(to_k, table.pairs, cos, sin);
+        });
     }
 }
 
 /// Stores `latent [n_row, c]` and the rotary part of every head of `k [n_row, H, n + r]` at each row's slot.
 pub(super) fn cache_store_heads(
-    cache: &mut [f32],
+    cache: &mut Latents,
     latent: &[f32],
     k: &[f32],
     shape: &MlaShape,
     plan: &Plan,
 ) {
-    let (width, qk) = (shape.latent_dim(), shape.qk_head_dim());
+    let qk = shape.qk_head_dim();
     let rows = latent.chunks(shape.kv_lora_rank).zip(k.chunks(shape.n_head * qk));
     for (slot, (latent, k)) in plan.slots.iter().zip(rows) {
-        let (to_latent, to_k) =
-            cache[slot.index() * width..][..width].split_at_mut(shape.kv_lora_rank);
-        to_latent.copy_from_slice(latent);
-        for (to, k) in to_k.chunks_mut(shape.qk_rope_head_dim).zip(k.chunks(qk)) {
-            to.copy_from_slice(&k[shape.qk_nope_head_dim..]);
-        }
+        cache.store(slot.index(), |to| {
+            let (to_latent, to_k) = to.split_at_mut(shape.kv_lora_rank);
+            to_latent.copy_from_slice(latent);
+            for (to, k) in to_k.chunks_mut(shape.qk_rope_head_dim).zip(k.chunks(qk)) {
+                to.copy_from_slice(&k[shape.qk_nope_head_dim..]);
+            }
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::cpu::Cpu;
     use crate::backend::cpu::testing::{
         EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, backend_for, numbers,
         step, ways,
     };
+    use crate::backend::cpu::{CacheType, Cpu, Latents};
     use crate::backend::{Backend, MlaShape, RopePairs, RopeTable};
+    use crate::step::Step;
 
     const SEQUENCES: [Sequence; 3] = [
         Sequence { id: 1, before: 66, rows: 1 },
@@ -174,9 +177,13 @@ mod tests {
             cpu.begin(&mut plan, &step).unwrap();
             let table = table(&mut cpu, &cos, &sin, pairs);
             let (kv_buf, norm_buf) = (cpu.vector(&kv).unwrap(), cpu.vector(&norm).unwrap());
-            let mut cache = cpu.vector(&vec![9.0; (step.pages.len() + 1) * 64 * width]).unwrap();
+            let mut cache = nines(&mut cpu, &step, &shape);
             cpu.cache_store(&mut cache, &kv_buf, &norm_buf, EPS, &table, &shape, &plan);
-            for (slot, row) in cache.chunks(width).enumerate() {
+            // What bf16 keeps of a number.
+            let kept = if cpu.cache_type() == CacheType::F32 { 0.0 } else { 2f64.powi(-8) };
+            let mut row = vec![0.0; width];
+            for slot in 0..(step.pages.len() + 1) * 64 {
+                cache.read(slot, &mut row);
                 let Some(i) = step.slots.iter().position(|s| s.index() == slot) else {
                     assert!(row.iter().all(|x| *x == 9.0), "slot {slot} belongs to no row");
                     continue;
@@ -186,7 +193,7 @@ mod tests {
                 let turned =
                     rotated(&kv[latent..], pairs, &cos[at..at + half], &sin[at..at + half]);
                 let want = [normed(&kv[..latent], &norm), turned].concat();
-                assert_close(row, &want, |_| 2f64.powi(-20));
+                assert_close(&row, &want, |i| 2f64.powi(-20) + kept * want[i].abs());
             }
         });
     }
@@ -200,9 +207,11 @@ mod tests {
         let (mut cpu, mut plan) = backend_for(ways()[0], 2, shape);
         cpu.begin(&mut plan, &step).unwrap();
         let (latent_buf, k_buf) = (cpu.vector(&latent).unwrap(), cpu.vector(&k).unwrap());
-        let mut cache = cpu.vector(&vec![9.0; (step.pages.len() + 1) * 64 * width]).unwrap();
+        let mut cache = nines(&mut cpu, &step, &shape);
         cpu.cache_store_heads(&mut cache, &latent_buf, &k_buf, &shape, &plan);
-        for (slot, row) in cache.chunks(width).enumerate() {
+        let mut row = vec![0.0; width];
+        for slot in 0..(step.pages.len() + 1) * 64 {
+            cache.read(slot, &mut row);
             let Some(i) = step.slots.iter().position(|s| s.index() == slot) else {
                 assert!(row.iter().all(|x| *x == 9.0), "slot {slot} belongs to no row");
                 continue;
@@ -210,8 +219,16 @@ mod tests {
             let heads = k[i * shape.n_head * qk..(i + 1) * shape.n_head * qk].chunks(qk);
             let k_pe = heads.flat_map(|head| &head[shape.qk_nope_head_dim..]);
             let want: Vec<f32> = latent[i * c..(i + 1) * c].iter().chain(k_pe).copied().collect();
-            assert_same_bits(row, &want);
+            assert_same_bits(&row, &want);
         }
+    }
+
+    /// A cache that somebody wrote nines into.
+    fn nines(cpu: &mut Cpu, step: &Step, shape: &MlaShape) -> Latents {
+        let n_page = step.pages.len() + 1;
+        let mut cache = cpu.cache(shape, n_page).unwrap();
+        (0..n_page * 64).for_each(|slot| cache.store(slot, |row| row.fill(9.0)));
+        cache
     }
 
     fn table(cpu: &mut Cpu, cos: &[f32], sin: &[f32], pairs: RopePairs) -> RopeTable<Vec<f32>> {

@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use super::resident::resident;
-use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
+use super::{Activations, Cpu, CpuOptions, Isa, Latents, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
 use crate::limits::Limits;
@@ -243,13 +243,13 @@ pub(super) const ODD: MlaShape = MlaShape {
     softmax_scale: 0.4,
 };
 
-/// Multiples of sixteen, more heads than a group.
+/// Whole tiles, more heads than a group.
 pub(super) const EVEN: MlaShape = MlaShape {
     n_head: 18,
-    qk_nope_head_dim: 32,
-    qk_rope_head_dim: 16,
-    v_head_dim: 16,
-    kv_lora_rank: 64,
+    qk_nope_head_dim: 64,
+    qk_rope_head_dim: 32,
+    v_head_dim: 32,
+    kv_lora_rank: 96,
     n_k_pe: 1,
     softmax_scale: 0.3,
 };
@@ -310,9 +310,10 @@ impl Sequence {
         self.before + self.rows
     }
 
-    /// `[len, c + r]`.
+    /// `[len, c + r]`, numbers that bf16 holds: what a cache rounds further is its own tests' matter.
     pub(super) fn latents(self, shape: &MlaShape) -> Vec<f32> {
-        numbers(self.id, self.len() * shape.latent_dim())
+        let latents = numbers(self.id, self.len() * shape.latent_dim());
+        latents.into_iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect()
     }
 
     /// `[rows, width]` of some input; a row's numbers depend on its position alone.
@@ -347,14 +348,20 @@ pub(super) fn step(sequences: &[Sequence], n_decode: usize) -> Step {
 }
 
 /// The cache such a step reads: NaN wherever no sequence has a token, so that reading there shows.
-pub(super) fn cache(sequences: &[Sequence], step: &Step, shape: &MlaShape) -> Vec<f32> {
-    let width = shape.latent_dim();
-    let mut cache = vec![f32::NAN; (step.pages.len() + 1) * PAGE_TOKENS * width];
+pub(super) fn cache(
+    cpu: &mut Cpu,
+    sequences: &[Sequence],
+    step: &Step,
+    shape: &MlaShape,
+) -> Latents {
+    let (width, n_page) = (shape.latent_dim(), step.pages.len() + 1);
+    let mut cache = cpu.cache(shape, n_page).unwrap();
+    (0..n_page * PAGE_TOKENS).for_each(|slot| cache.store(slot, |row| row.fill(f32::NAN)));
     for (i, sequence) in sequences.iter().enumerate() {
         let pages = &step.pages[step.page_start[i] as usize..];
         for (position, latent) in sequence.latents(shape).chunks(width).enumerate() {
             let slot = Slot::new(pages[position / PAGE_TOKENS], position % PAGE_TOKENS).index();
-            cache[slot * width..(slot + 1) * width].copy_from_slice(latent);
+            cache.store(slot, |row| row.copy_from_slice(latent));
         }
     }
     cache

@@ -74,11 +74,10 @@ fn record<B: Backend>(
 ) -> Result<()> {
     let (s, shape, rows) = (&net.scratch, &net.shape, step.n_row());
     let width = shape.latent_dim();
-    let last = step.slots.iter().map(|slot| slot.index() + 1).max().unwrap_or(0);
-    let mut cache = vec![0.0; last * width];
-    backend.read(&net.latent[layer], &mut cache)?;
+    let mut row = vec![0.0; width];
     for slot in &step.slots {
-        let (c_kv, k_pe) = cache[slot.index() * width..][..width].split_at(shape.kv_lora_rank);
+        backend.read_latent(&net.latent[layer], *slot, &mut row)?;
+        let (c_kv, k_pe) = row.split_at(shape.kv_lora_rank);
         recorder.append(&format!("mla.{layer}.c_kv"), c_kv.len(), c_kv);
         recorder.append(&format!("mla.{layer}.k_rope"), k_pe.len(), k_pe);
     }

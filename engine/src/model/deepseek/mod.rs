@@ -31,7 +31,7 @@ pub(super) struct DeepSeek<B: Backend> {
     mtp: Option<MtpWeights<B>>,
     scratch: Scratch<B>,
     /// One paged buffer a layer.
-    latent: Vec<B::Buf>,
+    latent: Vec<B::Cache>,
     rope: RopeTable<B::Buf>,
     /// The current layer's choices; `None` in a model without mixtures.
     routing: Option<(B::Routing, RouteRule)>,

@@ -33,7 +33,7 @@ pub(super) struct Mini<B: Backend> {
     drafts: Option<Drafts<B>>,
     scratch: Scratch<B>,
     /// One paged buffer a layer.
-    latent: Vec<B::Buf>,
+    latent: Vec<B::Cache>,
     rope: RopeTable<B::Buf>,
     /// `None` in a model without mixtures.
     mixture: Option<Mixture<B>>,

@@ -6,7 +6,7 @@
 //! below a hundredth.
 
 use hadal_engine::backend::cpu::Cpu;
-use hadal_engine::checkpoint::{Checkpoint, ModelConfig, Part, Target};
+use hadal_engine::checkpoint::{Checkpoint, ModelConfig, Part};
 use hadal_engine::model::Model;
 use hadal_engine::step::PAGE_TOKENS;
 
@@ -52,13 +52,13 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// From a checkpoint, its matrices kept as `quant` says.
-    pub(crate) fn of(checkpoint: &Checkpoint, quant: Option<Target>) -> Self {
+    /// From a checkpoint, its matrices and cache kept as `cpu` says.
+    pub(crate) fn of(checkpoint: &Checkpoint, cpu: &Cpu) -> Self {
         let config = &checkpoint.config;
         let (mut rows, mut head, mut experts) =
             (Matrices::default(), Matrices::default(), Matrices::default());
         let mut embedding = Matrices::default();
-        for loaded in checkpoint.loaded(quant) {
+        for loaded in checkpoint.loaded(cpu.keep().quant) {
             let to = match Part::of(loaded.name, None) {
                 Part::RoutedExperts => &mut experts,
                 Part::Head => &mut head,
@@ -84,7 +84,7 @@ impl Sizes {
             experts: n_expert,
             chosen: route.map_or(0.0, |route| route.num_experts_per_tok as f64),
             embedding_row_bytes: embedding.bytes / config.vocab_size as f64,
-            latent_bytes: Model::<Cpu>::page_bytes(checkpoint) as f64 / PAGE_TOKENS as f64,
+            latent_bytes: Model::page_bytes(cpu, checkpoint) as f64 / PAGE_TOKENS as f64,
             decode_key_flops: layers * decode_key_flops(config),
             prompt_key_flops: layers * prompt_key_flops(config),
         }
@@ -222,7 +222,10 @@ mod tests {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v3-moe-bf16");
         let source = hadal_engine::checkpoint::Source::Directory(golden.into());
         let checkpoint = Checkpoint::open(&source).unwrap();
-        let sizes = Sizes::of(&checkpoint, None);
+        let sizes = Sizes::of(
+            &checkpoint,
+            &Cpu::new(&CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap(),
+        );
         let config = &checkpoint.config;
         let (moe, d) = (config.moe.as_ref().unwrap(), config.hidden_size);
         let (h, c, r) = (config.num_attention_heads, config.kv_lora_rank, config.qk_rope_head_dim);

@@ -4,21 +4,34 @@
 //! unnormalised output. Tiles are the cache's pages, from position 0 up: the order of every sum is a function of the
 //! row's position.
 
-use super::product::{Product, add_weighted, product};
-use super::{Matrix, row};
+#[cfg(target_arch = "x86_64")]
+pub(in super::super) mod decode;
+#[cfg(target_arch = "x86_64")]
+pub(in super::super) mod prefill;
+#[cfg(target_arch = "x86_64")]
+mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod words;
+
+use super::product::{Product, product};
+use super::row;
+use super::rows::Rows;
+use super::sums::{Sums, sums};
 use crate::backend::cpu::Isa;
 use crate::step::PAGE_TOKENS;
 
 /// A query's running softmax.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Running {
-    max: f32,
-    sum: f32,
+    pub(in super::super) max: f32,
+    pub(in super::super) sum: f32,
 }
 
 impl Running {
-    /// Nothing seen yet.
-    pub(in super::super) const START: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+    /// Nothing seen yet. The lowest number, not minus infinity: the difference of two of these would be none.
+    pub(in super::super) const START: Self = Self { max: f32::MIN, sum: 0.0 };
 
     /// Takes the scores of one tile: `scores` become weights, `out` is rescaled to the new largest score.
     fn take(&mut self, isa: Isa, scores: &mut [f32], out: &mut [f32]) {
@@ -34,6 +47,16 @@ impl Running {
         self.sum += row::exp_in_place(isa, scores, max);
     }
 
+    /// Adds another softmax over other keys, `from` its unnormalised output.
+    pub(in super::super) fn merge(&mut self, out: &mut [f32], other: Self, from: &[f32]) {
+        let max = self.max.max(other.max);
+        let (own, others) = ((self.max - max).exp(), (other.max - max).exp());
+        *self = Self { max, sum: self.sum * own + other.sum * others };
+        for (out, from) in out.iter_mut().zip(from) {
+            *out = *out * own + from * others;
+        }
+    }
+
     /// Divides by the sum: the softmax is complete.
     pub(in super::super) fn finish(self, out: &mut [f32]) {
         for o in out {
@@ -42,61 +65,59 @@ impl Running {
     }
 }
 
-/// Keys and values of one tile, all f32: `keys [64, key_stride]`, `values [64, value_stride]`; the two may overlap.
-#[derive(Clone, Copy)]
-pub(in super::super) struct Tile<'a> {
-    pub(in super::super) keys: &'a [f32],
-    /// Width of a key.
-    pub(in super::super) key_dim: usize,
-    pub(in super::super) key_stride: usize,
-    pub(in super::super) values: &'a [f32],
-    pub(in super::super) value_stride: usize,
-    pub(in super::super) value_dim: usize,
-    /// Keys of this tile that the query may see, 1 to 64.
-    pub(in super::super) n_key: usize,
-}
-
-/// Scores of `n_query` queries, back to back, with all keys of a tile: `scores [n_query, 64]`.
+/// Scores of `n_query` queries, a stride apart, with all `keys` of a tile: `scores [n_query, 64]`.
 pub(in super::super) fn score(
     isa: Isa,
-    tile: &Tile<'_>,
-    queries: &[f32],
+    keys: Rows<'_>,
+    (queries, stride): (&[f32], usize),
     n_query: usize,
     scores: &mut [f32],
 ) {
-    assert!(tile.keys.len() >= (tile.n_key - 1) * tile.key_stride + tile.key_dim);
-    assert!(tile.key_stride >= tile.key_dim && queries.len() >= n_query * tile.key_dim);
-    assert!(scores.len() >= n_query * PAGE_TOKENS);
+    assert!(n_query == 0 || queries.len() >= (n_query - 1) * stride + keys.dim());
+    assert!(keys.n() <= PAGE_TOKENS && scores.len() >= n_query * PAGE_TOKENS);
     let p = Product {
-        w: Matrix::f32(tile.keys.as_ptr(), tile.key_stride * size_of::<f32>()),
-        dim: tile.key_dim,
+        w: keys.matrix(),
+        dim: keys.dim(),
         x: queries.as_ptr(),
-        x_stride: tile.key_dim,
+        x_stride: stride,
         rows: n_query,
         y: scores.as_mut_ptr(),
         y_stride: PAGE_TOKENS,
     };
     // SAFETY: lengths checked above; this thread alone has `scores`; `isa` was checked when the backend was made.
-    unsafe { product(isa, &p, 0..tile.n_key) }
+    unsafe { product(isa, &p, 0..keys.n()) }
 }
 
-/// One query's share of a tile: its scores (scaled here) go through the running softmax onto `out [value_dim]`.
+/// Queries' share of a tile: their scores `[query, 64]` (scaled here) go through the running softmaxes onto
+/// `out [query, value.dim()]`. All of them see all keys.
 pub(in super::super) fn accumulate(
     isa: Isa,
-    tile: &Tile<'_>,
+    values: Rows<'_>,
     scale: f32,
     scores: &mut [f32],
-    running: &mut Running,
+    running: &mut [Running],
     out: &mut [f32],
 ) {
-    let scores = &mut scores[..tile.n_key];
-    for score in scores.iter_mut() {
-        *score *= scale;
+    let dim = values.dim();
+    let n = running.len();
+    assert!(scores.len() >= n * PAGE_TOKENS && out.len() >= n * dim);
+    for ((running, scores), out) in
+        running.iter_mut().zip(scores.chunks_mut(PAGE_TOKENS)).zip(out.chunks_mut(dim))
+    {
+        let scores = &mut scores[..values.n()];
+        scores.iter_mut().for_each(|score| *score *= scale);
+        running.take(isa, scores, out);
     }
-    running.take(isa, scores, out);
-    let out = &mut out[..tile.value_dim];
-    assert!(tile.values.len() >= (tile.n_key - 1) * tile.value_stride + tile.value_dim);
-    let rows = Matrix::f32(tile.values.as_ptr(), tile.value_stride * size_of::<f32>());
-    // SAFETY: the rows are inside `values`, as checked above; `isa` was checked when the backend was made.
-    unsafe { add_weighted(isa, out, scores, &rows) }
+    let p = Sums {
+        rows: values.matrix(),
+        n: values.n(),
+        dim,
+        adds: true,
+        a: scores.as_ptr(),
+        a_stride: PAGE_TOKENS,
+        y: out.as_mut_ptr(),
+        y_stride: dim,
+    };
+    // SAFETY: lengths checked above; this thread alone has `out`; `isa` was checked when the backend was made.
+    unsafe { sums(isa, &p, n) }
 }

@@ -16,14 +16,17 @@ pub(super) mod f16;
 pub(super) mod f32;
 pub(super) mod fp8;
 pub(super) mod groups;
+pub(super) mod heads;
 mod ints;
 pub(super) mod multiply;
 mod pair_rows;
-mod panels;
+pub(super) mod panels;
 pub mod peak;
 pub(super) mod product;
 pub(super) mod quants;
 pub(super) mod row;
+pub(super) mod rows;
+mod sums;
 
 use crate::quant::DType;
 
@@ -104,9 +107,14 @@ unsafe impl Sync for Matrix {}
 unsafe impl Send for Matrix {}
 
 impl Matrix {
+    /// Rows of our own, in a format without other tensors' factors.
+    pub(super) fn rows(at: *const u8, row_bytes: usize, dtype: DType) -> Self {
+        Self { at, row_bytes, dtype, first: 0, scales: Scales::NONE }
+    }
+
     /// Rows of f32 of our own.
     pub(super) fn f32(at: *const f32, row_bytes: usize) -> Self {
-        Self { at: at.cast(), row_bytes, dtype: DType::F32, first: 0, scales: Scales::NONE }
+        Self::rows(at.cast(), row_bytes, DType::F32)
     }
 
     /// Row `index`, counted from `first`.
@@ -211,70 +219,5 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
             }
         }
         out
-    }
-}
-
-/// `y += sum_i a[i] * row_i`, in the order of `i`, over `dim` columns.
-///
-/// Columns are taken in blocks that stay in registers while all rows pass.
-///
-/// # Safety
-/// As [`tile`] for `a.len()` rows; `y` is valid for `dim` f32.
-#[inline(always)]
-pub(super) unsafe fn add_rows<L: Lanes, S: Stored>(
-    y: *mut f32,
-    a: &[f32],
-    rows: &Matrix,
-    dim: usize,
-) {
-    // SAFETY: all offsets stay below `dim` and `a.len()`; the rest is the caller's promise.
-    unsafe {
-        let whole = dim / LANES * LANES;
-        let mut k = 0;
-        while k + 4 * LANES <= whole {
-            add_block::<L, S, 4>(y, a, rows, k);
-            k += 4 * LANES;
-        }
-        while k < whole {
-            add_block::<L, S, 1>(y, a, rows, k);
-            k += LANES;
-        }
-        if whole < dim {
-            let n = dim - whole;
-            let mut sum = load_tail::<L>(y.add(whole), n);
-            for (i, a) in a.iter().enumerate() {
-                let weights = S::load_tail::<L>(S::row(rows, i), whole, n);
-                sum = L::fma(L::splat(*a), weights, sum);
-            }
-            let mut lanes = [0.0f32; LANES];
-            L::store(lanes.as_mut_ptr(), sum);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), y.add(whole), n);
-        }
-    }
-}
-
-/// [`add_rows`] for the `B * 16` columns from `k`.
-///
-/// # Safety
-/// As [`add_rows`]; the columns are inside.
-#[inline(always)]
-unsafe fn add_block<L: Lanes, S: Stored, const B: usize>(
-    y: *mut f32,
-    a: &[f32],
-    rows: &Matrix,
-    k: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sums: [L::V; B] = std::array::from_fn(|b| L::load(y.add(k + b * LANES)));
-        for (i, a) in a.iter().enumerate() {
-            let (factor, row) = (L::splat(*a), S::row(rows, i));
-            for (b, sum) in sums.iter_mut().enumerate() {
-                *sum = L::fma(factor, S::load::<L>(row, k + b * LANES), *sum);
-            }
-        }
-        for (b, sum) in sums.iter().enumerate() {
-            L::store(y.add(k + b * LANES), *sum);
-        }
     }
 }

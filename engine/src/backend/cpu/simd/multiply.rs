@@ -8,7 +8,7 @@ use super::groups::GroupRows;
 pub(in super::super) use super::pair_rows::{Order, PairRows, rounded_to_pair};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
-use super::product::{Pairs, Product, add_weighted, product};
+use super::product::{Pairs, Product, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::{Isa, Weight};
 use crate::quant::DType;
@@ -149,15 +149,23 @@ unsafe fn part(
                     y: y.add(outs.start),
                     y_stride: n_out,
                 };
-                panels(isa, p, weight, outs, room);
+                panel_part(isa, p, weight, outs, room);
             }
         }
     }
 }
 
+/// Outputs `outs` of a matrix in blocks, in panels or as it lies; they begin at a whole panel.
+///
 /// # Safety
 /// As [`part`].
-unsafe fn panels(isa: Isa, p: PanelProduct, weight: &Weight, outs: Range<usize>, room: &mut [u8]) {
+pub(super) unsafe fn panel_part(
+    isa: Isa,
+    p: PanelProduct,
+    weight: &Weight,
+    outs: Range<usize>,
+    room: &mut [u8],
+) {
     let bytes = &weight.bytes;
     // SAFETY: the caller's promise; outputs begin at whole panels.
     unsafe {
@@ -197,40 +205,7 @@ unsafe fn split(p: &Product, pairs: &PairRows, row: usize, outs: Range<usize>) {
     let _ = (p, hi, lo, row, outs);
 }
 
-/// `y += sum_i a[i] * W[first + i]`, row by row.
-///
-/// # Panics
-/// When rows are outside the matrix: a bug of the caller.
-pub(in super::super) fn add_weighted_rows(
-    isa: Isa,
-    y: &mut [f32],
-    a: &[f32],
-    weight: &Weight,
-    first: usize,
-) {
-    assert!(first + a.len() <= weight.n_out && y.len() == weight.dim);
-    // SAFETY: the rows are inside the matrix and as wide as `y`; `isa` was checked when the backend was made.
-    unsafe { add_weighted(isa, y, a, &weight.rows_from(first)) }
-}
-
-/// `y[i] = W[first + i] . x` for `x.len() / dim` inputs: `y [input, n]` with `n = y.len() / inputs`.
-///
-/// # Panics
-/// When rows are outside the matrix: a bug of the caller.
-pub(in super::super) fn dot_rows(
-    isa: Isa,
-    y: &mut [f32],
-    x: &[f32],
-    weight: &Weight,
-    first: usize,
-) {
-    let rows = x.len() / weight.dim;
-    let n = y.len() / rows.max(1);
-    assert!(first + n <= weight.n_out && x.len() == rows * weight.dim && y.len() == n * rows);
-    strided_dot_rows(isa, y, n, n, x, weight.dim, rows, weight, first);
-}
-
-/// [`dot_rows`] with inputs and outputs a stride apart.
+/// `y[row, i] = W[first + i] . x[row]` for `n` rows of the matrix, inputs and outputs a stride apart.
 ///
 /// # Panics
 /// When anything is outside: a bug of the caller.

@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod formats;
+#[cfg(target_arch = "x86_64")]
+pub(in super::super) mod unpack;
 
 use super::Portable;
 use super::groups::Group;

@@ -9,7 +9,7 @@ use super::fp8::Fp8;
 use super::quants::{Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512, bf16};
-use super::{Lanes, Matrix, Portable, Stored, add_rows, tile};
+use super::{Lanes, Matrix, Portable, Stored, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 
@@ -102,44 +102,6 @@ pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: R
     unsafe { bf16::pairs_avx512(p, pairs, outs) }
 }
 
-/// `y += sum_i a[i] * row_i` on `isa`, in the order of `i`.
-///
-/// # Safety
-/// There are `a.len()` rows of `y.len()` numbers, and the processor has `isa`.
-pub(in super::super) unsafe fn add_weighted(isa: Isa, y: &mut [f32], a: &[f32], rows: &Matrix) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match rows.dtype {
-            DType::F32 => add_stored::<F32>(isa, y, a, rows),
-            DType::Bf16 => add_stored::<Bf16>(isa, y, a, rows),
-            DType::F16 => add_stored::<F16>(isa, y, a, rows),
-            DType::Fp8E4m3 => add_stored::<Fp8>(isa, y, a, rows),
-            DType::Q8_0 => add_stored::<Q8_0>(isa, y, a, rows),
-            DType::Q4_0 => add_stored::<Q4_0>(isa, y, a, rows),
-            DType::Q5_0 => add_stored::<Q5_0>(isa, y, a, rows),
-            DType::Q5_1 => add_stored::<Q5_1>(isa, y, a, rows),
-            DType::Q4K => add_stored::<Q4K>(isa, y, a, rows),
-            DType::Q5K => add_stored::<Q5K>(isa, y, a, rows),
-            DType::Q6K => add_stored::<Q6K>(isa, y, a, rows),
-        }
-    }
-}
-
-/// # Safety
-/// As [`add_weighted`]; the rows are stored as `S`.
-unsafe fn add_stored<S: Stored>(isa: Isa, y: &mut [f32], a: &[f32], rows: &Matrix) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => add_avx2::<S>(y, a, rows),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => add_avx512::<S>(y, a, rows),
-            _ => add_rows::<Portable, S>(y.as_mut_ptr(), a, rows, y.len()),
-        }
-    }
-}
-
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.
 ///
 /// # Safety
@@ -217,22 +179,4 @@ unsafe fn avx2<S: Stored>(p: &Product, outs: Range<usize>) {
 unsafe fn avx512<S: Stored>(p: &Product, outs: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe { outer::<Avx512, S, 4, 4>(p, outs) }
-}
-
-/// # Safety
-/// As [`add_weighted`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn add_avx2<S: Stored>(y: &mut [f32], a: &[f32], rows: &Matrix) {
-    // SAFETY: the caller's promise.
-    unsafe { add_rows::<Avx2, S>(y.as_mut_ptr(), a, rows, y.len()) }
-}
-
-/// # Safety
-/// As [`add_weighted`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn add_avx512<S: Stored>(y: &mut [f32], a: &[f32], rows: &Matrix) {
-    // SAFETY: the caller's promise.
-    unsafe { add_rows::<Avx512, S>(y.as_mut_ptr(), a, rows, y.len()) }
 }

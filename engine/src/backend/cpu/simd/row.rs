@@ -38,6 +38,14 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     if x > EXP_MAX { f32::INFINITY } else { y }
 }
 
+/// `e^x` of sixteen numbers, inside a function that is compiled for an instruction set with fused products.
+#[inline(always)]
+pub(super) fn exp_lanes(x: &mut [f32; LANES]) {
+    for x in x {
+        *x = exp::<true>(*x);
+    }
+}
+
 /// Sums in lanes.
 #[inline(always)]
 fn lanes_sum(x: &[f32]) -> f32 {
@@ -138,6 +146,21 @@ on_isa! {
 fn silu<const FUSED: bool>(y: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
         *y = gate / (1.0 + exp::<FUSED>(-gate)) * up;
+    }
+}
+
+on_isa! {
+    /// `out[i] = bf16(x[i] * factor)`, `x` signed bytes; what is no number stays none.
+    fn scaled_bf16(out: &mut [u16], x: &[u8], factor: f32) = scaled;
+}
+
+#[inline(always)]
+fn scaled<const FUSED: bool>(out: &mut [u16], x: &[u8], factor: f32) {
+    for (out, x) in out.iter_mut().zip(x) {
+        let y = f32::from(x.cast_signed()) * factor;
+        // To the nearest, ties to even. A factor that is no number has bits that this does not carry over.
+        let bits = y.to_bits();
+        *out = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
     }
 }
 

@@ -1,7 +1,7 @@
 //! `kv_b_proj` in the forms that checkpoints have, and what both attention operations are held to.
 
 use super::{EVEN, Matrix, ODD, matrix};
-use crate::backend::cpu::Weight;
+use crate::backend::cpu::{Cpu, Weight};
 use crate::backend::{KvB, MlaShape};
 use crate::quant::DType;
 
@@ -14,6 +14,9 @@ const HALF_BLOCKS: MlaShape = MlaShape { qk_nope_head_dim: 256, ..BLOCKS };
 /// A `kv_b_proj` as the backend has it, and its numbers as one matrix.
 pub(in super::super) struct TestKvB {
     stored: KvB<Weight>,
+    /// The halves, where it is in halves.
+    halves: Option<[Matrix; 2]>,
+    heads: usize,
     /// `[H * (n + v), c]`; its weight is nobody's.
     pub(in super::super) whole: Matrix,
 }
@@ -24,12 +27,21 @@ impl TestKvB {
         self.stored.as_ref()
     }
 
+    /// Halves in blocks as panels, where every head begins at one.
+    pub(in super::super) fn in_panels(&self, cpu: &mut Cpu) -> Option<KvB<Weight>> {
+        let [key, value] = self.halves.as_ref()?;
+        let is_blocks = [key, value].iter().all(|half| half.weight.dtype.block_len() > 1);
+        let (c, v) = (key.n_out / self.heads, value.n_out / self.heads);
+        (is_blocks && c.is_multiple_of(16) && v.is_multiple_of(16))
+            .then(|| KvB::Halves { key: key.in_panels(cpu), value: value.in_panels(cpu) })
+    }
+
     /// In one matrix.
     pub(in super::super) fn whole(seed: u64, dtype: DType, shape: &MlaShape) -> Self {
         let n_out = shape.n_head * (shape.qk_nope_head_dim + shape.v_head_dim);
         let whole = matrix(seed, dtype, n_out, shape.kv_lora_rank);
         let stored = matrix(seed, dtype, n_out, shape.kv_lora_rank).weight;
-        Self { stored: KvB::Whole(stored), whole }
+        Self { stored: KvB::Whole(stored), halves: None, heads: shape.n_head, whole }
     }
 
     /// In halves.
@@ -47,7 +59,8 @@ impl TestKvB {
                 };
             }
         }
-        Self { stored: KvB::Halves { key: key.weight, value: value.weight }, whole }
+        let stored = KvB::Halves { key: key.stored(), value: value.stored() };
+        Self { stored, halves: Some([key, value]), heads: shape.n_head, whole }
     }
 }
 

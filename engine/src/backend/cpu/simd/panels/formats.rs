@@ -20,6 +20,10 @@ pub(in super::super) trait Panel {
     unsafe fn add<L: Ints>(sum: L::V, group: &Self::Group<L>, x: &Group) -> L::V;
     /// Whether a group is one product of signed bytes: [`Panel::add`] in two parts, of which tiles do the first.
     const HAS_TILES: bool = true;
+    /// A product with number `k` of a group, times the scale that is its own: formats that have one say so.
+    unsafe fn scaled<L: Ints>(dot: L::I, _group: &Self::Group<L>, _k: usize) -> L::I {
+        dot
+    }
     /// What numbers are stored too large.
     const MINUS: u8;
     /// A group's numbers, as they are stored.
@@ -352,6 +356,13 @@ impl Panel for Q6K {
     }
 
     const HAS_TILES: bool = false;
+
+    #[inline(always)]
+    unsafe fn scaled<L: Ints>(dot: L::I, group: &Halved<L>, k: usize) -> L::I {
+        // SAFETY: no memory is touched.
+        unsafe { L::mul_int(dot, group.scales[k / 16]) }
+    }
+
     const MINUS: u8 = 32;
 
     #[inline(always)]

@@ -1,0 +1,519 @@
+//! Multi-head attention of one head of a prompt's rows over pages of bf16 latents, on AMX tiles.
+//!
+//! Everything is laid out so that softmaxes run with rows as lanes and nothing but weights is ever turned in the inner
+//! loops. For a page of 64 keys: `K [key, n] = c_kv w_uk^T`, a key a row as scores want their left side; `V^T [v, key] =
+//! w_uv c_kv^T`, as the weighted sum wants its left side. Then for each 32 rows `S^T [key, row] = K q^T` and
+//! `O^T [v, row] += V^T P^T`. Latents and weights of the expansion are bf16; keys, values, queries and softmax weights are
+//! pairs. With 128 + 64 and 128 numbers a head that is 1,024 products of 16 x 16 x 32 to expand a page, and 240 for 32 rows.
+
+use std::arch::x86_64::{
+    _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmpgt_epi32_mask,
+    _mm512_div_ps, _mm512_load_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32,
+    _mm512_setzero_si512, _mm512_store_ps, _mm512_store_si512, _mm512_storeu_si512,
+};
+
+use super::super::rows::Rows;
+use super::softmax::Softmaxes;
+use super::tiles::{
+    Lane16, ROW_BYTES, STEP, Tile, add, configure, load, put, release, row, split_and_turn, store,
+    turn, zero,
+};
+use super::words::{SIDE, pair, split, transpose};
+use crate::step::PAGE_TOKENS;
+
+/// Tiles of a page's keys.
+const KEY_TILES: usize = PAGE_TOKENS / SIDE;
+/// Steps of a page's keys in the weighted sum.
+const KEY_STEPS: usize = PAGE_TOKENS / STEP;
+
+/// Sizes of one head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in super::super::super) struct Head {
+    /// `n`.
+    pub(in super::super::super) nope: usize,
+    /// `r`.
+    pub(in super::super::super) rope: usize,
+    /// `v`.
+    pub(in super::super::super) value: usize,
+    /// `c`.
+    pub(in super::super::super) latent: usize,
+}
+
+impl Head {
+    /// Whether all of it fills whole tiles.
+    pub(in super::super::super) fn fits(self) -> bool {
+        let Self { nope, rope, value, latent } = self;
+        let steps = [nope, rope, latent].iter().all(|n| n.is_multiple_of(STEP));
+        steps && value.is_multiple_of(2 * SIDE) && nope > 0 && value > 0
+    }
+
+    fn key(self) -> usize {
+        self.nope + self.rope
+    }
+
+    /// Tiles of each part, for up to `rows` rows.
+    fn sizes(self, rows: usize) -> [usize; 8] {
+        let row_tiles = rows.next_multiple_of(2 * SIDE) / SIDE;
+        [
+            self.nope / SIDE * (self.latent / STEP),
+            KEY_TILES * (self.latent / STEP),
+            2 * KEY_TILES * (self.key() / STEP),
+            2 * KEY_STEPS * (self.value / SIDE),
+            2 * row_tiles * (self.key() / STEP),
+            row_tiles * (self.value / SIDE),
+            2 * KEY_TILES,
+            2 * 2 * KEY_STEPS,
+        ]
+    }
+}
+
+/// One thread's tiles.
+#[derive(Debug)]
+pub(in super::super::super) struct Room {
+    head: Head,
+    /// `[n / 16, c / 32]`: `w_uk`, words of neighbouring latents' weights by keys' numbers.
+    expand: Vec<Tile>,
+    /// `[4, c / 32]`: latents, words of neighbouring numbers by keys.
+    latents: Vec<Tile>,
+    /// `[2, 4, (n + r) / 32]`: keys' values and remainders, a key a row.
+    keys: Vec<Tile>,
+    /// `[2, v / 16, 2]`: values turned round, a number a row, keys side by side.
+    values: Vec<Tile>,
+    /// `[2, R / 16, (n + r) / 32]`: queries, words of neighbouring numbers by rows.
+    queries: Vec<Tile>,
+    /// `[R / 16, v / 16]`: outputs turned round.
+    out: Vec<Tile>,
+    /// `[2, 4]`: scores of 32 rows, a key a row.
+    scores: Vec<Tile>,
+    /// `[2, 2, 2]`: their weights, words of neighbouring keys by rows: rows' halves, then values and remainders, then steps.
+    weights: Vec<Tile>,
+    /// `[R / 16]`.
+    softmaxes: Vec<Softmaxes>,
+    /// `[R]`: keys that each row sees, those before the page included.
+    seen: Vec<i32>,
+}
+
+impl Room {
+    /// Room for `rows` rows of such heads.
+    pub(in super::super::super) fn new(head: Head, rows: usize) -> Self {
+        let [expand, latents, keys, values, queries, out, scores, weights] =
+            head.sizes(rows).map(|n| vec![Tile::ZERO; n]);
+        let padded = rows.next_multiple_of(2 * SIDE);
+        Self {
+            head,
+            expand,
+            latents,
+            keys,
+            values,
+            queries,
+            out,
+            scores,
+            weights,
+            softmaxes: vec![Softmaxes::START; padded / SIDE],
+            seen: vec![0; padded],
+        }
+    }
+
+    /// Bytes of [`Room::new`].
+    pub(in super::super::super) fn bytes(head: Head, rows: usize) -> u64 {
+        let (tiles, padded) =
+            (head.sizes(rows).iter().sum::<usize>(), rows.next_multiple_of(2 * SIDE));
+        (tiles * size_of::<Tile>()
+            + padded / SIDE * size_of::<Softmaxes>()
+            + padded * size_of::<i32>()) as u64
+    }
+
+    /// Takes a head's `w_uk [n, c]`, its rows' queries `[row, n + r]`, `stride` numbers apart, and their positions.
+    pub(in super::super::super) fn begin(
+        &mut self,
+        w_uk: Rows<'_>,
+        (queries, stride): (&[f32], usize),
+        positions: &[u32],
+    ) {
+        let (head, n_row) = (self.head, positions.len());
+        let key = head.key();
+        assert!((w_uk.n(), w_uk.dim()) == (head.nope, head.latent), "a head of another shape");
+        assert!(n_row > 0 && n_row <= self.seen.len(), "{n_row} rows");
+        assert!(stride >= key && queries.len() >= (n_row - 1) * stride + key, "queries");
+        let steps = head.latent / STEP;
+        let (at, row_bytes) = w_uk.bf16_at();
+        for (i, tile) in self.expand.iter_mut().enumerate() {
+            let first = i / steps * SIDE * row_bytes + i % steps * ROW_BYTES;
+            // SAFETY: a room is made where the processor has tiles, and AVX-512 with them; sixteen rows from a multiple
+            // of sixteen below `n`, 64 bytes from a multiple of 64 below `2 c`.
+            unsafe { turn(tile, at.cast::<u8>().add(first), row_bytes, SIDE) }
+        }
+        let steps = key / STEP;
+        let half = self.queries.len() / 2;
+        let (values, rests) = self.queries.split_at_mut(half);
+        for (i, pair) in values.iter_mut().zip(rests).enumerate() {
+            let row = i / steps * SIDE;
+            if row >= n_row.next_multiple_of(2 * SIDE) {
+                break;
+            }
+            let n = n_row.saturating_sub(row).min(SIDE);
+            // Rows that are not there are zero, and not read.
+            let from = if n == 0 { 0 } else { row * stride + i % steps * STEP };
+            // SAFETY: as above; `n` rows of 32 numbers are inside.
+            unsafe { split_and_turn(pair, queries.as_ptr().add(from), stride, n) }
+        }
+        self.seen.fill(0);
+        for (seen, position) in self.seen.iter_mut().zip(positions) {
+            *seen = *position as i32 + 1;
+        }
+        self.out.fill(Tile::ZERO);
+        self.softmaxes.fill(Softmaxes::START);
+    }
+
+    /// Lets a page pass whose first key is number `start`: `latents [key, c + r]`, of which the last `r` are the rotary key;
+    /// `w_uv [v, c]`.
+    pub(in super::super::super) fn page(
+        &mut self,
+        latents: Rows<'_>,
+        w_uv: Rows<'_>,
+        start: usize,
+        scale: f32,
+    ) {
+        let head = self.head;
+        assert!(latents.dim() == head.latent + head.rope && latents.n() <= PAGE_TOKENS, "a page");
+        assert!((w_uv.n(), w_uv.dim()) == (head.value, head.latent), "a head of another shape");
+        // SAFETY: as in `begin`; shapes checked here.
+        unsafe {
+            configure();
+            self.turn_latents(latents);
+            self.expand_keys(latents);
+            self.expand_values(w_uv, latents.n());
+            for both in 0..self.softmaxes.len() / 2 {
+                // Positions ascend, and rows that are not there see nothing.
+                let rows = &self.seen[both * 2 * SIDE..(both + 1) * 2 * SIDE];
+                let seen = rows.iter().copied().max().unwrap_or(0) - start as i32;
+                if seen > 0 {
+                    self.rows(both, start as i32, (seen as usize).min(latents.n()), scale);
+                }
+            }
+            release!();
+        }
+    }
+
+    /// Divides by the sums: `out [row, v]`.
+    pub(in super::super::super) fn end(&self, out: &mut [f32]) {
+        let (value, n_row) = (self.head.value, out.len() / self.head.value);
+        assert!(n_row <= self.seen.len(), "{n_row} rows");
+        let tiles = self.out.chunks(value / SIDE).zip(&self.softmaxes);
+        for ((tiles, softmaxes), out) in tiles.zip(out.chunks_mut(SIDE * value)) {
+            for (i, tile) in tiles.iter().enumerate() {
+                // SAFETY: the processor has AVX-512.
+                unsafe { divided(tile, softmaxes.sums(), &mut out[i * SIDE..], value) }
+            }
+        }
+    }
+
+    /// Latents by words; keys that nobody sees become zero, whatever their memory holds.
+    ///
+    /// # Safety
+    /// The page's rows are as wide as the head says.
+    unsafe fn turn_latents(&mut self, latents: Rows<'_>) {
+        let ((at, stride), steps) = (latents.bf16_at(), self.head.latent / STEP);
+        for (i, tile) in self.latents.iter_mut().enumerate() {
+            let first = i / steps * SIDE;
+            let n = latents.n().saturating_sub(first).min(SIDE);
+            let from = at.cast::<u8>().wrapping_add(first * stride + i % steps * ROW_BYTES);
+            // SAFETY: the caller's promise; `n` rows are seen.
+            unsafe { turn(tile, from, stride, n) }
+        }
+    }
+
+    /// `K`, as pairs, the rotary key behind it.
+    ///
+    /// # Safety
+    /// Tiles are configured, and the page's 64 rows are as wide as the head says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn expand_keys(&mut self, latents: Rows<'_>) {
+        let ((at, stride), head) = (latents.bf16_at(), self.head);
+        let (steps, per_key) = (head.latent / STEP, head.key() / STEP);
+        let at: *const u8 = at.cast();
+        let (values, rests) = self.keys.split_at_mut(KEY_TILES * per_key);
+        let mut sums = [Tile::ZERO; 4];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for upper in (0..latents.n().div_ceil(SIDE)).step_by(2) {
+                let from = at.wrapping_add(upper * SIDE * stride);
+                for (step, pair) in self.expand.chunks(2 * steps).enumerate() {
+                    zero!("tmm0" "tmm1" "tmm2" "tmm3");
+                    let (left, right) = pair.split_at(steps);
+                    for (k, (left, right)) in left.iter().zip(right).enumerate() {
+                        load!("tmm4", from.wrapping_add(k * ROW_BYTES), stride);
+                        load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
+                        load!("tmm6", left);
+                        load!("tmm7", right);
+                        add!("tmm0", "tmm4", "tmm6");
+                        add!("tmm1", "tmm4", "tmm7");
+                        add!("tmm2", "tmm5", "tmm6");
+                        add!("tmm3", "tmm5", "tmm7");
+                    }
+                    store!("tmm0", &raw mut sums[0]);
+                    store!("tmm1", &raw mut sums[1]);
+                    store!("tmm2", &raw mut sums[2]);
+                    store!("tmm3", &raw mut sums[3]);
+                    for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
+                        let to = (upper + i) * per_key + step;
+                        split_halves(&mut values[to], &mut rests[to], sums);
+                    }
+                }
+            }
+            for key in 0..latents.n() {
+                let from = at.wrapping_add(key * stride + head.latent * 2);
+                for step in 0..head.rope / STEP {
+                    let to = key / SIDE * per_key + head.nope / STEP + step;
+                    let numbers = _mm512_loadu_si512(from.wrapping_add(step * ROW_BYTES).cast());
+                    let value = values[to].0[key % SIDE].as_mut_ptr();
+                    _mm512_store_si512(value.cast(), numbers);
+                    let rest = rests[to].0[key % SIDE].as_mut_ptr();
+                    _mm512_store_si512(rest.cast(), _mm512_setzero_si512());
+                }
+            }
+        }
+    }
+
+    /// `V^T`, as pairs.
+    ///
+    /// # Safety
+    /// As [`Room::expand_keys`], for `w_uv`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn expand_values(&mut self, w_uv: Rows<'_>, n_key: usize) {
+        let ((at, stride), head) = (w_uv.bf16_at(), self.head);
+        let steps = head.latent / STEP;
+        let (values, rests) = self.values.split_at_mut(KEY_STEPS * head.value / SIDE);
+        let mut sums = [Tile::ZERO; 4];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for upper in (0..head.value / SIDE).step_by(2) {
+                let from = at.cast::<u8>().wrapping_add(upper * SIDE * stride);
+                for (step, pair) in
+                    self.latents.chunks(2 * steps).enumerate().take(n_key.div_ceil(STEP))
+                {
+                    zero!("tmm0" "tmm1" "tmm2" "tmm3");
+                    let (left, right) = pair.split_at(steps);
+                    for (k, (left, right)) in left.iter().zip(right).enumerate() {
+                        load!("tmm4", from.wrapping_add(k * ROW_BYTES), stride);
+                        load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
+                        load!("tmm6", left);
+                        load!("tmm7", right);
+                        add!("tmm0", "tmm4", "tmm6");
+                        add!("tmm1", "tmm4", "tmm7");
+                        add!("tmm2", "tmm5", "tmm6");
+                        add!("tmm3", "tmm5", "tmm7");
+                    }
+                    store!("tmm0", &raw mut sums[0]);
+                    store!("tmm1", &raw mut sums[1]);
+                    store!("tmm2", &raw mut sums[2]);
+                    store!("tmm3", &raw mut sums[3]);
+                    for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
+                        let to = (upper + i) * KEY_STEPS + step;
+                        split_halves(&mut values[to], &mut rests[to], sums);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows `both * 32` to `both * 32 + 31` over the page's first `n_key` keys.
+    ///
+    /// # Safety
+    /// Tiles are configured, and keys and values are this page's.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma")]
+    unsafe fn rows(&mut self, both: usize, start: i32, n_key: usize, scale: f32) {
+        // SAFETY: the caller's promise; two tiles of rows.
+        unsafe {
+            self.score(both, n_key);
+            for half in 0..2 {
+                let tile = 2 * both + half;
+                let seen = _mm512_loadu_si512(self.seen.as_ptr().add(tile * SIDE).cast());
+                let seen = _mm512_add_epi32(seen, _mm512_set1_epi32(-start));
+                let sees =
+                    |key: usize| _mm512_cmpgt_epi32_mask(seen, _mm512_set1_epi32(key as i32));
+                let scores = &mut self.scores[half * KEY_TILES..(half + 1) * KEY_TILES];
+                let scaled = self.softmaxes[tile].take(scores, n_key, scale, sees);
+                if let Some(factors) = scaled {
+                    let n_tile = self.head.value / SIDE;
+                    scale_lanes(&mut self.out[tile * n_tile..(tile + 1) * n_tile], &factors);
+                }
+                let weights = &mut self.weights[half * 2 * KEY_STEPS..(half + 1) * 2 * KEY_STEPS];
+                pair_weights(&self.scores[half * KEY_TILES..(half + 1) * KEY_TILES], weights);
+            }
+            self.sum(both, n_key.div_ceil(STEP));
+        }
+    }
+
+    /// `S^T` of 32 rows: values with values, with remainders, remainders with values.
+    ///
+    /// # Safety
+    /// As [`Room::rows`].
+    unsafe fn score(&mut self, both: usize, n_key: usize) {
+        let steps = self.head.key() / STEP;
+        let (keys, key_rests) = self.keys.split_at(KEY_TILES * steps);
+        let (queries, query_rests) = self.queries.split_at(self.queries.len() / 2);
+        let left = 2 * both * steps;
+        let right = left + steps;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for upper in (0..n_key.div_ceil(SIDE)).step_by(2) {
+                let (first, second) = (upper * steps, (upper + 1) * steps);
+                zero!("tmm0" "tmm1" "tmm2" "tmm3");
+                for k in 0..steps {
+                    load!("tmm4", &raw const keys[first + k]);
+                    load!("tmm5", &raw const keys[second + k]);
+                    load!("tmm6", &raw const query_rests[left + k]);
+                    load!("tmm7", &raw const query_rests[right + k]);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm1", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm3", "tmm5", "tmm7");
+                    load!("tmm6", &raw const queries[left + k]);
+                    load!("tmm7", &raw const queries[right + k]);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm1", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm3", "tmm5", "tmm7");
+                    load!("tmm4", &raw const key_rests[first + k]);
+                    load!("tmm5", &raw const key_rests[second + k]);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm1", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm3", "tmm5", "tmm7");
+                }
+                store!("tmm0", &raw mut self.scores[upper]);
+                store!("tmm1", &raw mut self.scores[KEY_TILES + upper]);
+                store!("tmm2", &raw mut self.scores[upper + 1]);
+                store!("tmm3", &raw mut self.scores[KEY_TILES + upper + 1]);
+            }
+        }
+    }
+
+    /// `O^T += V^T P^T` of 32 rows.
+    ///
+    /// # Safety
+    /// As [`Room::rows`].
+    unsafe fn sum(&mut self, both: usize, steps: usize) {
+        let n_tile = self.head.value / SIDE;
+        let (values, value_rests) = self.values.split_at(KEY_STEPS * n_tile);
+        let (left, right) = self.weights.split_at(2 * KEY_STEPS);
+        let out = &mut self.out[2 * both * n_tile..2 * (both + 1) * n_tile];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for upper in (0..n_tile).step_by(2) {
+                load!("tmm0", &raw const out[upper]);
+                load!("tmm1", &raw const out[n_tile + upper]);
+                load!("tmm2", &raw const out[upper + 1]);
+                load!("tmm3", &raw const out[n_tile + upper + 1]);
+                for k in 0..steps {
+                    let (first, second) = (upper * KEY_STEPS + k, (upper + 1) * KEY_STEPS + k);
+                    load!("tmm4", &raw const values[first]);
+                    load!("tmm5", &raw const values[second]);
+                    load!("tmm6", &raw const left[KEY_STEPS + k]);
+                    load!("tmm7", &raw const right[KEY_STEPS + k]);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm1", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm3", "tmm5", "tmm7");
+                    load!("tmm6", &raw const left[k]);
+                    load!("tmm7", &raw const right[k]);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm1", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm3", "tmm5", "tmm7");
+                    load!("tmm4", &raw const value_rests[first]);
+                    load!("tmm5", &raw const value_rests[second]);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm1", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm3", "tmm5", "tmm7");
+                }
+                store!("tmm0", &raw mut out[upper]);
+                store!("tmm1", &raw mut out[n_tile + upper]);
+                store!("tmm2", &raw mut out[upper + 1]);
+                store!("tmm3", &raw mut out[n_tile + upper + 1]);
+            }
+        }
+    }
+}
+
+/// Two tiles of sums side by side as one of values and one of remainders.
+///
+/// # Safety
+/// The processor has AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn split_halves(values: &mut Tile, rests: &mut Tile, sums: &[Tile; 2]) {
+    // SAFETY: tiles have sixteen rows.
+    unsafe {
+        for i in 0..SIDE {
+            for (half, sums) in sums.iter().enumerate() {
+                let (value, rest) = split(_mm512_castsi512_ps(row(sums, i)));
+                put(values, i, half, value);
+                put(rests, i, half, rest);
+            }
+        }
+    }
+}
+
+/// Softmax weights, a key a row, as words of neighbouring keys: values, then remainders.
+///
+/// # Safety
+/// As [`split_halves`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn pair_weights(scores: &[Tile], weights: &mut [Tile]) {
+    let (values, rests) = weights.split_at_mut(KEY_STEPS);
+    // SAFETY: tiles have sixteen rows, and those are aligned.
+    unsafe {
+        for first in (0..PAGE_TOKENS).step_by(2) {
+            let tile = &scores[first / SIDE];
+            let even = split(_mm512_castsi512_ps(row(tile, first % SIDE)));
+            let odd = split(_mm512_castsi512_ps(row(tile, first % SIDE + 1)));
+            let (step, to) = (first / STEP, first % STEP / 2);
+            let value = values[step].0[to].as_mut_ptr();
+            _mm512_store_si512(value.cast(), pair(even.0, odd.0));
+            let rest = rests[step].0[to].as_mut_ptr();
+            _mm512_store_si512(rest.cast(), pair(even.1, odd.1));
+        }
+    }
+}
+
+/// `tile[row][lane] *= factors[lane]`.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[target_feature(enable = "avx512f")]
+unsafe fn scale_lanes(tiles: &mut [Tile], factors: &Lane16) {
+    // SAFETY: rows are aligned.
+    unsafe {
+        let factors = _mm512_load_ps(factors.0.as_ptr());
+        for row in tiles.iter_mut().flat_map(|tile| &mut tile.0) {
+            let at: *mut f32 = row.as_mut_ptr().cast();
+            _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), factors));
+        }
+    }
+}
+
+/// Sixteen numbers of up to sixteen rows, divided by the rows' sums: `out [row, stride]`.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[target_feature(enable = "avx512f")]
+unsafe fn divided(tile: &Tile, sums: &Lane16, out: &mut [f32], stride: usize) {
+    let mut rows = [_mm512_setzero_si512(); SIDE];
+    // SAFETY: rows are aligned, and `out` is looked at before it is written.
+    unsafe {
+        let sums = _mm512_load_ps(sums.0.as_ptr());
+        for (i, to) in rows.iter_mut().enumerate() {
+            *to = _mm512_castps_si512(_mm512_div_ps(_mm512_castsi512_ps(row(tile, i)), sums));
+        }
+        transpose(&mut rows);
+        for (numbers, out) in rows.into_iter().zip(out.chunks_mut(stride)) {
+            if let Some(out) = out.first_chunk_mut::<SIDE>() {
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), numbers);
+            }
+        }
+    }
+}

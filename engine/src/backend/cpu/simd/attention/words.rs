@@ -1,0 +1,69 @@
+//! Vectors of sixteen words: turned round, rounded to bf16, put side by side.
+
+use std::arch::x86_64::{
+    __m256bh, __m256i, __m512, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
+    _mm512_cvtpbh_ps, _mm512_or_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_slli_epi32, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+};
+use std::mem;
+
+/// Rows of a tile, and words of a row.
+pub(in super::super) const SIDE: usize = 16;
+
+/// Turns sixteen rows of sixteen words round.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(in super::super) fn transpose(r: &mut [__m512i; SIDE]) {
+    let mut a = [_mm512_setzero_si512(); SIDE];
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    for i in 0..4 {
+        r[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    // Quarter `q` of `r[4 i + j]` is column `4 q + j` of rows `4 i` to `4 i + 3`.
+    for j in 0..4 {
+        let even = _mm512_shuffle_i32x4::<0x88>(r[j], r[4 + j]);
+        let odd = _mm512_shuffle_i32x4::<0xdd>(r[j], r[4 + j]);
+        let even_below = _mm512_shuffle_i32x4::<0x88>(r[8 + j], r[12 + j]);
+        let odd_below = _mm512_shuffle_i32x4::<0xdd>(r[8 + j], r[12 + j]);
+        a[j] = _mm512_shuffle_i32x4::<0x88>(even, even_below);
+        a[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, even_below);
+        a[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, odd_below);
+        a[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, odd_below);
+    }
+    *r = a;
+}
+
+/// Sixteen numbers as bf16, to the nearest, ties to even.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+pub(in super::super) fn rounded(x: __m512) -> __m256i {
+    // SAFETY: the same bits.
+    unsafe { mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) }
+}
+
+/// Sixteen numbers as pairs of bf16: value and remainder.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+pub(in super::super) fn split(x: __m512) -> (__m256i, __m256i) {
+    let value = _mm512_cvtneps_pbh(x);
+    let rest = _mm512_cvtneps_pbh(_mm512_sub_ps(x, _mm512_cvtpbh_ps(value)));
+    // SAFETY: the same bits.
+    unsafe {
+        (mem::transmute::<__m256bh, __m256i>(value), mem::transmute::<__m256bh, __m256i>(rest))
+    }
+}
+
+/// Words of two rows' numbers, the first row's in the lower half.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(in super::super) fn pair(first: __m256i, second: __m256i) -> __m512i {
+    let second = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
+    _mm512_or_si512(_mm512_cvtepu16_epi32(first), second)
+}

@@ -1,0 +1,81 @@
+//! Rows of bf16 or f32 numbers that somebody keeps: a matrix whose length was checked.
+
+use std::marker::PhantomData;
+
+use super::Matrix;
+use crate::quant::DType;
+
+/// `n` rows of `dim` numbers, a stride apart.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Rows<'a> {
+    at: *const u8,
+    row_bytes: usize,
+    dtype: DType,
+    n: usize,
+    dim: usize,
+    kept: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows back to back in `bytes`; formats of single numbers without other tensors' factors.
+    pub(in super::super) fn of(bytes: &'a [u8], n: usize, dim: usize, dtype: DType) -> Self {
+        let row_bytes = dim * dtype.block_bytes();
+        assert!(
+            dtype.block_len() == 1 && dtype != DType::Fp8E4m3,
+            "{dtype:?} has no single numbers"
+        );
+        assert!(n * row_bytes <= bytes.len(), "{n} rows of {dim} in {} bytes", bytes.len());
+        Self { at: bytes.as_ptr(), row_bytes, dtype, n, dim, kept: PhantomData }
+    }
+
+    /// Rows of f32.
+    pub(in super::super) fn f32(numbers: &'a [f32], n: usize, dim: usize) -> Self {
+        assert!(n * dim <= numbers.len(), "{n} rows of {dim} in {} numbers", numbers.len());
+        let at = numbers.as_ptr().cast();
+        Self { at, row_bytes: dim * 4, dtype: DType::F32, n, dim, kept: PhantomData }
+    }
+
+    /// Rows of bf16.
+    pub(in super::super) fn bf16(numbers: &'a [u16], n: usize, dim: usize) -> Self {
+        assert!(n * dim <= numbers.len(), "{n} rows of {dim} in {} numbers", numbers.len());
+        let at = numbers.as_ptr().cast();
+        Self { at, row_bytes: dim * 2, dtype: DType::Bf16, n, dim, kept: PhantomData }
+    }
+
+    /// `dim` numbers of every row, from number `first` on.
+    pub(in super::super) fn columns(self, first: usize, dim: usize) -> Self {
+        assert!(first + dim <= self.dim, "columns outside");
+        let at = self.at.wrapping_add(first * self.dtype.block_bytes());
+        Self { at, dim, ..self }
+    }
+
+    /// The first `n` of them. The others may still be read where kernels take whole tiles.
+    pub(in super::super) fn first(self, n: usize) -> Self {
+        assert!(n <= self.n, "{n} rows of {}", self.n);
+        Self { n, ..self }
+    }
+
+    /// Rows there are.
+    pub(in super::super) fn n(self) -> usize {
+        self.n
+    }
+
+    /// Numbers of a row.
+    pub(in super::super) fn dim(self) -> usize {
+        self.dim
+    }
+
+    /// As kernels read them.
+    pub(super) fn matrix(self) -> Matrix {
+        Matrix::rows(self.at, self.row_bytes, self.dtype)
+    }
+
+    /// The first number and the bytes from one row to the next, of rows of bf16.
+    pub(super) fn bf16_at(self) -> (*const u16, usize) {
+        assert!(self.dtype == DType::Bf16, "rows of {:?}", self.dtype);
+        (self.at.cast(), self.row_bytes)
+    }
+}
+
+// SAFETY: read only, and what it points to is borrowed.
+unsafe impl Sync for Rows<'_> {}
