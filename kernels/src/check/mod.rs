@@ -1,0 +1,58 @@
+//! Checks: every kernel against a float64 oracle that shares no code with it, on whatever card is at hand.
+//!
+//! A family's file makes cases: edge shapes, ragged batches, every format, and the invariance of rows. Inputs are
+//! rounded to what the card is given before the oracle sees them, so that a tolerance is about the kernel's own arithmetic.
+
+mod bench;
+mod compare;
+mod random;
+mod rms_norm;
+
+pub use bench::{Bench, Plain};
+pub use compare::{Tolerance, close, same};
+pub use random::{Random, Rows, bf16, from_bf16};
+
+use crate::{Card, Family, Result};
+
+/// Row counts at which a row's bits must not change.
+pub const ROW_COUNTS: [usize; 6] = [1, 8, 9, 64, 65, 512];
+
+/// One thing that is held against its oracle.
+pub struct Check {
+    /// Whose kernels it runs.
+    pub family: Family,
+    /// What is checked, in a few words.
+    pub name: String,
+    run: Run,
+}
+
+type Run = Box<dyn Fn(&mut Bench<'_>) -> Result<()> + Send + Sync>;
+
+impl Check {
+    /// A check of a family.
+    pub(crate) fn new(
+        family: Family,
+        name: impl Into<String>,
+        run: impl Fn(&mut Bench<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self { family, name: name.into(), run: Box::new(run) }
+    }
+
+    /// Runs it on a card and gives the card its memory back.
+    ///
+    /// # Errors
+    /// What differed and by how much, or what the card said.
+    pub fn run(&self, card: &mut dyn Card) -> Result<()> {
+        let mut bench = Bench::new(card);
+        let result = (self.run)(&mut bench);
+        bench.finish()?;
+        result
+    }
+}
+
+/// Every check of every family.
+pub fn all() -> Vec<Check> {
+    let mut checks = Vec::new();
+    checks.extend(rms_norm::checks());
+    checks
+}

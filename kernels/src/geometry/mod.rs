@@ -1,0 +1,21 @@
+//! Grid, threads and shared memory of every launch: pure functions of shape and card, one family a file.
+
+pub mod rms_norm;
+
+/// A launch's geometry. A block is one row of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks, x y z.
+    pub blocks: [u32; 3],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Shared memory of a block, beside what the kernel declares.
+    pub shared_bytes: u32,
+}
+
+impl Grid {
+    /// A row of blocks without shared memory of the launch.
+    pub fn flat(blocks: u32, threads: u32) -> Self {
+        Self { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
+    }
+}

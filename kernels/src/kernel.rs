@@ -1,0 +1,88 @@
+//! The kernels by name. A family is one source and one image; a variant is one entry point of it.
+
+mod images {
+    include!(concat!(env!("OUT_DIR"), "/images.rs"));
+}
+
+/// Entry points by family: `Variant = "entry"`.
+macro_rules! kernels {
+    ($($family:ident $source:literal { $($kernel:ident = $entry:literal,)+ })+) => {
+        /// A source, and the image that is made of it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Family {
+            $(#[doc = concat!("`cuda/", $source, ".cu`.")] $family,)+
+        }
+
+        /// An entry point of an image.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Kernel {
+            $($(#[doc = concat!("`", $entry, "` of `cuda/", $source, ".cu`.")] $kernel,)+)+
+        }
+
+        impl Family {
+            /// Every family.
+            pub const ALL: &'static [Self] = &[$(Self::$family),+];
+
+            /// The source's name without its ending.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$family => $source,)+
+                }
+            }
+        }
+
+        impl Kernel {
+            /// Every kernel.
+            pub const ALL: &'static [Self] = &[$($(Self::$kernel),+),+];
+
+            /// The family whose image holds it.
+            pub fn family(self) -> Family {
+                match self {
+                    $($(Self::$kernel)|+ => Family::$family,)+
+                }
+            }
+
+            /// The entry point's name in the image.
+            pub fn entry(self) -> &'static str {
+                match self {
+                    $($(Self::$kernel => $entry,)+)+
+                }
+            }
+        }
+    };
+}
+
+kernels! {
+    RmsNorm "rms_norm" {
+        RmsNormF32 = "rms_norm_f32",
+        RmsNormBf16 = "rms_norm_bf16",
+        AddRmsNorm = "add_rms_norm",
+    }
+}
+
+/// A family's image, as a driver takes it; empty where the build had no compiler.
+pub fn image(family: Family) -> &'static [u8] {
+    images::find(family.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_familys_and_are_there_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for kernel in Kernel::ALL {
+            assert!(seen.insert(kernel.entry()), "`{}` twice", kernel.entry());
+        }
+    }
+
+    #[test]
+    fn every_family_has_an_image_where_there_is_a_compiler() {
+        for family in Family::ALL {
+            assert_eq!(image(*family).is_empty(), !crate::HAVE_KERNELS, "{}", family.name());
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! One test a family.
+
+use hadal_kernels::{Family, HAVE_TEST_KERNELS, Kernel, check};
+
+use crate::sim::SimCard;
+
+/// Every check of a family on every card; each of its kernels has run in the end.
+#[track_caller]
+fn run(family: Family) {
+    if !HAVE_TEST_KERNELS {
+        println!(
+            "skipped: this build has no test images; tools/cuda-toolchain.sh installs a compiler"
+        );
+        return;
+    }
+    let checks: Vec<_> = check::all().into_iter().filter(|check| check.family == family).collect();
+    for mut card in SimCard::all() {
+        for check in &checks {
+            if let Err(failure) = check.run(&mut card) {
+                panic!("{}, {}, {}: {failure}", family.name(), card.key(), check.name);
+            }
+        }
+        for kernel in Kernel::ALL.iter().filter(|kernel| kernel.family() == family) {
+            assert!(card.counters.contains_key(kernel), "no check runs `{}`", kernel.entry());
+        }
+    }
+}
+
+#[test]
+fn rms_norm() {
+    run(Family::RmsNorm);
+}
