@@ -4,9 +4,9 @@
 //
 // Shapes    W [n_out, n_in] as in weight.h; x [n_row, n_in] bf16; y [n_row, n_out] bf16, or f32. Sums in f32, in the order
 //           that product.cuh fixes: a row has the same bits in every variant below.
-// Variants  linear_<format>_8    up to 8 rows a block and 16 features: for decoding
-//           linear_<format>_64   64 rows x 64 features
-//           linear_<format>_128  128 rows (64 where scales are of 32 columns) x 128 features: for prompts
+// Variants  linear_<format>_few   up to 8 rows a block and 16 features: for decoding
+//           linear_<format>_mid   64 rows x 64 features
+//           linear_<format>_many  128 rows (64 where scales are of 32 columns) x 128 features: for prompts
 // Launch    grid (features, rows) over the tile, block 256, 128 and 256 threads; shared 9 KB, and 40 to 96 KB of the launch.
 // Bytes     the plane of weights once for every tile of rows, the plane of scales, x once for every tile of features, y.
 // Roofline  up to 8 rows: 2 flops a weight and row, memory-bound: o_proj of 7168 x 16384 in fp8 is 117 MB = 39 us at
@@ -17,19 +17,20 @@
 // One fragment's rows; warps share the columns, so that a matrix of 1536 features still fills 96 multiprocessors.
 // Sixteen features: a block's weights are read by nobody else, and x is at most as much again, from L2.
 template <class F>
-using Tile64 = Tiling<F, 1, 64, 64, 2, 2, 3>;
+using Mid = Tiling<F, 1, 64, 64, 2, 2, 3>;
 // 32 x 64 sums a warp: two instructions for every 16 bytes that a lane reads from shared memory. Scales inside a segment want
 // the registers of half the rows.
 template <class F>
-using Tile128 = Tiling<F, 1, 128, F::GROUP == 32 ? 64 : 128, 4, 2, F::STAGE == 64 ? 3 : 2>;
+using Many = Tiling<F, 1, 128, F::GROUP == 32 ? 64 : 128, 4, 2, F::STAGE == 64 ? 3 : 2>;
 
 struct StoreLinear {
   const LinearParams& p;
   unsigned row, feature;
 
-  // Four features; behind n_out they are zero, and rows have room for whole eights.
+  // Rows have room for whole eights.
   __device__ __forceinline__ void operator()(unsigned i, unsigned f, float4 y) const {
     if (feature + f >= (p.w.n_out + 7) / 8 * 8) return;
+    y = inside(y, feature + f, p.w.n_out);
     const size_t at = size_t(row + i) * p.y_stride + feature + f;
     if (p.y_is_f32) {
       *reinterpret_cast<float4*>(static_cast<float*>(p.y) + at) = y;
@@ -57,9 +58,9 @@ __device__ __forceinline__ void linear_many(const LinearParams& p) {
 }
 
 #define LINEAR(format, F)                                                                                   \
-  KERNEL(linear_##format##_8, LinearParams, FEW_THREADS) { linear_few<F>(p); }                              \
-  KERNEL(linear_##format##_64, LinearParams, Tile64<F>::THREADS) { linear_many<Tile64<F>>(p); }             \
-  KERNEL_BLOCKS(linear_##format##_128, LinearParams, Tile128<F>::THREADS, 1) { linear_many<Tile128<F>>(p); }
+  KERNEL(linear_##format##_few, LinearParams, FEW_THREADS) { linear_few<F>(p); }                              \
+  KERNEL_BLOCKS(linear_##format##_mid, LinearParams, Mid<F>::THREADS, 2) { linear_many<Mid<F>>(p); }   \
+  KERNEL_BLOCKS(linear_##format##_many, LinearParams, Many<F>::THREADS, 1) { linear_many<Many<F>>(p); }
 
 LINEAR(bf16, Bf16)
 LINEAR(fp8, Fp8)

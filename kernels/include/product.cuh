@@ -79,6 +79,12 @@ __device__ __forceinline__ void multiply_block(float (&sum)[M][4], const uint32_
   }
 }
 
+// Four features from `feature` on: zero behind n_out, where an absent row of quants need not be zero.
+__device__ __forceinline__ float4 inside(float4 y, unsigned feature, unsigned n_out) {
+  if (feature + 4 <= n_out) return y;
+  return make_float4(feature < n_out ? y.x : 0.0f, feature + 1 < n_out ? y.y : 0.0f, feature + 2 < n_out ? y.z : 0.0f, 0.0f);
+}
+
 // A finished tile of sums in shared memory, [rows][features], to the caller's `store(row, feature in tile, four sums)`.
 // Rows are PITCH apart: lanes of a fragment then write to 32 banks.
 template <int FEATURES, int THREADS, class Store>

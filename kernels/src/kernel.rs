@@ -55,6 +55,23 @@ macro_rules! kernels {
 }
 
 kernels! {
+    Linear "linear" {
+        LinearBf16Few = "linear_bf16_few",
+        LinearBf16Mid = "linear_bf16_mid",
+        LinearBf16Many = "linear_bf16_many",
+        LinearFp8Few = "linear_fp8_few",
+        LinearFp8Mid = "linear_fp8_mid",
+        LinearFp8Many = "linear_fp8_many",
+        LinearInt8Few = "linear_int8_few",
+        LinearInt8Mid = "linear_int8_mid",
+        LinearInt8Many = "linear_int8_many",
+        LinearInt4G32Few = "linear_int4_g32_few",
+        LinearInt4G32Mid = "linear_int4_g32_mid",
+        LinearInt4G32Many = "linear_int4_g32_many",
+        LinearInt4G128Few = "linear_int4_g128_few",
+        LinearInt4G128Mid = "linear_int4_g128_mid",
+        LinearInt4G128Many = "linear_int4_g128_many",
+    }
     RmsNorm "rms_norm" {
         RmsNormF32 = "rms_norm_f32",
         RmsNormBf16 = "rms_norm_bf16",

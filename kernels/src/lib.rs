@@ -15,10 +15,12 @@
 pub mod abi;
 pub mod card;
 pub mod check;
+mod format;
 pub mod geometry;
 mod kernel;
 
 pub use card::{Caps, Card, Failure, Params, Result};
+pub use format::Format;
 pub use geometry::Grid;
 pub use kernel::{Family, Kernel, image};
 

@@ -5,8 +5,10 @@
 
 mod bench;
 mod compare;
+mod linear;
 mod random;
 mod rms_norm;
+mod weights;
 
 pub use bench::{Bench, Plain};
 pub use compare::{Tolerance, close, same};
@@ -53,6 +55,7 @@ impl Check {
 /// Every check of every family.
 pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
+    checks.extend(linear::checks());
     checks.extend(rms_norm::checks());
     checks
 }

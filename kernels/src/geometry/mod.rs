@@ -1,5 +1,6 @@
 //! Grid, threads and shared memory of every launch: pure functions of shape and card, one family a file.
 
+pub mod linear;
 pub mod rms_norm;
 
 /// A launch's geometry. A block is one row of threads.

@@ -27,6 +27,11 @@ fn run(family: Family) {
 }
 
 #[test]
+fn linear() {
+    run(Family::Linear);
+}
+
+#[test]
 fn rms_norm() {
     run(Family::RmsNorm);
 }
