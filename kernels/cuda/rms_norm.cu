@@ -12,8 +12,11 @@
 #include "device.cuh"
 #include "rms_norm.h"
 
-// Eight warps: a row of 7168 is 3.5 loads a thread, and six rows fill a multiprocessor of 1,536 threads.
+// Four warps: a row of 7168 is seven loads a thread, and six rows fill a multiprocessor of 1,536 threads.
 constexpr unsigned THREADS = 256;
+
+// Where a row's zeros end.
+__device__ __forceinline__ unsigned padded(unsigned dim) { return (dim + 7) / 8 * 8; }
 
 template <typename T>
 __device__ __forceinline__ void scale_row(bf16* y, const T* x, const float* weight, unsigned dim, float square_sum,
@@ -21,12 +24,12 @@ __device__ __forceinline__ void scale_row(bf16* y, const T* x, const float* weig
   __shared__ float partial[THREADS / WARP];
   const float mean = block_sum<THREADS>(square_sum, partial) / float(dim);
   const float scale = 1.0f / sqrtf(mean + eps);
-  for (unsigned i = threadIdx.x * 8; i < dim; i += THREADS * 8) {
-    Eight a = load8(x + i);
-    const Eight w = load8(weight + i);
+  for (unsigned i = threadIdx.x * 4; i < padded(dim); i += THREADS * 4) {
+    Four a = load4(x + i);
+    const Four w = load4(weight + i);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) a.v[j] = a.v[j] * scale * w.v[j];
-    store8(y + i, a);
+    for (int j = 0; j < 4; ++j) a.v[j] = a.v[j] * scale * w.v[j];
+    store4(y + i, a);
   }
 }
 
@@ -35,8 +38,8 @@ __device__ __forceinline__ void rms_norm(const RmsNormParams& p) {
   const T* x = static_cast<const T*>(p.x) + size_t(blockIdx.x) * p.x_stride;
   bf16* y = static_cast<bf16*>(p.y) + size_t(blockIdx.x) * p.y_stride;
   float square_sum = 0.0f;
-  for (unsigned i = threadIdx.x * 8; i < p.dim; i += THREADS * 8) {
-    square_sum += sum_of_squares(load8(x + i));
+  for (unsigned i = threadIdx.x * 4; i < padded(p.dim); i += THREADS * 4) {
+    square_sum += sum_of_squares(load4(x + i));
   }
   scale_row(y, x, p.weight, p.dim, square_sum, p.eps);
 }
@@ -49,13 +52,13 @@ KERNEL(add_rms_norm, AddRmsNormParams, THREADS) {
   const bf16* delta = static_cast<const bf16*>(p.delta) + size_t(blockIdx.x) * p.delta_stride;
   bf16* y = static_cast<bf16*>(p.y) + size_t(blockIdx.x) * p.y_stride;
   float square_sum = 0.0f;
-  for (unsigned i = threadIdx.x * 8; i < p.dim; i += THREADS * 8) {
-    Eight a = load8(x + i);
-    const Eight d = load8(delta + i);
+  for (unsigned i = threadIdx.x * 4; i < padded(p.dim); i += THREADS * 4) {
+    Four a = load4(x + i);
+    const Four d = load4(delta + i);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) a.v[j] += d.v[j];
+    for (int j = 0; j < 4; ++j) a.v[j] += d.v[j];
     square_sum += sum_of_squares(a);
-    store8(x + i, a);  // the same thread reads it again below
+    store4(x + i, a);  // the same thread reads it again below
   }
   scale_row(y, x, p.weight, p.dim, square_sum, p.eps);
 }

@@ -47,9 +47,14 @@ __device__ __forceinline__ bf16 from_f32<bf16>(float x) {
 __device__ __forceinline__ float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_bf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 
-// Eight numbers in registers: 16 bytes of bf16, 32 of f32.
+// Numbers in registers. Of bf16 a thread takes eight, 16 bytes; wherever f32 is about it takes four, so that a warp's request
+// has no gaps.
 struct Eight {
   float v[8];
+};
+
+struct Four {
+  float v[4];
 };
 
 __device__ __forceinline__ Eight unpack8(uint4 raw) {
@@ -66,25 +71,41 @@ __device__ __forceinline__ Eight load8(const bf16* at) {
   return unpack8(*reinterpret_cast<const uint4*>(at));
 }
 
-__device__ __forceinline__ Eight load8(const float* at) {
-  const float4 a = reinterpret_cast<const float4*>(at)[0];
-  const float4 b = reinterpret_cast<const float4*>(at)[1];
-  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+__device__ __forceinline__ Four load4(const float* at) {
+  const float4 a = *reinterpret_cast<const float4*>(at);
+  return {{a.x, a.y, a.z, a.w}};
 }
 
-__device__ __forceinline__ void store8(bf16* at, const Eight& x) {
-  *reinterpret_cast<uint4*>(at) = pack8(x);
+__device__ __forceinline__ Four load4(const bf16* at) {
+  const uint2 a = *reinterpret_cast<const uint2*>(at);
+  return {{low_bf16(a.x), high_bf16(a.x), low_bf16(a.y), high_bf16(a.y)}};
 }
 
-__device__ __forceinline__ void store8(float* at, const Eight& x) {
-  reinterpret_cast<float4*>(at)[0] = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);
-  reinterpret_cast<float4*>(at)[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
+// One 16-byte store to global memory (9.7.9.13 st). Left to itself the compiler takes vectors that it has just packed apart
+// again on targets before 100, and writes every sector twice or four times.
+__device__ __forceinline__ void store16(void* at, uint4 x) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)), "r"(x.x), "r"(x.y),
+               "r"(x.z), "r"(x.w)
+               : "memory");
 }
 
-__device__ __forceinline__ float sum_of_squares(const Eight& x) {
+__device__ __forceinline__ void store8(bf16* at, const Eight& x) { store16(at, pack8(x)); }
+
+__device__ __forceinline__ void store4(float* at, const Four& x) {
+  store16(at, make_uint4(__float_as_uint(x.v[0]), __float_as_uint(x.v[1]), __float_as_uint(x.v[2]),
+                         __float_as_uint(x.v[3])));
+}
+
+__device__ __forceinline__ void store4(bf16* at, const Four& x) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(at)), "r"(pack_bf16(x.v[0], x.v[1])),
+               "r"(pack_bf16(x.v[2], x.v[3]))
+               : "memory");
+}
+
+__device__ __forceinline__ float sum_of_squares(const Four& x) {
   float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) sum = fmaf(x.v[i], x.v[i], sum);
+  for (int i = 0; i < 4; ++i) sum = fmaf(x.v[i], x.v[i], sum);
   return sum;
 }
 

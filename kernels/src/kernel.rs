@@ -77,6 +77,29 @@ kernels! {
         RmsNormBf16 = "rms_norm_bf16",
         AddRmsNorm = "add_rms_norm",
     }
+    Embed "embed" {
+        Embed = "embed",
+    }
+    Rope "rope" {
+        Rope = "rope",
+        RopeWide = "rope_wide",
+    }
+    CacheStore "cache_store" {
+        CacheStore = "cache_store",
+        CacheStoreHeads = "cache_store_heads",
+    }
+    Swiglu "swiglu" {
+        Swiglu = "swiglu",
+    }
+    GatherRows "gather_rows" {
+        GatherBf16ToBf16 = "gather_bf16_to_bf16",
+        GatherBf16ToF32 = "gather_bf16_to_f32",
+        GatherF32ToBf16 = "gather_f32_to_bf16",
+        GatherF32ToF32 = "gather_f32_to_f32",
+    }
+    PageCopy "page_copy" {
+        PageCopy = "page_copy",
+    }
 }
 
 /// A family's image, as a driver takes it; empty where the build had no compiler.

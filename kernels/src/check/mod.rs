@@ -8,6 +8,8 @@ mod compare;
 mod linear;
 mod random;
 mod rms_norm;
+mod rope;
+mod rows;
 mod weights;
 
 pub use bench::{Bench, Plain};
@@ -57,5 +59,7 @@ pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(linear::checks());
     checks.extend(rms_norm::checks());
+    checks.extend(rope::checks());
+    checks.extend(rows::checks());
     checks
 }

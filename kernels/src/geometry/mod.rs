@@ -2,6 +2,8 @@
 
 pub mod linear;
 pub mod rms_norm;
+pub mod rope;
+pub mod rows;
 
 /// A launch's geometry. A block is one row of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,3 +35,33 @@ fn linear() {
 fn rms_norm() {
     run(Family::RmsNorm);
 }
+
+#[test]
+fn embed() {
+    run(Family::Embed);
+}
+
+#[test]
+fn rope() {
+    run(Family::Rope);
+}
+
+#[test]
+fn cache_store() {
+    run(Family::CacheStore);
+}
+
+#[test]
+fn swiglu() {
+    run(Family::Swiglu);
+}
+
+#[test]
+fn gather_rows() {
+    run(Family::GatherRows);
+}
+
+#[test]
+fn page_copy() {
+    run(Family::PageCopy);
+}
