@@ -28,14 +28,14 @@ struct StoreLinear {
   unsigned row, feature;
 
   // Rows have room for whole eights.
-  __device__ __forceinline__ void operator()(unsigned i, unsigned f, float4 y) const {
+  __device__ __forceinline__ void operator()(unsigned i, unsigned f, Four y) const {
     if (feature + f >= (p.w.n_out + 7) / 8 * 8) return;
     y = inside(y, feature + f, p.w.n_out);
     const size_t at = size_t(row + i) * p.y_stride + feature + f;
     if (p.y_is_f32) {
-      *reinterpret_cast<float4*>(static_cast<float*>(p.y) + at) = y;
+      store4(static_cast<float*>(p.y) + at, y);
     } else {
-      *reinterpret_cast<uint2*>(static_cast<bf16*>(p.y) + at) = make_uint2(pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
+      store4(static_cast<bf16*>(p.y) + at, y);
     }
   }
 };

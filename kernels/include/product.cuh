@@ -35,19 +35,6 @@ struct PlainRows {
   static constexpr bool ALIGNED = true;
 };
 
-__device__ __forceinline__ uint4 zero16() { return make_uint4(0, 0, 0, 0); }
-
-// Eight numbers at any address, zeros behind the first `n`.
-__device__ __forceinline__ uint4 gather16(const bf16* at, unsigned n) {
-  uint32_t w[4];
-#pragma unroll
-  for (unsigned i = 0; i < 4; ++i) {
-    w[i] = 2 * i < n ? at[2 * i].bits : 0;
-    if (2 * i + 1 < n) w[i] |= uint32_t(at[2 * i + 1].bits) << 16;
-  }
-  return make_uint4(w[0], w[1], w[2], w[3]);
-}
-
 // Eight columns of a row; those behind n_in are the row's own zeros, or meet weights that are.
 template <class Rows>
 __device__ __forceinline__ uint4 load_row(const Rows& rows, unsigned i, unsigned column, unsigned n_in) {
@@ -80,9 +67,10 @@ __device__ __forceinline__ void multiply_block(float (&sum)[M][4], const uint32_
 }
 
 // Four features from `feature` on: zero behind n_out, where an absent row of quants need not be zero.
-__device__ __forceinline__ float4 inside(float4 y, unsigned feature, unsigned n_out) {
-  if (feature + 4 <= n_out) return y;
-  return make_float4(feature < n_out ? y.x : 0.0f, feature + 1 < n_out ? y.y : 0.0f, feature + 2 < n_out ? y.z : 0.0f, 0.0f);
+__device__ __forceinline__ Four inside(Four y, unsigned feature, unsigned n_out) {
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) y.v[i] = feature + i < n_out ? y.v[i] : 0.0f;
+  return y;
 }
 
 // A finished tile of sums in shared memory, [rows][features], to the caller's `store(row, feature in tile, four sums)`.
@@ -92,7 +80,7 @@ __device__ __forceinline__ void store_tile(const float* tile, unsigned n_row, co
   constexpr unsigned PITCH = FEATURES + 4;
   for (unsigned i = threadIdx.x; i < n_row * (FEATURES / 4); i += THREADS) {
     const unsigned row = i / (FEATURES / 4), feature = i % (FEATURES / 4) * 4;
-    store(row, feature, *reinterpret_cast<const float4*>(tile + row * PITCH + feature));
+    store(row, feature, load4(tile + row * PITCH + feature));
   }
 }
 
@@ -103,7 +91,7 @@ __device__ __forceinline__ void store_tiles(const float* tile, unsigned n_row, c
   for (unsigned i = threadIdx.x; i < n_row * (FEATURES / 4); i += THREADS) {
     const unsigned row = i / (FEATURES / 4), feature = i % (FEATURES / 4) * 4;
     const float* at = tile + row * PITCH + feature;
-    store(row, feature, *reinterpret_cast<const float4*>(at), *reinterpret_cast<const float4*>(at + FEATURES));
+    store(row, feature, load4(at), load4(at + FEATURES));
   }
 }
 

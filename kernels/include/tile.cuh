@@ -26,6 +26,19 @@ __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+__device__ __forceinline__ uint4 zero16() { return make_uint4(0, 0, 0, 0); }
+
+// Up to eight numbers at any address, zeros behind the first `n`.
+__device__ __forceinline__ uint4 gather16(const bf16* at, unsigned n) {
+  uint32_t w[4];
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+    w[i] = 2 * i < n ? at[2 * i].bits : 0;
+    if (2 * i + 1 < n) w[i] |= uint32_t(at[2 * i + 1].bits) << 16;
+  }
+  return make_uint4(w[0], w[1], w[2], w[3]);
+}
+
 // 9.7.15.5.15 ldmatrix: four 8 x 8 matrices; lanes 8i .. 8i + 7 give the rows of matrix i. A lane receives, of each, the
 // elements (group, 2 quad) and (group, 2 quad + 1); transposed, (2 quad, group) and (2 quad + 1, group).
 __device__ __forceinline__ void load_matrices(uint32_t (&d)[4], const void* row) {

@@ -72,6 +72,11 @@ kernels! {
         LinearInt4G128Mid = "linear_int4_g128_mid",
         LinearInt4G128Many = "linear_int4_g128_many",
     }
+    MlaDecode "mla_decode" {
+        MlaDecode16 = "mla_decode_16",
+        MlaDecode64 = "mla_decode_64",
+        MlaCombine = "mla_combine",
+    }
     RmsNorm "rms_norm" {
         RmsNormF32 = "rms_norm_f32",
         RmsNormBf16 = "rms_norm_bf16",

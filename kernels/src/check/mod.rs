@@ -6,6 +6,7 @@
 mod bench;
 mod compare;
 mod linear;
+mod mla_decode;
 mod random;
 mod rms_norm;
 mod rope;
@@ -58,6 +59,7 @@ impl Check {
 pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(linear::checks());
+    checks.extend(mla_decode::checks());
     checks.extend(rms_norm::checks());
     checks.extend(rope::checks());
     checks.extend(rows::checks());

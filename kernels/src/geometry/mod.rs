@@ -1,9 +1,20 @@
 //! Grid, threads and shared memory of every launch: pure functions of shape and card, one family a file.
 
+use crate::{Caps, Kernel};
+
 pub mod linear;
+pub mod mla_decode;
 pub mod rms_norm;
 pub mod rope;
 pub mod rows;
+
+/// Whether a card has the shared memory that a kernel wants; where not, [`Kernel`]s of the same family stand in.
+pub fn fits(kernel: Kernel, caps: &Caps) -> bool {
+    match kernel {
+        Kernel::MlaDecode64 => caps.shared_optin_bytes >= mla_decode::shared_bytes(64),
+        _ => true,
+    }
+}
 
 /// A launch's geometry. A block is one row of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! One test a family.
 
-use hadal_kernels::{Family, HAVE_TEST_KERNELS, Kernel, check};
+use hadal_kernels::geometry::fits;
+use hadal_kernels::{Card, Family, HAVE_TEST_KERNELS, Kernel, check};
 
 use crate::sim::SimCard;
 
@@ -20,7 +21,8 @@ fn run(family: Family) {
                 panic!("{}, {}, {}: {failure}", family.name(), card.key(), check.name);
             }
         }
-        for kernel in Kernel::ALL.iter().filter(|kernel| kernel.family() == family) {
+        let here = |kernel: &&Kernel| kernel.family() == family && fits(**kernel, &card.caps());
+        for kernel in Kernel::ALL.iter().filter(here) {
             assert!(card.counters.contains_key(kernel), "no check runs `{}`", kernel.entry());
         }
     }
@@ -29,6 +31,11 @@ fn run(family: Family) {
 #[test]
 fn linear() {
     run(Family::Linear);
+}
+
+#[test]
+fn mla_decode() {
+    run(Family::MlaDecode);
 }
 
 #[test]
@@ -65,3 +72,4 @@ fn gather_rows() {
 fn page_copy() {
     run(Family::PageCopy);
 }
+
