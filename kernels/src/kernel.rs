@@ -55,6 +55,10 @@ macro_rules! kernels {
 }
 
 kernels! {
+    HeadLinear "head_linear" {
+        HeadLinearFew = "head_linear_few",
+        HeadLinearMid = "head_linear_mid",
+    }
     Linear "linear" {
         LinearBf16Few = "linear_bf16_few",
         LinearBf16Mid = "linear_bf16_mid",
@@ -101,6 +105,13 @@ kernels! {
         GatherBf16ToF32 = "gather_bf16_to_f32",
         GatherF32ToBf16 = "gather_f32_to_bf16",
         GatherF32ToF32 = "gather_f32_to_f32",
+    }
+    Route "route" {
+        RouteLogitsBf16 = "route_logits_bf16",
+        RouteLogitsBf16Many = "route_logits_bf16_many",
+        RouteLogitsF32 = "route_logits_f32",
+        RouteLogitsF32Many = "route_logits_f32_many",
+        Route = "route",
     }
     PageCopy "page_copy" {
         PageCopy = "page_copy",

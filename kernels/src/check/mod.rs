@@ -5,11 +5,13 @@
 
 mod bench;
 mod compare;
+mod head_linear;
 mod linear;
 mod mla_decode;
 mod random;
 mod rms_norm;
 mod rope;
+mod route;
 mod rows;
 mod weights;
 
@@ -58,10 +60,12 @@ impl Check {
 /// Every check of every family.
 pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
+    checks.extend(head_linear::checks());
     checks.extend(linear::checks());
     checks.extend(mla_decode::checks());
     checks.extend(rms_norm::checks());
     checks.extend(rope::checks());
+    checks.extend(route::checks());
     checks.extend(rows::checks());
     checks
 }

@@ -173,10 +173,9 @@ fn gather(
 
 fn page_copy(bench: &mut Bench<'_>, page_bytes: usize) -> Result<()> {
     let random = &mut Random::new(page_bytes as u64);
-    let mut pages: Vec<Vec<u8>> =
-        (0..9).map(|_| (0..page_bytes).map(|_| random.bits() as u8).collect()).collect();
+    let mut pages: Vec<u8> = (0..9 * page_bytes).map(|_| random.bits() as u8).collect();
     let (from, to) = ([8u32, 0, 8], [3u32, 5, 1]);
-    let cache = bench.upload(&pages.concat())?;
+    let cache = bench.upload(&pages)?;
     let params = PageCopyParams {
         cache: cache as *mut _,
         from: bench.upload(&from)? as *const _,
@@ -186,7 +185,8 @@ fn page_copy(bench: &mut Bench<'_>, page_bytes: usize) -> Result<()> {
     };
     bench.launch(geometry::page_copy(&params), &params)?;
     for (from, to) in from.iter().zip(to) {
-        pages[to as usize] = pages[*from as usize].to_vec();
+        let from = *from as usize * page_bytes;
+        pages.copy_within(from..from + page_bytes, to as usize * page_bytes);
     }
-    same("cache", &bench.download::<u8>(cache, 9 * page_bytes)?, &pages.concat())
+    same("cache", &bench.download::<u8>(cache, 9 * page_bytes)?, &pages)
 }

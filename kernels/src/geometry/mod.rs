@@ -2,10 +2,12 @@
 
 use crate::{Caps, Kernel};
 
+pub mod head_linear;
 pub mod linear;
 pub mod mla_decode;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod rows;
 
 /// Whether a card has the shared memory that a kernel wants; where not, [`Kernel`]s of the same family stand in.

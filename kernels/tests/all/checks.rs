@@ -34,6 +34,11 @@ fn linear() {
 }
 
 #[test]
+fn head_linear() {
+    run(Family::HeadLinear);
+}
+
+#[test]
 fn mla_decode() {
     run(Family::MlaDecode);
 }
@@ -73,3 +78,7 @@ fn page_copy() {
     run(Family::PageCopy);
 }
 
+#[test]
+fn route() {
+    run(Family::Route);
+}
