@@ -55,6 +55,30 @@ macro_rules! kernels {
 }
 
 kernels! {
+    Experts "experts" {
+        ExpertsDispatch = "experts_dispatch",
+        ExpertsGateUpBf16Few = "experts_gate_up_bf16_few",
+        ExpertsGateUpBf16Mid = "experts_gate_up_bf16_mid",
+        ExpertsGateUpFp8Few = "experts_gate_up_fp8_few",
+        ExpertsGateUpFp8Mid = "experts_gate_up_fp8_mid",
+        ExpertsGateUpInt8Few = "experts_gate_up_int8_few",
+        ExpertsGateUpInt8Mid = "experts_gate_up_int8_mid",
+        ExpertsGateUpInt4G32Few = "experts_gate_up_int4_g32_few",
+        ExpertsGateUpInt4G32Mid = "experts_gate_up_int4_g32_mid",
+        ExpertsGateUpInt4G128Few = "experts_gate_up_int4_g128_few",
+        ExpertsGateUpInt4G128Mid = "experts_gate_up_int4_g128_mid",
+        ExpertsDownBf16Few = "experts_down_bf16_few",
+        ExpertsDownBf16Mid = "experts_down_bf16_mid",
+        ExpertsDownFp8Few = "experts_down_fp8_few",
+        ExpertsDownFp8Mid = "experts_down_fp8_mid",
+        ExpertsDownInt8Few = "experts_down_int8_few",
+        ExpertsDownInt8Mid = "experts_down_int8_mid",
+        ExpertsDownInt4G32Few = "experts_down_int4_g32_few",
+        ExpertsDownInt4G32Mid = "experts_down_int4_g32_mid",
+        ExpertsDownInt4G128Few = "experts_down_int4_g128_few",
+        ExpertsDownInt4G128Mid = "experts_down_int4_g128_mid",
+        ExpertsCombine = "experts_combine",
+    }
     HeadLinear "head_linear" {
         HeadLinearFew = "head_linear_few",
         HeadLinearMid = "head_linear_mid",
@@ -112,6 +136,9 @@ kernels! {
         RouteLogitsF32 = "route_logits_f32",
         RouteLogitsF32Many = "route_logits_f32_many",
         Route = "route",
+    }
+    Sample "sample" {
+        Sample = "sample",
     }
     PageCopy "page_copy" {
         PageCopy = "page_copy",

@@ -5,6 +5,7 @@
 
 mod bench;
 mod compare;
+mod experts;
 mod head_linear;
 mod linear;
 mod mla_decode;
@@ -13,6 +14,7 @@ mod rms_norm;
 mod rope;
 mod route;
 mod rows;
+mod sample;
 mod weights;
 
 pub use bench::{Bench, Plain};
@@ -60,6 +62,7 @@ impl Check {
 /// Every check of every family.
 pub fn all() -> Vec<Check> {
     let mut checks = Vec::new();
+    checks.extend(experts::checks());
     checks.extend(head_linear::checks());
     checks.extend(linear::checks());
     checks.extend(mla_decode::checks());
@@ -67,5 +70,6 @@ pub fn all() -> Vec<Check> {
     checks.extend(rope::checks());
     checks.extend(route::checks());
     checks.extend(rows::checks());
+    checks.extend(sample::checks());
     checks
 }

@@ -91,7 +91,7 @@ pub(super) fn checks() -> Vec<Check> {
 
 struct Gate {
     x: Rows,
-    gate: Rows,
+    weight: Rows,
     f32: bool,
 }
 
@@ -102,18 +102,18 @@ impl Gate {
         let gate = Rows::normal(random, n_expert, dim, stride + 8, 0.2);
         Self {
             x: Rows::normal(random, n_row, dim, stride + 16, 1.0).rounded(),
-            gate: if f32 { gate } else { gate.rounded() },
+            weight: if f32 { gate } else { gate.rounded() },
             f32,
         }
     }
 
     fn run(&self, bench: &mut Bench<'_>, n_row: usize) -> Result<Vec<f32>> {
-        let n_expert = self.gate.n;
+        let n_expert = self.weight.n;
         let logits = bench.alloc::<f32>(n_row * n_expert)?;
         let gate = if self.f32 {
-            bench.upload(&self.gate.values)?
+            bench.upload(&self.weight.values)?
         } else {
-            bench.upload(&self.gate.as_bf16())?
+            bench.upload(&self.weight.as_bf16())?
         };
         let params = RouteLogitsParams {
             logits: logits as *mut _,
@@ -123,7 +123,7 @@ impl Gate {
             n_expert: n_expert as u32,
             dim: self.x.dim as u32,
             x_stride: self.x.stride as u32,
-            gate_stride: self.gate.stride as u32,
+            gate_stride: self.weight.stride as u32,
             unused: 0,
         };
         bench.launch(geometry::route_logits(&params, self.f32), &params)?;
@@ -132,12 +132,12 @@ impl Gate {
 
     fn check(&self, bench: &mut Bench<'_>) -> Result<()> {
         let got = self.run(bench, self.x.n)?;
-        for (row, got) in got.chunks(self.gate.n).enumerate() {
+        for (row, got) in got.chunks(self.weight.n).enumerate() {
             let product = |expert: usize| {
-                let pairs = self.x.row(row).iter().zip(self.gate.row(expert));
+                let pairs = self.x.row(row).iter().zip(self.weight.row(expert));
                 pairs.map(|(x, g)| f64::from(*x) * f64::from(*g)).sum()
             };
-            let want: Vec<f64> = (0..self.gate.n).map(product).collect();
+            let want: Vec<f64> = (0..self.weight.n).map(product).collect();
             // dim / 128 sums follow each other in a lane, of terms near 0.2: an error of their root's size times 2^-24.
             close(&format!("row {row}"), got, &want, Tolerance::f32(16, 2e-5))?;
         }

@@ -2,6 +2,7 @@
 
 use crate::{Caps, Kernel};
 
+pub mod experts;
 pub mod head_linear;
 pub mod linear;
 pub mod mla_decode;
@@ -9,6 +10,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod route;
 pub mod rows;
+pub mod sample;
 
 /// Whether a card has the shared memory that a kernel wants; where not, [`Kernel`]s of the same family stand in.
 pub fn fits(kernel: Kernel, caps: &Caps) -> bool {

@@ -17,7 +17,10 @@ fn run(family: Family) {
     let checks: Vec<_> = check::all().into_iter().filter(|check| check.family == family).collect();
     for mut card in SimCard::all() {
         for check in &checks {
-            if let Err(failure) = check.run(&mut card) {
+            let t = std::time::Instant::now();
+            let r = check.run(&mut card);
+            println!("{:?} {}", t.elapsed(), check.name);
+            if let Err(failure) = r {
                 panic!("{}, {}, {}: {failure}", family.name(), card.key(), check.name);
             }
         }
@@ -31,6 +34,11 @@ fn run(family: Family) {
 #[test]
 fn linear() {
     run(Family::Linear);
+}
+
+#[test]
+fn experts() {
+    run(Family::Experts);
 }
 
 #[test]
@@ -81,4 +89,9 @@ fn page_copy() {
 #[test]
 fn route() {
     run(Family::Route);
+}
+
+#[test]
+fn sample() {
+    run(Family::Sample);
 }
