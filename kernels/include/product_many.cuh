@@ -16,7 +16,7 @@ struct Tiling {
   static constexpr unsigned STAGE_BYTES = FEATURES * W_BYTES + ROWS * X_BYTES;
   static constexpr unsigned SUM_BYTES = ROWS * (FEATURES + 4) * 4;
   static constexpr unsigned SHARED_BYTES = STAGES * STAGE_BYTES > SUM_BYTES ? STAGES * STAGE_BYTES : SUM_BYTES;
-  static_assert(M % SIDES == 0 || SIDES == 1, "a warp has tiles of every side");
+  static_assert(M % SIDES == 0, "a warp has tiles of every side: tile m is of side m % SIDES");
 };
 
 // The place of unit `u` (16 bytes) of a row. Lanes of a fragment read four neighbouring units of each of eight rows, eight
@@ -41,11 +41,12 @@ struct Copies {
 #pragma unroll
     for (unsigned i = 0; i < W_EACH; ++i) {
       const unsigned at = threadIdx.x / W_UNITS + i * (T::THREADS / W_UNITS);
-      const WeightMatrix& m = w.side[at / 16 % T::SIDES];
+      // A choice, not an index: sides stay in registers.
+      const void* quants = at / 16 % T::SIDES == 0 ? w.side[0].quants : w.side[T::SIDES - 1].quants;
       const unsigned row = feature + at / 16 / T::SIDES * 16 + at % 16;
-      const bool there = row < m.n_out;
+      const bool there = row < w.side[0].n_out;
       w_there |= unsigned(there) << i;
-      w_from[i] = static_cast<const char*>(m.quants) + (there ? row : 0) * T::F::row_bytes(m.quant_stride) +
+      w_from[i] = static_cast<const char*>(quants) + (there ? row : 0) * T::F::row_bytes(w.side[0].quant_stride) +
                   threadIdx.x % W_UNITS * 16;
     }
 #pragma unroll
@@ -158,7 +159,7 @@ __device__ __forceinline__ void product_many(const Matrices<T::SIDES>& w, unsign
 #pragma unroll
       for (int m = 0; m < T::M; ++m) {
         const unsigned tile = f_warp * T::M + m;
-        const WeightMatrix& matrix = w.side[tile % T::SIDES];
+        const WeightMatrix& matrix = w.side[m % T::SIDES];
         // Of a tile that is not there: any scales, it has no quants.
         const unsigned row = min(feature + tile / T::SIDES * 16, (matrix.n_out - 1) / 16 * 16) + group;
         scale[m] = F::scale(matrix, row, stage / PER_SEGMENT);
@@ -190,7 +191,7 @@ __device__ __forceinline__ void product_many(const Matrices<T::SIDES>& w, unsign
 #pragma unroll
     for (int m = 0; m < T::M; ++m) {
       const unsigned of = f_warp * T::M + m;
-      const unsigned at = of % T::SIDES * (T::FEATURES / T::SIDES) + of / T::SIDES * 16 + group;
+      const unsigned at = m % T::SIDES * (T::FEATURES / T::SIDES) + of / T::SIDES * 16 + group;
       const unsigned row = (r_warp * T::N + n) * 8 + 2 * quad;
 #pragma unroll
       for (int i = 0; i < 4; ++i) tile[(row + i % 2) * PITCH + at + i / 2 * 8] = total[n][m][i];

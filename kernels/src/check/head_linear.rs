@@ -119,7 +119,7 @@ fn invariant(bench: &mut Bench<'_>) -> Result<()> {
         w_first: 0,
     });
     let all = case.run(bench, None, 512)?;
-    for n in ROW_COUNTS {
+    for n in ROW_COUNTS.into_iter().filter(|n| *n < 512) {
         let some = case.run(bench, None, n)?;
         same(&format!("{n} rows"), &some, &all[..some.len()])?;
     }

@@ -111,7 +111,7 @@ fn invariant(bench: &mut Bench<'_>, format: Format) -> Result<()> {
     let (n, n_in, n_out) = (512, 168, 24);
     let case = Case::new(format, n, n_in, n_out, true);
     let all = case.run(bench, format, None, n)?;
-    for n in ROW_COUNTS {
+    for n in ROW_COUNTS.into_iter().filter(|n| *n < 512) {
         let some = case.run(bench, format, None, n)?;
         same(&format!("{n} rows"), &some, &all[..some.len()])?;
     }
