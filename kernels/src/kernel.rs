@@ -105,6 +105,13 @@ kernels! {
         MlaDecode64 = "mla_decode_64",
         MlaCombine = "mla_combine",
     }
+    MlaPrefill "mla_prefill" {
+        MlaExpandMid = "mla_expand_mid",
+        MlaExpandMany = "mla_expand_many",
+        MlaPrefill64 = "mla_prefill_64",
+        MlaPrefill192 = "mla_prefill_192",
+        MlaPrefill256 = "mla_prefill_256",
+    }
     RmsNorm "rms_norm" {
         RmsNormF32 = "rms_norm_f32",
         RmsNormBf16 = "rms_norm_bf16",

@@ -9,6 +9,7 @@ mod experts;
 mod head_linear;
 mod linear;
 mod mla_decode;
+mod mla_prefill;
 mod random;
 mod rms_norm;
 mod rope;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Check> {
     checks.extend(head_linear::checks());
     checks.extend(linear::checks());
     checks.extend(mla_decode::checks());
+    checks.extend(mla_prefill::checks());
     checks.extend(rms_norm::checks());
     checks.extend(rope::checks());
     checks.extend(route::checks());

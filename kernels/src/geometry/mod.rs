@@ -6,6 +6,7 @@ pub mod experts;
 pub mod head_linear;
 pub mod linear;
 pub mod mla_decode;
+pub mod mla_prefill;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
