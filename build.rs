@@ -87,6 +87,7 @@ fn run() -> Result<()> {
     write(&cache.join("manifest.txt"), &manifest(&images))?;
     write(&out.join("images.rs"), &table(&images))?;
     println!("cargo:rustc-cfg=have_kernels");
+    println!("cargo:rustc-env=HADAL_NVCC={}", nvcc.display());
     if !is_release {
         println!("cargo:rustc-cfg=have_test_kernels");
     }

@@ -34,12 +34,22 @@ KERNEL(cache_store, CacheStoreParams, THREADS) {
   }
   for (unsigned i = whole + threadIdx.x; i < c; i += THREADS) to[i] = to_bf16(to_f32(kv[i]) * scale * p.norm[i]);
   const size_t angle = size_t(p.position[row]) * half;
+  // Neighbours on a word's border go as one word.
+  const bool are_words = !p.pairs_are_halves && c % 2 == 0;
   for (unsigned j = threadIdx.x; j < half; j += THREADS) {
-    const PairPlaces at = pair_places(j, half, p.pairs_are_halves);
-    float a = to_f32(kv[c + at.first]), b = to_f32(kv[c + at.second]);
-    turn(a, b, p.cos[angle + j], p.sin[angle + j]);
-    to[c + at.first] = to_bf16(a);
-    to[c + at.second] = to_bf16(b);
+    const float cos = p.cos[angle + j], sin = p.sin[angle + j];
+    if (are_words) {
+      const uint32_t pair = reinterpret_cast<const uint32_t*>(kv + c)[j];
+      float a = low_bf16(pair), b = high_bf16(pair);
+      turn(a, b, cos, sin);
+      reinterpret_cast<uint32_t*>(to + c)[j] = pack_bf16(a, b);
+    } else {
+      const PairPlaces at = pair_places(j, half, p.pairs_are_halves);
+      float a = to_f32(kv[c + at.first]), b = to_f32(kv[c + at.second]);
+      turn(a, b, cos, sin);
+      to[c + at.first] = to_bf16(a);
+      to[c + at.second] = to_bf16(b);
+    }
   }
 }
 

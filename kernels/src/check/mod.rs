@@ -8,6 +8,7 @@ mod compare;
 mod experts;
 mod head_linear;
 mod linear;
+mod measure;
 mod mla_decode;
 mod mla_prefill;
 mod random;
@@ -16,10 +17,12 @@ mod rope;
 mod route;
 mod rows;
 mod sample;
+mod tiles;
 mod weights;
 
 pub use bench::{Bench, Plain};
 pub use compare::{Tolerance, close, same};
+pub use measure::{Measure, Traffic};
 pub use random::{Random, Rows, bf16, from_bf16};
 
 use crate::{Card, Family, Result};
@@ -74,4 +77,16 @@ pub fn all() -> Vec<Check> {
     checks.extend(rows::checks());
     checks.extend(sample::checks());
     checks
+}
+
+/// One launch of every kernel, with what it should move.
+pub fn measures() -> Vec<Measure> {
+    let mut measures = Vec::new();
+    measures.extend(linear::measures());
+    measures.extend(rms_norm::measures());
+    measures.extend(rope::measures());
+    measures.extend(route::measures());
+    measures.extend(rows::measures());
+    measures.extend(sample::measures());
+    measures
 }

@@ -1,8 +1,9 @@
 //! `rms_norm.cu` against its formula in f64.
 
+use super::measure::{Measure, Traffic};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::{AddRmsNormParams, RmsNormParams};
-use crate::{Family, Result, geometry::rms_norm as geometry};
+use crate::{Family, Kernel, Result, geometry::rms_norm as geometry};
 
 const EPS: f32 = 1e-6;
 
@@ -48,13 +49,13 @@ impl Case {
         let random = &mut Random::new((n * dim) as u64);
         // Rows are further apart than they must be, by another amount for each operand.
         let stride = dim.next_multiple_of(8);
-        let x = Rows::normal(random, n, dim, stride + 8, 3.0);
+        let x = Rows::normal(random, n, dim, stride.next_multiple_of(16) + 16, 3.0);
         let mut weight = random.normals(dim);
         weight.resize(stride, 0.0);
         Self {
             kind,
             x: if kind == Kind::Bf16 { x.rounded() } else { x },
-            delta: Rows::normal(random, n, dim, stride + 16, 1.0).rounded(),
+            delta: Rows::normal(random, n, dim, stride.next_multiple_of(16) + 32, 1.0).rounded(),
             weight,
         }
     }
@@ -142,4 +143,36 @@ fn invariant(bench: &mut Bench<'_>, kind: Kind) -> Result<()> {
         same(&format!("{n} rows"), &some, &all[..some.len()])?;
     }
     Ok(())
+}
+
+/// What rows of a whole number of vectors move. `x` and the weight are read twice and once by every row.
+fn traffic(kind: Kind, n: usize, dim: usize) -> Traffic {
+    let (n, dim) = (n as u64, dim as u64);
+    let x_bytes = if kind == Kind::Bf16 { 2 } else { 4 };
+    let (delta_read, x_written) = if kind == Kind::Add { (2, 4) } else { (0, 0) };
+    Traffic {
+        memory_bytes: n * dim * (x_bytes + delta_read + x_written + 2) + 4 * dim,
+        read_bytes: n * dim * (2 * x_bytes + delta_read + 4),
+        write_bytes: n * dim * (x_written + 2),
+        flops: n * dim * 5,
+        is_mma: false,
+    }
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    let measure = |(kind, kernel): (Kind, Kernel)| {
+        let dim = if kind == Kind::Bf16 { 1536 } else { 7168 };
+        let models = vec![
+            ("V3, 64 rows", traffic(kind, 64, dim)),
+            ("V3, 4096 rows", traffic(kind, 4096, dim)),
+        ];
+        let run = move |bench: &mut Bench<'_>| Case::new(kind, 2, dim).run(bench, 2).map(drop);
+        Measure::new(kernel, format!("2 rows of {dim}"), traffic(kind, 2, dim), models, run)
+    };
+    let kinds = [
+        (Kind::F32, Kernel::RmsNormF32),
+        (Kind::Bf16, Kernel::RmsNormBf16),
+        (Kind::Add, Kernel::AddRmsNorm),
+    ];
+    kinds.into_iter().map(measure).collect()
 }

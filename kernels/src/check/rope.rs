@@ -1,9 +1,10 @@
 //! `rope.cu` and `cache_store.cu`: each channel by its own formula in f64.
 
+use super::measure::{Measure, Traffic, sectors};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, bf16, close, from_bf16, same};
 use crate::abi::{CacheStoreHeadsParams, CacheStoreParams, RopeParams};
 use crate::geometry::rope as geometry;
-use crate::{Family, Result};
+use crate::{Family, Kernel, Result};
 
 const CONTEXT: usize = 150;
 const EPS: f32 = 1e-6;
@@ -184,7 +185,7 @@ impl Latents {
         let random = &mut Random::new(widths.c as u64);
         let angles = Angles::new(random, n_row, widths, halves);
         let dim = widths.c + widths.r;
-        let kv = Rows::normal(random, n_row, dim, dim.next_multiple_of(8) + 8, 2.0).rounded();
+        let kv = Rows::normal(random, n_row, dim, dim.next_multiple_of(16) + 16, 2.0).rounded();
         let norm = random.normals(widths.c);
         Self { widths, angles, kv, norm, slot: slots(random, n_row) }
     }
@@ -252,12 +253,12 @@ fn store_invariant(bench: &mut Bench<'_>, widths: Widths, halves: bool) -> Resul
 fn store_heads(bench: &mut Bench<'_>, widths: Widths) -> Result<()> {
     let random = &mut Random::new(widths.n as u64);
     let (n_row, width) = (4, widths.n + widths.r);
-    let latent = Rows::normal(random, n_row, widths.c, widths.c.next_multiple_of(8) + 8, 1.0);
+    let latent = Rows::normal(random, n_row, widths.c, widths.c.next_multiple_of(16) + 16, 1.0);
     let k_dim = widths.n_head * width;
     let k = Rows::normal(random, n_row, k_dim, k_dim.next_multiple_of(8), 1.0);
     let slot = slots(random, n_row);
     let dim = widths.c + widths.n_head * widths.r;
-    let stride = dim.next_multiple_of(8) + 8;
+    let stride = dim.next_multiple_of(16) + 16;
     let cache = bench.upload(&vec![BEFORE; 128 * stride])?;
     let params = CacheStoreHeadsParams {
         cache: cache as *mut _,
@@ -283,4 +284,69 @@ fn store_heads(bench: &mut Bench<'_>, widths: Widths) -> Result<()> {
         }
     }
     same("cache", &bench.download::<u16>(cache, 128 * stride)?, &want)
+}
+
+/// Queries in place; a warp of four pairs a lane asks for its row's position, and every head for the row's angles.
+fn rope_traffic(n_row: usize, widths: Widths) -> Traffic {
+    let numbers = (n_row * widths.n_head * widths.r) as u64;
+    Traffic {
+        memory_bytes: 4 * numbers + n_row as u64 * sectors(4 * widths.r),
+        read_bytes: 2 * numbers + 4 * numbers / 4 + numbers / 8,
+        write_bytes: 2 * numbers,
+        flops: 3 * numbers,
+        is_mma: false,
+    }
+}
+
+fn store_traffic(n_row: usize, widths: Widths) -> Traffic {
+    let (n_row, c, r) = (n_row as u64, widths.c as u64, widths.r as u64);
+    Traffic {
+        memory_bytes: n_row * (4 * (c + r) + 4 * r) + 4 * c,
+        // The latent twice, its norm, the key, the row's angles; position and slot by each of four warps.
+        read_bytes: n_row * (2 * 2 * c + 4 * c + 2 * r + 4 * r + 8 * 32),
+        write_bytes: n_row * 2 * (c + r),
+        flops: n_row * (5 * c + 3 * r),
+        is_mma: false,
+    }
+}
+
+fn heads_traffic(n_row: usize, widths: Widths) -> Traffic {
+    let numbers = (n_row * (widths.c + widths.n_head * widths.r)) as u64;
+    Traffic {
+        memory_bytes: 4 * numbers,
+        read_bytes: 2 * numbers + n_row as u64 * 4 * 32,
+        write_bytes: 2 * numbers,
+        flops: 0,
+        is_mma: false,
+    }
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    let v3 = Widths { n_head: 128, ..WIDTHS[0] };
+    let models = |traffic: fn(usize, Widths) -> Traffic| {
+        vec![("V3, 64 rows", traffic(64, v3)), ("V3, 4096 rows", traffic(4096, v3))]
+    };
+    vec![
+        Measure::new(
+            Kernel::RopeWide,
+            "5 rows of 16 heads of 64",
+            rope_traffic(5, WIDTHS[0]),
+            models(rope_traffic),
+            |bench| rope(bench, WIDTHS[0], false),
+        ),
+        Measure::new(
+            Kernel::CacheStore,
+            "6 rows of 512 + 64",
+            store_traffic(6, WIDTHS[0]),
+            models(store_traffic),
+            |bench| store(bench, WIDTHS[0], false),
+        ),
+        Measure::new(
+            Kernel::CacheStoreHeads,
+            "4 rows of 512 + 16 x 64",
+            heads_traffic(4, WIDTHS[0]),
+            Vec::new(),
+            |bench| store_heads(bench, WIDTHS[0]),
+        ),
+    ]
 }

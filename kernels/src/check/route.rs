@@ -1,9 +1,10 @@
 //! `route.cu`: logits in f64, and the choice by the models' own words (V3 paper section 2.1.2, V2 paper section 2.2).
 
+use super::measure::{Measure, Traffic, sectors};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, same};
 use crate::abi::{RouteLogitsParams, RouteParams};
 use crate::geometry::route as geometry;
-use crate::{Failure, Family, Result};
+use crate::{Failure, Family, Kernel, Result};
 
 /// A model's rule.
 #[derive(Debug, Clone, Copy)]
@@ -98,10 +99,10 @@ struct Gate {
 impl Gate {
     fn new(n_row: usize, n_expert: usize, dim: usize, f32: bool) -> Self {
         let random = &mut Random::new((n_row + n_expert + dim) as u64);
-        let stride = dim.next_multiple_of(8);
-        let gate = Rows::normal(random, n_expert, dim, stride + 8, 0.2);
+        let stride = dim.next_multiple_of(16);
+        let gate = Rows::normal(random, n_expert, dim, stride + 16, 0.2);
         Self {
-            x: Rows::normal(random, n_row, dim, stride + 16, 1.0).rounded(),
+            x: Rows::normal(random, n_row, dim, stride + 32, 1.0).rounded(),
             weight: if f32 { gate } else { gate.rounded() },
             f32,
         }
@@ -316,4 +317,68 @@ fn route_invariant(bench: &mut Bench<'_>, rule: Rule) -> Result<()> {
         same(&format!("{n_row} rows, weights"), &some.weight, &all.weight[..some.weight.len()])?;
     }
     Ok(())
+}
+
+/// A gate's logits; `experts` and `rows` are a warp's share.
+fn logits_traffic(
+    n_row: usize,
+    [n_expert, dim]: [usize; 2],
+    f32: bool,
+    [experts, rows]: [usize; 2],
+) -> Traffic {
+    let gate_bytes = if f32 { 4 } else { 2 };
+    let gate = (n_expert * dim * gate_bytes) as u64;
+    let x = (n_row * dim * 2) as u64;
+    Traffic {
+        memory_bytes: gate + x + (n_row * n_expert * 4) as u64,
+        read_bytes: gate * n_row.div_ceil(rows) as u64 + x * n_expert.div_ceil(experts) as u64,
+        // A logit at a time, a sector each.
+        write_bytes: (n_row * n_expert) as u64 * 32,
+        flops: (2 * n_row * n_expert * dim) as u64,
+        is_mma: false,
+    }
+}
+
+fn choice_traffic(n_row: usize, rule: &Rule) -> Traffic {
+    let (logits, chosen) = (sectors(4 * rule.n_expert), sectors(4 * rule.n_chosen));
+    let n_row = n_row as u64;
+    Traffic {
+        memory_bytes: n_row * (logits + 2 * chosen) + logits,
+        read_bytes: n_row * 2 * logits,
+        // Experts one at a time, weights together.
+        write_bytes: n_row * (rule.n_chosen as u64 * 32 + chosen),
+        flops: 0,
+        is_mma: false,
+    }
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    let mut measures = Vec::new();
+    for (kernel, n_row, f32, share) in [
+        (Kernel::RouteLogitsBf16, 4, false, [1, 4]),
+        (Kernel::RouteLogitsF32, 4, true, [1, 4]),
+        (Kernel::RouteLogitsBf16Many, 64, false, [2, 8]),
+        (Kernel::RouteLogitsF32Many, 64, true, [2, 8]),
+    ] {
+        let (many, v3) = (n_row == 64, [256, 7168]);
+        let (name, rows) = if many { ("V3, 4096 rows", 4096) } else { ("V3, 8 rows", 8) };
+        measures.push(Measure::new(
+            kernel,
+            format!("{n_row} rows, 8 experts of 1024"),
+            logits_traffic(n_row, [8, 1024], f32, share),
+            vec![(name, logits_traffic(rows, v3, f32, share))],
+            move |bench| Gate::new(n_row, 8, 1024, f32).check(bench),
+        ));
+    }
+    measures.push(Measure::new(
+        Kernel::Route,
+        "8 rows, V3's rule",
+        choice_traffic(8, &V3),
+        vec![
+            ("V3, 64 rows", choice_traffic(64, &V3)),
+            ("V3, 4096 rows", choice_traffic(4096, &V3)),
+        ],
+        |bench| Routed::new(V3, 8, Logits::Grid).check(bench),
+    ));
+    measures
 }

@@ -1,9 +1,10 @@
 //! `embed.cu`, `swiglu.cu`, `gather_rows.cu` and `page_copy.cu`: what moves numbers, and the gate.
 
+use super::measure::{Measure, Traffic};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, bf16, close, from_bf16, same};
 use crate::abi::{EmbedParams, GatherRowsParams, PageCopyParams, SwigluParams};
 use crate::geometry::rows as geometry;
-use crate::{Family, Result};
+use crate::{Family, Kernel, Result};
 
 /// Rows and their widths: less than a vector, no multiple of one, more than a block.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (3, 20), (2, 264), (5, 2048), (65, 48)];
@@ -33,7 +34,7 @@ pub(super) fn checks() -> Vec<Check> {
 
 fn embed(bench: &mut Bench<'_>, n: usize, dim: usize) -> Result<()> {
     let random = &mut Random::new(dim as u64);
-    let table = Rows::normal(random, 97, dim, dim.next_multiple_of(8) + 8, 1.0).rounded();
+    let table = Rows::normal(random, 97, dim, dim.next_multiple_of(16) + 16, 1.0).rounded();
     // The first and the last token, and whatever else.
     let token: Vec<u32> =
         [0, 96].into_iter().chain((0..n).map(|_| random.below(97) as u32)).collect();
@@ -67,10 +68,10 @@ struct Gate {
 impl Gate {
     fn new(n: usize, dim: usize, scale: f32) -> Self {
         let random = &mut Random::new((3 * n + dim) as u64);
-        let stride = dim.next_multiple_of(8);
+        let stride = dim.next_multiple_of(16);
         Self {
-            gate: Rows::normal(random, n, dim, stride + 8, scale).rounded(),
-            up: Rows::normal(random, n, dim, stride + 24, 1.0).rounded(),
+            gate: Rows::normal(random, n, dim, stride + 16, scale).rounded(),
+            up: Rows::normal(random, n, dim, stride + 32, 1.0).rounded(),
         }
     }
 
@@ -140,7 +141,7 @@ fn gather(
     listed: bool,
 ) -> Result<()> {
     let random = &mut Random::new(dim as u64);
-    let mut x = Rows::normal(random, n + 3, dim, dim.next_multiple_of(8) + 8, 1.0);
+    let mut x = Rows::normal(random, n + 3, dim, dim.next_multiple_of(16) + 16, 1.0);
     if !from_f32 {
         x = x.rounded();
     }
@@ -189,4 +190,85 @@ fn page_copy(bench: &mut Bench<'_>, page_bytes: usize) -> Result<()> {
         pages.copy_within(from..from + page_bytes, to as usize * page_bytes);
     }
     same("cache", &bench.download::<u8>(cache, 9 * page_bytes)?, &pages)
+}
+
+/// Rows that are read as numbers of `from` bytes and written as numbers of `to`, with an index for every warp of vectors of
+/// `vector` numbers where there are indices.
+fn moved(n: usize, dim: usize, [from, to]: [u64; 2], vector: u64, has_index: bool) -> Traffic {
+    let numbers = (n * dim) as u64;
+    let index = if has_index { numbers / vector } else { 0 };
+    Traffic {
+        memory_bytes: numbers * (from + to),
+        read_bytes: numbers * from + index,
+        write_bytes: numbers * to,
+        flops: 0,
+        is_mma: false,
+    }
+}
+
+fn gate_traffic(n: usize, dim: usize) -> Traffic {
+    let numbers = (n * dim) as u64;
+    Traffic {
+        memory_bytes: 6 * numbers,
+        read_bytes: 4 * numbers,
+        write_bytes: 2 * numbers,
+        flops: 4 * numbers,
+        is_mma: false,
+    }
+}
+
+/// A warp takes 512 bytes and asks for both pages' numbers, a sector each.
+fn page_traffic(n: u64, page_bytes: u64) -> Traffic {
+    let bytes = n * page_bytes;
+    Traffic {
+        memory_bytes: 2 * bytes,
+        read_bytes: bytes + bytes / 8,
+        write_bytes: bytes,
+        ..Traffic::default()
+    }
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    let mut measures = vec![
+        Measure::new(
+            Kernel::Embed,
+            "6 rows of 2048",
+            moved(6, 2048, [2, 4], 4, true),
+            vec![
+                ("V3, 64 rows", moved(64, 7168, [2, 4], 4, true)),
+                ("V3, 4096 rows", moved(4096, 7168, [2, 4], 4, true)),
+            ],
+            |bench| embed(bench, 4, 2048),
+        ),
+        Measure::new(
+            Kernel::Swiglu,
+            "4 rows of 2048",
+            gate_traffic(4, 2048),
+            vec![
+                ("V3 dense, 64 rows", gate_traffic(64, 18_432)),
+                ("V3 dense, 4096 rows", gate_traffic(4096, 18_432)),
+            ],
+            |bench| swiglu(bench, 4, 2048),
+        ),
+        Measure::new(
+            Kernel::PageCopy,
+            "3 pages of 73728 bytes",
+            page_traffic(3, 64 * 576 * 2),
+            vec![("V3, a page of one layer", page_traffic(1, 64 * 576 * 2))],
+            |bench| page_copy(bench, 64 * 576 * 2),
+        ),
+    ];
+    for (kernel, from_f32, to_f32) in [
+        (Kernel::GatherBf16ToBf16, false, false),
+        (Kernel::GatherBf16ToF32, false, true),
+        (Kernel::GatherF32ToBf16, true, false),
+        (Kernel::GatherF32ToF32, true, true),
+    ] {
+        let bytes = [from_f32, to_f32].map(|is_f32| if is_f32 { 4 } else { 2 });
+        let models = vec![("V3, 64 rows", moved(64, 7168, bytes, 4, true))];
+        let run = move |bench: &mut Bench<'_>| gather(bench, 4, 2048, (from_f32, to_f32), true);
+        let traffic = moved(4, 2048, bytes, 4, true);
+        measures.push(Measure::new(kernel, "4 rows of 2048", traffic, models, run));
+    }
+    measures
 }

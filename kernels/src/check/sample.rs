@@ -1,9 +1,10 @@
 //! `sample.cu` against the rules in words: sort, cut, add up, and see where the draw falls.
 
+use super::measure::{Measure, Traffic, sectors};
 use super::{Bench, Check, Random, same};
 use crate::abi::{SampleBias, SampleParams, SamplePenalty, SampleRule};
 use crate::geometry::sample as geometry;
-use crate::{Failure, Family, Result};
+use crate::{Failure, Family, Kernel, Result};
 
 const NONE: u32 = u32::MAX;
 /// Draws that fall this near to a border, as a share of all weights, may fall on its other side: an exponential in f32 of a
@@ -358,4 +359,34 @@ fn frequencies(bench: &mut Bench<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Rows that are read `passes` times: once to find the largest, twice more for top-p with few candidates.
+fn traffic(n_row: usize, vocab_size: usize, passes: u64) -> Traffic {
+    let row = sectors(4 * vocab_size);
+    let n_row = n_row as u64;
+    Traffic {
+        memory_bytes: n_row * row,
+        // Every warp of a row reads its rule and the row's lists' ends.
+        read_bytes: n_row * (row * passes + 32 * 32 * 7),
+        write_bytes: n_row * 32,
+        flops: 0,
+        is_mma: false,
+    }
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    const VOCAB: usize = 129_280;
+    vec![Measure::new(
+        Kernel::Sample,
+        "1 row of 129280, top-p",
+        traffic(1, VOCAB, 3),
+        vec![("V3, 1 row", traffic(1, VOCAB, 3)), ("V3, 64 rows", traffic(64, VOCAB, 3))],
+        |bench| {
+            let rule = SampleRule { top_p: 0.8, ..warm(0.5) };
+            let mut case = Case::seeded(VOCAB, vec![rule]);
+            case.logits.iter_mut().for_each(|logit| *logit *= 2.5);
+            case.check(bench)
+        },
+    )]
 }

@@ -2,9 +2,11 @@
 
 #![allow(
     clippy::panic,
+    clippy::unwrap_used,
     clippy::print_stdout,
     reason = "tests: a failure is a panic, a skip is a line"
 )]
 
 mod checks;
+mod counters;
 mod sim;

@@ -12,6 +12,8 @@ pub(crate) struct SimCard {
     images: HashMap<Family, Loaded>,
     /// What the launches of each kernel did.
     pub(crate) counters: HashMap<Kernel, Counters>,
+    /// Geometry of each kernel's last launch.
+    pub(crate) grids: HashMap<Kernel, Grid>,
 }
 
 fn failure(error: impl std::fmt::Display) -> Failure {
@@ -20,7 +22,12 @@ fn failure(error: impl std::fmt::Display) -> Failure {
 
 impl SimCard {
     pub(crate) fn new(profile: &'static Profile) -> Self {
-        Self { device: Device::new(profile), images: HashMap::new(), counters: HashMap::new() }
+        Self {
+            device: Device::new(profile),
+            images: HashMap::new(),
+            counters: HashMap::new(),
+            grids: HashMap::new(),
+        }
     }
 
     pub(crate) fn all() -> impl Iterator<Item = Self> {
@@ -29,6 +36,13 @@ impl SimCard {
 
     pub(crate) fn key(&self) -> &'static str {
         self.device.profile().key
+    }
+
+    /// Takes a family's kernels from another text.
+    pub(crate) fn replace(&mut self, family: Family, ptx: &str) {
+        let module = Module::parse(ptx).unwrap();
+        let loaded = self.device.load(Arc::new(module)).unwrap();
+        self.images.insert(family, loaded);
     }
 
     fn loaded(&mut self, family: Family) -> Result<&Loaded> {
@@ -75,6 +89,7 @@ impl Card for SimCard {
             .function(entry)
             .ok_or_else(|| failure(format!("no kernel `{entry}`")))?;
         function.dynamic_shared_max = grid.shared_bytes;
+        self.grids.insert(kernel, grid);
         let grid = cuda_sim::Grid {
             blocks: grid.blocks,
             threads: [grid.threads, 1, 1],

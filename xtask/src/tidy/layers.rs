@@ -109,6 +109,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["server/"]),
     ("criterion", &["benches/"]),
     ("syn", &["xtask/"]),
+    ("toml_edit", &["xtask/", "kernels/tests/"]),
 ];
 
 /// Every path of a file against the three tables.
