@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what these commands are for")]
 
+mod abi;
 mod ci;
 mod fuzz;
 mod gguf;
@@ -20,6 +21,9 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   ci                        formatting, lints, tidy, and cargo-deny where it is installed
   tidy                      sizes, layers, homes, markers, paths, links; prints the line budget
+  abi                       compare kernels/src/abi.rs with what bindgen makes of kernels/include
+       [--write yes]        write it
+       [--install yes]      first put bindgen and libclang into .tools
   tiny --out DIR            write a seeded random checkpoint in Hugging Face layout
        [--preset NAME]      tiny (default), blocks, v2-lite, ds-lite-cut, v3-mini, ds-mini, v3-layer, moonlight-cut
        [--routing KIND]     uniform (default), or zipf: few experts are chosen often, many seldom
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match command.as_str() {
+        "abi" => abi::run(&root(), rest),
         "ci" => ci::run(&root()),
         "tidy" => tidy::run(&root()),
         "tiny" => tiny::run(rest),

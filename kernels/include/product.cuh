@@ -1,0 +1,233 @@
+// product.cuh: y[row, o] = sum_i W[o, i] x[row, i] on tensor cores, for few rows and for many, with the same bits.
+//
+// Weights are the first operand of m16n8k16 (16 features) and activations the second (8 rows), whatever the number of rows.
+// The order of a sum is the same in every form:
+//
+//   segment   128 columns: four blocks of 32, each two instructions (columns 8t + 0..3, then 8t + 4..7 of lane t), from zero
+//   total     ((0 + segment 0) + segment 1) + ... , each addition rounded by itself; scales of 128 columns multiply a
+//             segment before it, scales of 32 columns a block inside its segment
+//
+// So a row's result depends on nothing but the row: a tile's size, a split of segments over warps and the place of a row in its
+// tile are free to choose. Both forms read 16 bytes a lane of a weight row and multiply what they read as it lies:
+//
+//   product_few    8 rows; weights go from global memory into registers, eight warps take every eighth segment each
+//                  (or, where rows are short, other features), sums meet in shared memory in their order
+//   product_many   ROWS rows x FEATURES features a block; cp.async stages in shared memory, warps side by side
+//
+// SIDES is 2 where two matrices of one shape meet in the epilogue (gate and up): tiles of 16 features alternate between them.
+#pragma once
+
+#include "quant/bf16.cuh"
+#include "quant/fp8.cuh"
+#include "quant/int4.cuh"
+#include "quant/int8.cuh"
+
+template <int SIDES>
+struct Matrices {
+  WeightMatrix side[SIDES];
+};
+
+// Rows of activations: `row(i)` points to n_in numbers whose first is at a multiple of 16 bytes where `is_aligned()`.
+struct PlainRows {
+  const bf16* x;
+  size_t stride;
+  __device__ __forceinline__ const bf16* row(unsigned i) const { return x + i * stride; }
+  static constexpr bool ALIGNED = true;
+};
+
+// Eight columns of a row; those behind n_in are the row's own zeros, or meet weights that are.
+template <class Rows>
+__device__ __forceinline__ uint4 load_row(const Rows& rows, unsigned i, unsigned column, unsigned n_in) {
+  const bf16* at = rows.row(i) + column;
+  if constexpr (Rows::ALIGNED) {
+    return *reinterpret_cast<const uint4*>(at);
+  } else {
+    if (rows.is_aligned) return *reinterpret_cast<const uint4*>(at);
+    return gather16(at, n_in - column);
+  }
+}
+
+// One block of 32 columns: `w` are SIDES tiles of 16 features (of one warp), `x` eight numbers of the lane's row.
+template <class F, int M>
+__device__ __forceinline__ void multiply_block(float (&sum)[M][4], const uint32_t (&w)[M][2][4], uint4 x,
+                                               const typename F::Scale (&scale)[M], int block) {
+#pragma unroll
+  for (int m = 0; m < M; ++m) {
+    if constexpr (F::GROUP == 32) {
+      float part[4] = {};
+      multiply(part, w[m][0][0], w[m][1][0], w[m][0][1], w[m][1][1], x.x, x.y);
+      multiply(part, w[m][0][2], w[m][1][2], w[m][0][3], w[m][1][3], x.z, x.w);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[m][i] = F::fold(sum[m][i], part[i], scale[m], block, i / 2);
+    } else {
+      multiply(sum[m], w[m][0][0], w[m][1][0], w[m][0][1], w[m][1][1], x.x, x.y);
+      multiply(sum[m], w[m][0][2], w[m][1][2], w[m][0][3], w[m][1][3], x.z, x.w);
+    }
+  }
+}
+
+// Four features from `feature` on: zero behind n_out, where an absent row of quants need not be zero.
+__device__ __forceinline__ Four inside(Four y, unsigned feature, unsigned n_out) {
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) y.v[i] = feature + i < n_out ? y.v[i] : 0.0f;
+  return y;
+}
+
+// A finished tile of sums in shared memory, [rows][features], to the caller's `store(row, feature in tile, four sums)`.
+// Rows are PITCH apart: lanes of a fragment then write to 32 banks.
+template <int FEATURES, int THREADS, class Store>
+__device__ __forceinline__ void store_tile(const float* tile, unsigned n_row, const Store& store) {
+  constexpr unsigned PITCH = FEATURES + 4;
+  for (unsigned i = threadIdx.x; i < n_row * (FEATURES / 4); i += THREADS) {
+    const unsigned row = i / (FEATURES / 4), feature = i % (FEATURES / 4) * 4;
+    store(row, feature, load4(tile + row * PITCH + feature));
+  }
+}
+
+// The same with two sides side by side: features, then features.
+template <int FEATURES, int THREADS, class Store>
+__device__ __forceinline__ void store_tiles(const float* tile, unsigned n_row, const Store& store) {
+  constexpr unsigned PITCH = 2 * FEATURES + 4;
+  for (unsigned i = threadIdx.x; i < n_row * (FEATURES / 4); i += THREADS) {
+    const unsigned row = i / (FEATURES / 4), feature = i % (FEATURES / 4) * 4;
+    const float* at = tile + row * PITCH + feature;
+    store(row, feature, load4(at), load4(at + FEATURES));
+  }
+}
+
+// ---- few rows ----
+
+constexpr unsigned FEW_ROWS = 8;
+constexpr unsigned FEW_WARPS = 8;
+constexpr unsigned FEW_THREADS = FEW_WARPS * WARP;
+
+// Weights of one segment of a warp's tile, as they lie.
+template <class F, int SIDES>
+struct Few {
+  static constexpr int UNITS = 4 / F::BLOCKS;
+  uint4 raw[SIDES][2][UNITS];
+  typename F::Scale scale[SIDES];
+
+  __device__ __forceinline__ void load(const Matrices<SIDES>& w, unsigned feature, unsigned segment) {
+    const unsigned group = lane_id() / 4, quad = lane_id() % 4;
+#pragma unroll
+    for (int s = 0; s < SIDES; ++s) {
+      const WeightMatrix& m = w.side[s];
+      const size_t row_bytes = F::row_bytes(m.quant_stride);
+      const size_t from = size_t(segment) * 64 * UNITS + quad * 16;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const unsigned row = feature + group + 8 * half;
+        const char* at = static_cast<const char*>(m.quants) + row * row_bytes + from;
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+          raw[s][half][u] = row < m.n_out && from + 64 * u < row_bytes ? load_stream(at + 64 * u) : zero16();
+        }
+      }
+      scale[s] = F::scale(m, feature + group, segment);
+    }
+  }
+
+  template <class Rows>
+  __device__ __forceinline__ void multiply_segment(float (&sum)[SIDES][4], const Rows& rows, unsigned n_row, unsigned n_in,
+                                                   unsigned segment) const {
+    const unsigned group = lane_id() / 4, quad = lane_id() % 4;
+    uint4 x[4];
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const unsigned column = segment * SEGMENT + 32 * b + 8 * quad;
+      x[b] = group < n_row && column < n_in ? load_row(rows, group, column, n_in) : zero16();
+    }
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      uint32_t w[SIDES][2][4];
+#pragma unroll
+      for (int s = 0; s < SIDES; ++s) {
+        F::expand(w[s][0], raw[s][0][b / F::BLOCKS], b % F::BLOCKS);
+        F::expand(w[s][1], raw[s][1][b / F::BLOCKS], b % F::BLOCKS);
+      }
+      multiply_block<F>(sum, w, x[b], scale, b);
+    }
+#pragma unroll
+    for (int s = 0; s < SIDES; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[s][i] = F::add(0.0f, sum[s][i], scale[s], i / 2);
+    }
+  }
+};
+
+// Features `feature` .. + 16 of each side, up to 8 rows; the block's warps share the segments.
+template <class F, int SIDES, class Rows, class Store>
+__device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned feature, const Rows& rows, unsigned n_row,
+                                            const Store& store) {
+  constexpr int SUMS = SIDES * 16 * FEW_ROWS;  // of a block, and of a segment
+  constexpr int PITCH = SIDES * 16 + 4;
+  __shared__ alignas(16) float part[2][FEW_WARPS][SUMS];
+  __shared__ alignas(16) float tile[FEW_ROWS * PITCH];
+  const unsigned warp = threadIdx.x / WARP, group = lane_id() / 4, quad = lane_id() % 4;
+  const unsigned n_in = w.side[0].n_in, n_segment = (n_in + SEGMENT - 1) / SEGMENT;
+
+  // Thread i keeps the total of sum i: side, feature, row, outermost first.
+  float total = 0.0f;
+  Few<F, SIDES> weights;
+  if (warp < n_segment) weights.load(w, feature, warp);
+  for (unsigned first = 0; first < n_segment; first += FEW_WARPS) {
+    float(&parts)[FEW_WARPS][SUMS] = part[first / FEW_WARPS % 2];
+    const unsigned segment = first + warp;
+    if (segment < n_segment) {
+      float sum[SIDES][4] = {};
+      weights.multiply_segment(sum, rows, n_row, n_in, segment);
+      // The next weights are under way while sums meet.
+      if (segment + FEW_WARPS < n_segment) weights.load(w, feature, segment + FEW_WARPS);
+#pragma unroll
+      for (int s = 0; s < SIDES; ++s) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float* at = &parts[warp][(s * 16 + group + 8 * half) * FEW_ROWS + 2 * quad];
+          *reinterpret_cast<float2*>(at) = make_float2(sum[s][2 * half], sum[s][2 * half + 1]);
+        }
+      }
+    }
+    // One barrier a round: the other half of `part` was read before it.
+    __syncthreads();
+    if (threadIdx.x < SUMS) {
+      for (unsigned k = 0; k < min(FEW_WARPS, n_segment - first); ++k) total = __fadd_rn(total, parts[k][threadIdx.x]);
+    }
+  }
+  if (threadIdx.x < SUMS) {
+    tile[threadIdx.x % FEW_ROWS * PITCH + threadIdx.x / FEW_ROWS] = total;
+  }
+  __syncthreads();
+  if constexpr (SIDES == 2) {
+    store_tiles<16, FEW_THREADS>(tile, n_row, store);
+  } else {
+    store_tile<16, FEW_THREADS>(tile, n_row, store);
+  }
+}
+
+// Short rows: features `feature` .. + 128, up to 8 rows; every warp has features of its own and all their segments.
+template <class F, class Rows, class Store>
+__device__ __forceinline__ void product_few_short(const Matrices<1>& w, unsigned feature, const Rows& rows, unsigned n_row,
+                                                  const Store& store) {
+  constexpr int FEATURES = 16 * FEW_WARPS;
+  constexpr int PITCH = FEATURES + 4;
+  __shared__ alignas(16) float tile[FEW_ROWS * PITCH];
+  const unsigned warp = threadIdx.x / WARP, group = lane_id() / 4, quad = lane_id() % 4;
+  const unsigned n_in = w.side[0].n_in, n_segment = (n_in + SEGMENT - 1) / SEGMENT;
+  const unsigned own = feature + 16 * warp;
+  float total[4] = {};
+  if (own < w.side[0].n_out) {
+    for (unsigned segment = 0; segment < n_segment; ++segment) {
+      Few<F, 1> weights;
+      weights.load(w, own, segment);
+      float sum[1][4] = {};
+      weights.multiply_segment(sum, rows, n_row, n_in, segment);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) total[i] = __fadd_rn(total[i], sum[0][i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) tile[(2 * quad + i % 2) * PITCH + 16 * warp + group + 8 * (i / 2)] = total[i];
+  __syncthreads();
+  store_tile<FEATURES, FEW_THREADS>(tile, n_row, store);
+}
