@@ -149,13 +149,6 @@ struct PairRows {
   static constexpr bool ALIGNED = true;
 };
 
-// The one row that a lane reads where there are few: looked up once.
-struct OwnRow {
-  const bf16* at;
-  __device__ __forceinline__ const bf16* row(unsigned) const { return at; }
-  static constexpr bool ALIGNED = true;
-};
-
 struct StoreGateUp {
   const ExpertsGateUpParams& p;
   unsigned first, feature;
@@ -183,9 +176,9 @@ __device__ __forceinline__ void gate_up_few(const ExpertsGateUpParams& p) {
   const Tile tile(p, FEW_ROWS);
   if (tile.expert == NO_EXPERT) return;
   const PairRows rows = {static_cast<const bf16*>(p.x), p.pair + tile.first, p.n_chosen, p.x_stride};
-  const unsigned group = lane_id() / 4, feature = blockIdx.x * 16;
+  const unsigned feature = blockIdx.x * 16;
   product_few<F>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature,
-                 OwnRow{rows.row(group < tile.n ? group : 0)}, tile.n, StoreGateUp{p, tile.first, feature});
+                 rows, tile.n, StoreGateUp{p, tile.first, feature});
 }
 
 template <class F>

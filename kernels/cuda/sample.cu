@@ -20,6 +20,8 @@ constexpr unsigned N_WARP = THREADS / WARP;
 constexpr unsigned CANDIDATES_MAX = 2048;
 // Thread maxima that bound the candidates where top-p alone limits them.
 constexpr unsigned HEAD = 512;
+// Loads of a thread that are under way at once; fewer in the search over a row, which needs the registers.
+constexpr unsigned LOADS = 4, SEARCH_LOADS = 1;
 constexpr uint32_t NOT_FINITE = 0xffffffffu;
 
 typedef unsigned long long u64;
@@ -85,15 +87,26 @@ struct Row {
     return mask == nullptr ? 15 : mask[at / 32] >> at % 32 & 15;
   }
 
-  // Calls f(id, logit, is_allowed) for every id of this thread.
-  template <typename F>
+  // Calls f(id, logit, is_allowed) for every id of this thread. A few loads are under way at once: one block has nothing else
+  // to hide their latency with.
+  template <unsigned LOADS, typename F>
   __device__ __forceinline__ void each(F f) const {
-    for (unsigned at = first() + threadIdx.x % WARP * 4; at < end(); at += WARP * 4) {
-      const Four x = load4(logits + at);
-      const unsigned bits = allowed(at);
+    constexpr unsigned STEP = WARP * 4;
+    for (unsigned base = first() + threadIdx.x % WARP * 4; base < end(); base += LOADS * STEP) {
+      Four x[LOADS];
 #pragma unroll
-      for (unsigned j = 0; j < 4; ++j) {
-        if (at + j < n) f(at + j, x.v[j], bits >> j & 1);
+      for (unsigned u = 0; u < LOADS; ++u) {
+        if (base + u * STEP < end()) x[u] = load4(logits + base + u * STEP);
+      }
+#pragma unroll
+      for (unsigned u = 0; u < LOADS; ++u) {
+        const unsigned at = base + u * STEP;
+        if (at >= end()) break;
+        const unsigned bits = allowed(at);
+#pragma unroll
+        for (unsigned j = 0; j < 4; ++j) {
+          if (at + j < n) f(at + j, x[u].v[j], bits >> j & 1);
+        }
       }
     }
   }
@@ -109,7 +122,7 @@ struct WholeRow {
   const Row& row;
   template <typename F>
   __device__ __forceinline__ void each(F f) const {
-    row.each([&](unsigned id, float logit, bool is_allowed) {
+    row.template each<SEARCH_LOADS>([&](unsigned id, float logit, bool is_allowed) {
       if (is_allowed) f(order_of(logit, id), row.weight(logit));
     });
   }
@@ -217,7 +230,7 @@ __device__ __forceinline__ void draw_by_id(const Row& row, const SampleRule& rul
     return is_allowed && weight >= rule.min_p ? whole(weight) : 0;
   };
   u64 sum = 0;
-  row.each([&](unsigned, float logit, bool is_allowed) { sum += kept(logit, is_allowed); });
+  row.each<LOADS>([&](unsigned, float logit, bool is_allowed) { sum += kept(logit, is_allowed); });
 #pragma unroll
   for (unsigned step = WARP / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
   if (lane == 0) shared.warp_sum[warp] = sum;
@@ -304,7 +317,7 @@ KERNEL(sample, SampleParams, THREADS) {
   Row row = {logits, has_mask ? p.masks + size_t(rule.mask) * ((n + 31) / 32) : nullptr, n, 0.0f, rule.temperature};
   u64 own = 0;
   bool is_bad = shared.is_bad;
-  row.each([&](unsigned id, float logit, bool is_allowed) {
+  row.each<LOADS>([&](unsigned id, float logit, bool is_allowed) {
     is_bad |= !is_finite(logit);
     if (is_allowed) own = max(own, order_of(logit, id));
   });
@@ -330,12 +343,12 @@ KERNEL(sample, SampleParams, THREADS) {
   bool is_few = n_bound <= THREADS;
   u64 mass = 0;
   if (!is_headed) {
-    row.each([&](unsigned, float logit, bool is_allowed) { mass += is_allowed ? whole(row.weight(logit)) : 0; });
+    row.each<LOADS>([&](unsigned, float logit, bool is_allowed) { mass += is_allowed ? whole(row.weight(logit)) : 0; });
     mass = reduce.sum(mass);
   }
   if (is_few) {
     const unsigned bound = bound_of(unsigned(own >> 32), n_bound);
-    row.each([&](unsigned id, float logit, bool is_allowed) {
+    row.each<LOADS>([&](unsigned id, float logit, bool is_allowed) {
       if (!is_allowed || ordered(logit) < bound) return;
       const unsigned at = atomicAdd(&shared.n_candidate, 1);
       if (at >= CANDIDATES_MAX) return;

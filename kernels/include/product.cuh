@@ -35,15 +35,14 @@ struct PlainRows {
   static constexpr bool ALIGNED = true;
 };
 
-// Eight columns of a row; those behind n_in are the row's own zeros, or meet weights that are.
+// Eight columns of a row, `n` of which are left; behind them are the row's own zeros, or it meets weights that are.
 template <class Rows>
-__device__ __forceinline__ uint4 load_row(const Rows& rows, unsigned i, unsigned column, unsigned n_in) {
-  const bf16* at = rows.row(i) + column;
+__device__ __forceinline__ uint4 load_row(const Rows& rows, const bf16* at, unsigned n) {
   if constexpr (Rows::ALIGNED) {
     return *reinterpret_cast<const uint4*>(at);
   } else {
     if (rows.is_aligned) return *reinterpret_cast<const uint4*>(at);
-    return gather16(at, n_in - column);
+    return gather16(at, n);
   }
 }
 
@@ -101,42 +100,52 @@ constexpr unsigned FEW_ROWS = 8;
 constexpr unsigned FEW_WARPS = 8;
 constexpr unsigned FEW_THREADS = FEW_WARPS * WARP;
 
-// Weights of one segment of a warp's tile, as they lie.
-template <class F, int SIDES>
+// A warp's tile of 16 features of each side: where it lies, and the weights of one segment, as they are.
+//
+// Rows that are not there are read as another row: what comes of them is not stored.
+template <class F, int SIDES, class Rows>
 struct Few {
   static constexpr int UNITS = 4 / F::BLOCKS;
+  const char* quants[SIDES][2];
+  const bf16* x;
   uint4 raw[SIDES][2][UNITS];
   typename F::Scale scale[SIDES];
 
-  __device__ __forceinline__ void load(const Matrices<SIDES>& w, unsigned feature, unsigned segment) {
+  __device__ __forceinline__ Few(const Matrices<SIDES>& w, unsigned feature, const Rows& rows, unsigned n_row) {
     const unsigned group = lane_id() / 4, quad = lane_id() % 4;
 #pragma unroll
     for (int s = 0; s < SIDES; ++s) {
-      const WeightMatrix& m = w.side[s];
-      const size_t row_bytes = F::row_bytes(m.quant_stride);
-      const size_t from = size_t(segment) * 64 * UNITS + quad * 16;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const unsigned row = feature + group + 8 * half;
-        const char* at = static_cast<const char*>(m.quants) + row * row_bytes + from;
-#pragma unroll
-        for (int u = 0; u < UNITS; ++u) {
-          raw[s][half][u] = row < m.n_out && from + 64 * u < row_bytes ? load_stream(at + 64 * u) : zero16();
-        }
+        const unsigned row = min(feature + group + 8 * half, w.side[s].n_out - 1);
+        quants[s][half] = static_cast<const char*>(w.side[s].quants) + row * F::row_bytes(w.side[s].quant_stride) + quad * 16;
       }
-      scale[s] = F::scale(m, feature + group, segment);
+    }
+    x = rows.row(group < n_row ? group : 0) + quad * 8;
+  }
+
+  __device__ __forceinline__ void load(const Matrices<SIDES>& w, unsigned feature, unsigned segment) {
+    const size_t from = size_t(segment) * 64 * UNITS;
+#pragma unroll
+    for (int s = 0; s < SIDES; ++s) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) raw[s][half][u] = load_stream(quants[s][half] + from + 64 * u);
+      }
+      scale[s] = F::scale(w.side[s], feature + lane_id() / 4, segment);
     }
   }
 
-  template <class Rows>
-  __device__ __forceinline__ void multiply_segment(float (&sum)[SIDES][4], const Rows& rows, unsigned n_row, unsigned n_in,
+  __device__ __forceinline__ void multiply_segment(float (&sum)[SIDES][4], const Rows& rows, unsigned n_in,
                                                    unsigned segment) const {
-    const unsigned group = lane_id() / 4, quad = lane_id() % 4;
-    uint4 x[4];
+    const unsigned quad = lane_id() % 4, first = segment * SEGMENT;
+    uint4 columns[4];
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
-      const unsigned column = segment * SEGMENT + 32 * b + 8 * quad;
-      x[b] = group < n_row && column < n_in ? load_row(rows, group, column, n_in) : zero16();
+      const unsigned column = first + 32 * b + 8 * quad;
+      columns[b] = zero16();
+      if (first + SEGMENT <= n_in || column < n_in) columns[b] = load_row(rows, x + first + 32 * b, n_in - column);
     }
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
@@ -146,7 +155,7 @@ struct Few {
         F::expand(w[s][0], raw[s][0][b / F::BLOCKS], b % F::BLOCKS);
         F::expand(w[s][1], raw[s][1][b / F::BLOCKS], b % F::BLOCKS);
       }
-      multiply_block<F>(sum, w, x[b], scale, b);
+      multiply_block<F>(sum, w, columns[b], scale, b);
     }
 #pragma unroll
     for (int s = 0; s < SIDES; ++s) {
@@ -169,14 +178,14 @@ __device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned f
 
   // Thread i keeps the total of sum i: side, feature, row, outermost first.
   float total = 0.0f;
-  Few<F, SIDES> weights;
+  Few<F, SIDES, Rows> weights(w, feature, rows, n_row);
   if (warp < n_segment) weights.load(w, feature, warp);
   for (unsigned first = 0; first < n_segment; first += FEW_WARPS) {
     float(&parts)[FEW_WARPS][SUMS] = part[first / FEW_WARPS % 2];
     const unsigned segment = first + warp;
     if (segment < n_segment) {
       float sum[SIDES][4] = {};
-      weights.multiply_segment(sum, rows, n_row, n_in, segment);
+      weights.multiply_segment(sum, rows, n_in, segment);
       // The next weights are under way while sums meet.
       if (segment + FEW_WARPS < n_segment) weights.load(w, feature, segment + FEW_WARPS);
 #pragma unroll
@@ -217,11 +226,11 @@ __device__ __forceinline__ void product_few_short(const Matrices<1>& w, unsigned
   const unsigned own = feature + 16 * warp;
   float total[4] = {};
   if (own < w.side[0].n_out) {
+    Few<F, 1, Rows> weights(w, own, rows, n_row);
     for (unsigned segment = 0; segment < n_segment; ++segment) {
-      Few<F, 1> weights;
       weights.load(w, own, segment);
       float sum[1][4] = {};
-      weights.multiply_segment(sum, rows, n_row, n_in, segment);
+      weights.multiply_segment(sum, rows, n_in, segment);
 #pragma unroll
       for (int i = 0; i < 4; ++i) total[i] = __fadd_rn(total[i], sum[0][i]);
     }

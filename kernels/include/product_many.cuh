@@ -60,14 +60,12 @@ struct Copies {
 
   // Stage `n` of the columns into `stage`. A source that is not there is not read: zeros take its place.
   __device__ __forceinline__ void issue(char* stage, unsigned n, const Matrices<T::SIDES>& w, const Rows& rows) const {
-    const size_t row_bytes = T::F::row_bytes(w.side[0].quant_stride);
     const unsigned w_unit = threadIdx.x % W_UNITS, x_unit = threadIdx.x % X_UNITS;
     const size_t w_at = size_t(n) * T::W_BYTES;
-    const bool w_inside = w_at + w_unit * 16 < row_bytes;
 #pragma unroll
     for (unsigned i = 0; i < W_EACH; ++i) {
       const unsigned at = threadIdx.x / W_UNITS + i * (T::THREADS / W_UNITS);
-      const bool there = w_inside && (w_there >> i & 1);
+      const bool there = w_there >> i & 1;
       copy16(stage + place<T::W_BYTES>(at, w_unit), there ? w_from[i] + w_at : static_cast<const char*>(w.side[0].quants),
              there ? 16 : 0);
     }

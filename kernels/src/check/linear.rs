@@ -1,5 +1,7 @@
 //! `linear.cu` against its formula in f64, in every weight format and form.
 
+use super::measure::Measure;
+use super::tiles::{FEW, MID, many, product};
 use super::weights::Weight;
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::LinearParams;
@@ -120,4 +122,43 @@ fn invariant(bench: &mut Bench<'_>, format: Format) -> Result<()> {
         same(&format!("{form:?}"), &some, &all[..some.len()])?;
     }
     Ok(())
+}
+
+/// One tile or two of every form, and matrices of V3 and V2-Lite.
+pub(super) fn measures() -> Vec<Measure> {
+    let mut measures = Vec::new();
+    for format in Format::ALL {
+        for form in Form::ALL {
+            let (tile, shape, rows) = match form {
+                Form::Few => (FEW, [8, 4096, 16], 1),
+                Form::Mid => (MID, [64, 512, 128], 64),
+                Form::Many => (many(format), [many(format).rows, 256, 256], 4096),
+            };
+            let [n, n_in, n_out] = shape;
+            let case = Case::new(format, n, n_in, n_out, false);
+            let params = LinearParams {
+                w: case.weight.describe(),
+                y: std::ptr::null_mut(),
+                x: std::ptr::null(),
+                n_row: n as u32,
+                y_stride: 0,
+                x_stride: 0,
+                y_is_f32: 0,
+            };
+            let models = vec![
+                ("V3 o_proj", product(format, tile, [rows, 16_384, 7168], 2)),
+                ("V3 q_b_proj", product(format, tile, [rows, 1536, 24_576], 2)),
+                ("V2-Lite q_proj", product(format, tile, [rows, 2048, 3072], 2)),
+            ];
+            let run = move |bench: &mut Bench<'_>| case.run(bench, format, Some(form), n).map(drop);
+            measures.push(Measure::new(
+                launch(&params, format, form).0,
+                format!("{n} rows, {n_in} to {n_out}"),
+                product(format, tile, shape, 2),
+                models,
+                run,
+            ));
+        }
+    }
+    measures
 }

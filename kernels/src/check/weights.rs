@@ -36,10 +36,7 @@ fn half(random: &mut Random) -> (u16, f64) {
 impl Weight {
     /// Numbers of about 0.1, whatever the format.
     pub(super) fn new(random: &mut Random, format: Format, n_out: usize, n_in: usize) -> Self {
-        let quant_stride = match format {
-            Format::Int4G32 | Format::Int4G128 => n_in.next_multiple_of(128),
-            _ => n_in.next_multiple_of(64),
-        };
+        let quant_stride = n_in.next_multiple_of(128);
         let mut weight = Self {
             n_out,
             n_in,
@@ -59,16 +56,23 @@ impl Weight {
         weight
     }
 
-    /// On the card.
-    pub(super) fn upload(&self, bench: &mut Bench<'_>) -> Result<WeightMatrix> {
-        Ok(WeightMatrix {
-            quants: bench.upload(&self.quants)? as *const _,
-            scales: bench.upload(&self.scales)? as *const _,
+    /// Its sizes, without planes.
+    pub(super) fn describe(&self) -> WeightMatrix {
+        WeightMatrix {
+            quants: std::ptr::null(),
+            scales: std::ptr::null(),
             n_out: self.n_out as u32,
             n_in: self.n_in as u32,
             quant_stride: self.quant_stride as u32,
             scale_stride: self.scale_stride as u32,
-        })
+        }
+    }
+
+    /// On the card.
+    pub(super) fn upload(&self, bench: &mut Bench<'_>) -> Result<WeightMatrix> {
+        let quants = bench.upload(&self.quants)? as *const _;
+        let scales = bench.upload(&self.scales)? as *const _;
+        Ok(WeightMatrix { quants, scales, ..self.describe() })
     }
 
     /// `W x`, and the sum of the sizes of its terms, of one row.
@@ -139,10 +143,12 @@ impl Weight {
     }
 }
 
-/// Where a row keeps the byte of a column: in 64 columns, the eight of (j, t) are at 8 * (2 t + j).
+/// Where a row keeps the byte of a column: in 64 columns, the eight of (j, t) are at 8 * (2 t + j), in the order
+/// that brings neighbours to two halves of a word.
 fn packed_byte(column: usize) -> usize {
     let (j, t, i) = (column % 64 / 32, column % 32 / 8, column % 8);
-    column / 64 * 64 + 8 * (2 * t + j) + i
+    let place = [0, 2, 1, 3, 4, 6, 5, 7].iter().position(|at| *at == i).unwrap_or_default();
+    column / 64 * 64 + 8 * (2 * t + j) + place
 }
 
 /// Where a row keeps the four bits of a column, counted in fours of bits.

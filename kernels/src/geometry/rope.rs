@@ -6,13 +6,13 @@ use crate::abi::{CacheStoreHeadsParams, CacheStoreParams, RopeParams};
 
 const THREADS: u32 = 128;
 
-/// Four pairs a thread where the widths allow it, else one. Rows are the grid's y, so a launch takes 65,535 of them.
+/// Four pairs a thread where the widths allow it, else one.
 pub fn rope(params: &RopeParams) -> (Kernel, Grid) {
     let (n, r) = (params.qk_nope_head_dim, params.qk_rope_head_dim);
     let is_wide = n.is_multiple_of(8) && r.is_multiple_of(8) && params.q_stride.is_multiple_of(8);
     let (kernel, pairs) = if is_wide { (Kernel::RopeWide, 4) } else { (Kernel::Rope, 1) };
     let threads = params.n_head * (r / 2 / pairs);
-    let blocks = [threads.div_ceil(THREADS), params.n_row, 1];
+    let blocks = [params.n_row, threads.div_ceil(THREADS), 1];
     (kernel, Grid { blocks, threads: THREADS, shared_bytes: 0 })
 }
 

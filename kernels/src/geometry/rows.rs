@@ -7,11 +7,10 @@ use crate::abi::{EmbedParams, GatherRowsParams, PageCopyParams, SwigluParams};
 
 const THREADS: u32 = 256;
 
-/// A thread for every vector of every row.
+/// A thread for every vector of every row; a row's stretches are the grid's y.
 fn cover(rows: u32, vectors: u32) -> Grid {
-    // A launch of no blocks is refused by drivers, and rows of no vectors are no launch anybody asks for.
-    let threads = u64::from(rows) * u64::from(vectors);
-    Grid::flat(threads.div_ceil(u64::from(THREADS)) as u32, THREADS)
+    let blocks = [rows, vectors.div_ceil(THREADS), 1];
+    Grid { blocks, threads: THREADS, shared_bytes: 0 }
 }
 
 /// Four numbers a thread.

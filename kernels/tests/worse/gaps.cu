@@ -8,12 +8,12 @@ constexpr unsigned THREADS = 256;
 // Eight numbers a thread: each request of a warp has gaps as wide as what it takes, so every sector moves twice.
 KERNEL(embed, EmbedParams, THREADS) {
   const unsigned n_vector = (p.dim + 7) / 8;
-  const size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
-  const unsigned row = unsigned(i / n_vector);
-  const unsigned at = unsigned(i % n_vector) * 8;
-  if (row >= p.n_row) return;
+  const size_t row = blockIdx.x;
+  const unsigned vector = blockIdx.y * THREADS + threadIdx.x;
+  if (vector >= n_vector) return;
+  const unsigned at = vector * 8;
   const bf16* table = static_cast<const bf16*>(p.table) + size_t(p.token[row]) * p.table_stride + at;
-  float* y = p.y + size_t(row) * p.y_stride + at;
+  float* y = p.y + row * p.y_stride + at;
   store4(y, load4(table));
   store4(y + 4, load4(table + 4));
 }
@@ -22,10 +22,9 @@ KERNEL(embed, EmbedParams, THREADS) {
 KERNEL(page_copy, PageCopyParams, THREADS) {
   __shared__ uint32_t column[THREADS * 4];
   const unsigned n_vector = p.page_bytes / 16;
-  const size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
-  const size_t copy = i / n_vector;
-  const unsigned at = unsigned(i % n_vector);
-  if (copy >= p.n_copy) return;
+  const size_t copy = blockIdx.x;
+  const unsigned at = blockIdx.y * THREADS + threadIdx.x;
+  if (at >= n_vector) return;
   uint4* cache = static_cast<uint4*>(p.cache);
   const uint4 x = cache[size_t(p.from[copy]) * n_vector + at];
   const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
