@@ -61,8 +61,8 @@ impl<B: Backend> Model<B> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         let on = &mut backend;
-        on.prepare(&scratch::mla_shape(&checkpoint.config));
-        let network = match checkpoint.config.architecture {
+        on.prepare(&scratch::mla_shape(&checkpoint.config))?;
+        let mut network = match checkpoint.config.architecture {
             Architecture::DeepSeek => Network::DeepSeek(deepseek::DeepSeek::load(
                 on, checkpoint, limits, n_page, progress,
             )?),
@@ -70,6 +70,11 @@ impl<B: Backend> Model<B> {
                 Network::Mini(mini::Mini::load(on, checkpoint, limits, n_page, progress)?)
             }
         };
+        // Passes are recorded last: a recording holds on to the places of everything it reads.
+        for rows in backend.recorded_rows(limits) {
+            backend.record_next();
+            network.forward(&mut backend, &Step::decoding(rows), &mut Vec::new(), None)?;
+        }
         Ok(Self { backend, network })
     }
 

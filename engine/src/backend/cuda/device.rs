@@ -45,7 +45,17 @@ struct Card {
 pub struct Memory {
     at: u64,
     bytes: usize,
-    _held: Option<CudaSlice<u8>>,
+    held: Option<CudaSlice<u8>>,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Whoever gives memory back last may be a thread that never asked the card for anything. A card that is lost has
+        // nothing to take back.
+        if let Some(held) = &self.held {
+            let _ = held.context().bind_to_thread();
+        }
+    }
 }
 
 impl Memory {
@@ -212,7 +222,7 @@ impl Device {
     /// [`Error::Memory`] when there is not as much; [`Error::Device`].
     pub(super) fn zeros(&self, bytes: usize) -> Result<Memory> {
         let mut memory = self.room(bytes)?;
-        if let (Some(card), Some(held)) = (&self.card, &mut memory._held) {
+        if let (Some(card), Some(held)) = (&self.card, &mut memory.held) {
             card.stream.memset_zeros(held).map_err(|error| self.error(error))?;
         }
         Ok(memory)
@@ -227,7 +237,7 @@ impl Device {
         let bytes = bytes.max(1);
         let pieces = (bytes as u64).next_multiple_of(PIECE_BYTES);
         self.asked_bytes.set(self.asked_bytes.get().saturating_add(pieces));
-        let Some(card) = &self.card else { return Ok(Memory { at: 0, bytes, _held: None }) };
+        let Some(card) = &self.card else { return Ok(Memory { at: 0, bytes, held: None }) };
         // SAFETY: any bytes are bytes; who reads them before they are written is a kernel's business.
         let held = unsafe { card.stream.alloc::<u8>(bytes) }.map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Memory {
@@ -242,7 +252,7 @@ impl Device {
             let (at, _nothing_to_wait_for) = held.device_ptr(&card.stream);
             at
         };
-        Ok(Memory { at, bytes, _held: Some(held) })
+        Ok(Memory { at, bytes, held: Some(held) })
     }
 
     /// Copies bytes to `memory`, from byte `first` on. The bytes may change as soon as this returns.
@@ -314,7 +324,10 @@ impl Device {
     }
 
     /// The same with the bytes of the struct.
-    unsafe fn launch_bytes(&self, kernel: Kernel, grid: Grid, params: &[u8]) -> Result<()> {
+    ///
+    /// # Safety
+    /// As of [`Device::launch`].
+    pub(super) unsafe fn launch_bytes(&self, kernel: Kernel, grid: Grid, params: &[u8]) -> Result<()> {
         let Some(card) = &self.card else { return Ok(()) };
         let function = card.kernels.get(&kernel).ok_or_else(|| {
             self.problem(format!("kernel `{}` does not run on this card", kernel.entry()))
