@@ -42,7 +42,7 @@ struct Card {
 }
 
 /// Memory of a device, given back when it is dropped.
-pub struct Memory {
+pub(super) struct Memory {
     at: u64,
     bytes: usize,
     held: Option<CudaSlice<u8>>,
