@@ -224,7 +224,7 @@ mod tests {
         let checkpoint = Checkpoint::open(&source).unwrap();
         let sizes = Sizes::of(
             &checkpoint,
-            &Cpu::new(&CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap(),
+            &Cpu::new(&hadal_engine::backend::cpu::CpuOptions::default()).unwrap(),
         );
         let config = &checkpoint.config;
         let (moe, d) = (config.moe.as_ref().unwrap(), config.hidden_size);
