@@ -141,7 +141,7 @@ impl Engine {
 
 /// Makes the model and starts its thread.
 fn load_on(
-    cpu: Cpu,
+    mut cpu: Cpu,
     source: &Source,
     options: LoadOptions,
     progress: &mut dyn FnMut(Progress),
@@ -155,6 +155,7 @@ fn load_on(
     let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
     let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
     let limits = Limits { stop_tokens_max, ..limits };
+    Model::prepare(&mut cpu, &checkpoint);
     let plan = MemoryPlan::for_checkpoint(&cpu, &checkpoint, &limits)?;
     plan.check()?;
     let (limits, n_page) = (&plan.limits, plan.n_page);

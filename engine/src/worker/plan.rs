@@ -47,7 +47,10 @@ impl MemoryPlan {
     /// What the settings or the checkpoint refuse. Too little memory is no error here: see [`MemoryPlan::check`].
     pub fn of(source: &Source, limits: &Limits, cpu: &CpuOptions) -> Result<Self> {
         limits.check()?;
-        Self::for_checkpoint(&Cpu::new(cpu)?, &open_planned(source, cpu.quant)?, limits)
+        let checkpoint = open_planned(source, cpu.quant)?;
+        let mut cpu = Cpu::new(cpu)?;
+        Model::prepare(&mut cpu, &checkpoint);
+        Self::for_checkpoint(&cpu, &checkpoint, limits)
     }
 
     /// The plan that loading follows.

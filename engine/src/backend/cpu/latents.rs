@@ -8,6 +8,8 @@
 //!
 //! The rotary part stays in bf16: it has no norm, and few large channels that others' steps would follow.
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::attention::words::split_rows;
 use super::simd::row;
 use super::simd::rows::Rows;
 use super::{CacheType, Isa};
@@ -175,25 +177,65 @@ impl Latents {
     }
 }
 
-/// One page of bf16 rows.
+/// One page of bf16 rows: what int8 was widened to, or f32 split into.
 #[derive(Debug, Default)]
 pub(super) struct PageRoom {
     rows: Vec<u16>,
+    rests: Vec<u16>,
 }
 
 impl PageRoom {
-    /// Room where pages have to be widened.
-    pub(super) fn new(kind: CacheType, shape: &MlaShape) -> Self {
-        Self { rows: vec![0; Self::len(kind, shape)] }
+    /// Room for what pages in `kind` become, on tiles or not.
+    pub(super) fn new(kind: CacheType, shape: &MlaShape, has_tiles: bool) -> Self {
+        let [rows, rests] = Self::sizes(kind, shape, has_tiles).map(|len| vec![0; len]);
+        Self { rows, rests }
     }
 
-    fn len(kind: CacheType, shape: &MlaShape) -> usize {
-        if kind == CacheType::Int8 { PAGE_TOKENS * shape.latent_dim() } else { 0 }
+    fn sizes(kind: CacheType, shape: &MlaShape, has_tiles: bool) -> [usize; 2] {
+        let page = PAGE_TOKENS * shape.latent_dim();
+        match kind {
+            CacheType::F32 if has_tiles => [page, page],
+            CacheType::F32 | CacheType::Bf16 => [0, 0],
+            CacheType::Int8 => [page, 0],
+        }
     }
 
     /// Bytes of [`PageRoom::new`].
-    pub(super) fn bytes(kind: CacheType, shape: &MlaShape) -> u64 {
-        (Self::len(kind, shape) * 2) as u64
+    pub(super) fn bytes(kind: CacheType, shape: &MlaShape, has_tiles: bool) -> u64 {
+        (Self::sizes(kind, shape, has_tiles).iter().sum::<usize>() * 2) as u64
+    }
+}
+
+/// A page's rows in bf16, and what rounding to it left over where the cache has more.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Halves<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) rests: Option<Rows<'a>>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Latents {
+    /// [`Latents::page`] as tiles take it.
+    pub(super) fn halves<'a>(
+        &'a self,
+        isa: Isa,
+        page: usize,
+        n_key: usize,
+        room: &'a mut PageRoom,
+    ) -> Halves<'a> {
+        if self.layout.kind != CacheType::F32 {
+            return Halves { rows: self.page(isa, page, n_key, room), rests: None };
+        }
+        let dim = self.layout.dim;
+        let PageRoom { rows, rests } = room;
+        let mut unused = PageRoom::default();
+        let page = self.page(isa, page, n_key, &mut unused);
+        split_rows(page, (rows, rests));
+        Halves {
+            rows: Rows::bf16(rows, PAGE_TOKENS, dim).first(n_key),
+            rests: Some(Rows::bf16(rests, PAGE_TOKENS, dim).first(n_key)),
+        }
     }
 }
 
@@ -275,7 +317,7 @@ mod tests {
                     latents
                         .store(PAGE_TOKENS + i, |to| to.copy_from_slice(&numbers(i as u64, dim)));
                 }
-                let mut room = PageRoom::new(kind, &shape);
+                let mut room = PageRoom::new(kind, &shape, false);
                 let page = latents.page(Isa::best(), 1, 63, &mut room);
                 assert_eq!((page.n(), page.dim()), (63, dim));
                 // One query of ones: every row's sum.

@@ -57,7 +57,7 @@ pub(super) fn has_tiles(cpu: &Cpu, shape: &MlaShape) -> bool {
     let fits = shape.n_k_pe == 1 && decode::fits(shape.kv_lora_rank, shape.latent_dim());
     #[cfg(not(target_arch = "x86_64"))]
     let fits = false;
-    fits && cpu.isa == Isa::Amx && cpu.cache != super::CacheType::F32
+    fits && cpu.isa == Isa::Amx && cpu.activations != super::Activations::F32
 }
 
 /// Heads of a task.
@@ -79,7 +79,7 @@ impl Scratch {
             scores: vec![0.0; heads * PAGE_TOKENS],
             own: vec![0.0; PAGE_TOKENS],
             span: vec![0.0; heads * mla.kv_lora_rank],
-            page: latents::PageRoom::new(cpu.cache, mla),
+            page: latents::PageRoom::new(cpu.cache, mla, has_tiles),
             #[cfg(target_arch = "x86_64")]
             tiles: has_tiles.then(|| decode::Room::new(mla.kv_lora_rank, mla.latent_dim())),
         }
@@ -94,7 +94,7 @@ impl Scratch {
             if has_tiles { decode::Room::bytes(mla.kv_lora_rank, mla.latent_dim()) } else { 0 };
         #[cfg(not(target_arch = "x86_64"))]
         let tiles = 0;
-        floats + tiles + latents::PageRoom::bytes(cpu.cache, mla)
+        floats + tiles + latents::PageRoom::bytes(cpu.cache, mla, has_tiles)
     }
 }
 
@@ -279,8 +279,8 @@ impl Work<'_> {
         if let Some(tiles) = &mut s.tiles {
             tiles.begin(&s.queries, heads.len());
             for page in span {
-                let keys =
-                    self.cache.page(self.isa, pages[page].0 as usize, keys_of(page), &mut s.page);
+                let (number, n) = (pages[page].0 as usize, keys_of(page));
+                let keys = self.cache.halves(self.isa, number, n, &mut s.page);
                 tiles.page(keys, self.shape.softmax_scale);
             }
             tiles.end(running, out);

@@ -100,7 +100,7 @@ impl Scratch {
             w_uv: vec![0.0; mla.v_head_dim * mla.kv_lora_rank],
             stored: vec![0.0; mla.qk_nope_head_dim],
             latents: vec![0.0; PAGE_TOKENS * mla.latent_dim()],
-            page: latents::PageRoom::new(cpu.cache, mla),
+            page: latents::PageRoom::new(cpu.cache, mla, mla_decode::has_tiles(cpu, mla)),
             #[cfg(target_arch = "x86_64")]
             tiles: Tiles::new(cpu, shape),
         }
@@ -117,7 +117,7 @@ impl Scratch {
         #[cfg(not(target_arch = "x86_64"))]
         let tiles = 0;
         ((tile + halves) * size_of::<f32>() + out) as u64
-            + latents::PageRoom::bytes(cpu.cache, mla)
+            + latents::PageRoom::bytes(cpu.cache, mla, mla_decode::has_tiles(cpu, mla))
             + tiles
     }
 }
@@ -311,7 +311,7 @@ impl Work<'_> {
                 break;
             }
             let n = (n_key - start).min(PAGE_TOKENS);
-            let latents = self.cache.page(self.isa, page.0 as usize, n, room);
+            let latents = self.cache.halves(self.isa, page.0 as usize, n, room);
             tiles.room.page(latents, w_uv, start, shape.softmax_scale);
         }
         tiles.room.end(&mut out[..rows.len() * v]);

@@ -10,6 +10,7 @@ use crate::backend::{
 use crate::checkpoint::{Place, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
 
 impl Backend for Cpu {
@@ -19,8 +20,9 @@ impl Backend for Cpu {
     type Plan = Plan;
     type Routing = Routing;
 
-    fn prepare(&mut self, shape: &MlaShape) {
+    fn prepare(&mut self, shape: &MlaShape, stored: DType) {
         self.keep = self.keep.for_heads(shape.kv_lora_rank, shape.v_head_dim);
+        self.choose_cache(stored);
     }
 
     fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Latents> {
