@@ -111,7 +111,8 @@ fn resident_bytes(folder: &Path, target: Target) -> u64 {
         let expansion = name.ends_with("kv_b_proj.weight");
         let eighths = if target == Target::Q4 && !head && !expansion { 36 } else { 68 };
         let stored = view.data().len() * 64 / (n_out * dim);
-        if !(projection || head) || !dim.is_multiple_of(32) || stored <= eighths {
+        let kept = expansion && view.dtype() == safetensors::Dtype::BF16;
+        if !(projection || head) || !dim.is_multiple_of(32) || stored <= eighths || kept {
             return;
         }
         let (n_out, dim) = if expansion {

@@ -5,9 +5,11 @@ use crate::error::{Error, Result};
 /// Every bound of a loaded model. [`Limits::check`] holds them to sane ranges before anything is allocated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows of one step: decode rows first, then prompt chunks. More rows reuse each weight better, but a step is
-    /// what a running answer waits for.
+    /// Rows of one step: decode rows first, then prompt chunks. More rows reuse each weight better: a chunk of a prompt
+    /// reads nearly every expert, however long it is.
     pub step_rows_max: usize,
+    /// Rows of a step that has an answer in it, which waits for the prompts beside it.
+    pub answer_step_rows_max: usize,
     /// Sequences that run at once. Each costs a decode row a step.
     pub sequences_max: usize,
     /// Requests that wait for a place; one more is refused (429).
@@ -25,7 +27,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            step_rows_max: 128,
+            step_rows_max: 512,
+            answer_step_rows_max: 128,
             sequences_max: 32,
             queue_max: 256,
             context_tokens_max: 1 << 20,
@@ -49,6 +52,7 @@ impl Limits {
             Err(Error::Setting { name, got: got.to_string(), want: format!("{low} to {high}") })
         };
         within("step-rows", self.step_rows_max, 1, 8192)?;
+        within("answer-step-rows", self.answer_step_rows_max, 1, 8192)?;
         within("sequences", self.sequences_max, 1, 1024)?;
         within("queue", self.queue_max, 1, 65_536)?;
         within("context", self.context_tokens_max, 2, 1 << 24)?;
@@ -89,8 +93,8 @@ mod tests {
         check(&limits, "`step-rows` is 0, wanted 1 to 8192");
         let limits = Limits { biases_max: 5000, ..default.clone() };
         check(&limits, "`biases` is 5000, wanted 0 to 4096");
-        let limits = Limits { sequences_max: 200, ..default };
-        let want = "`sequences` is 200, wanted at most `step-rows` (128): every running sequence has a row a step";
+        let limits = Limits { sequences_max: 600, ..default };
+        let want = "`sequences` is 600, wanted at most `step-rows` (512): every running sequence has a row a step";
         check(&limits, want);
     }
 }

@@ -155,9 +155,12 @@ pub(crate) struct LimitArgs {
     /// Answers that run at once
     #[arg(long, value_name = "N", default_value_t = Limits::default().sequences_max)]
     sequences: usize,
-    /// Rows of one forward pass: more is better use of memory bandwidth, fewer is smoother streaming
+    /// Rows of one forward pass: more reads weights less often, and takes longer
     #[arg(long, value_name = "N", default_value_t = Limits::default().step_rows_max)]
     step_rows: usize,
+    /// The same while an answer is running, which waits for the prompts beside it: fewer is smoother streaming
+    #[arg(long, value_name = "N", default_value_t = Limits::default().answer_step_rows_max)]
+    answer_step_rows: usize,
     /// Requests that wait for a place; one more is refused
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue_max)]
     queue: usize,
@@ -172,6 +175,7 @@ impl LimitArgs {
         let limits = Limits::default();
         Limits {
             step_rows_max: self.step_rows,
+            answer_step_rows_max: self.answer_step_rows,
             sequences_max: self.sequences,
             queue_max: self.queue,
             context_tokens_max: self.context.unwrap_or(limits.context_tokens_max),

@@ -209,8 +209,10 @@ fn blocks_are_within_half_a_step_of_the_numbers() {
         let mut n = 0;
         for (name, raw) in &got {
             let from = &source[name];
+            let is_kept = name.contains("kv_b_proj") && from.dtype == Dtype::BF16;
             let is_target = (is_layer_matrix(name) || name == "lm_head.weight")
-                && from.shape[1].is_multiple_of(32);
+                && from.shape[1].is_multiple_of(32)
+                && !is_kept;
             if !is_target {
                 assert_eq!(raw, from, "{name} stays as it is");
                 continue;

@@ -3,6 +3,7 @@
 mod cache;
 mod convert;
 mod others;
+mod perplexity;
 mod quant;
 mod survey;
 mod unfinished;

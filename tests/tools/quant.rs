@@ -45,7 +45,7 @@ fn run(source: &Source, tokens: &[u32], cpu: &CpuOptions) -> BTreeMap<String, Ve
 }
 
 /// Logits of a prompt.
-fn prompt_logits(source: &Source, tokens: &[u32], cpu: &CpuOptions) -> Vec<f32> {
+pub(super) fn prompt_logits(source: &Source, tokens: &[u32], cpu: &CpuOptions) -> Vec<f32> {
     run(source, tokens, cpu).remove("logits").unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask golden`: the binary's numbers against those of independent references. `tests/golden/<case>/` holds a small
 //! checkpoint and what a reference computed from it; `compare.py` there knows the tolerances and shares no code with us.
-//! Each case runs in f32 (portable kernels, then the best there are) and in bf16 where its weights are; `.pt` files one by one.
+//! Each case runs in f32 (portable kernels, then the best there are) and in bf16, with vectors and with tiles, where its weights are; `.pt` files one by one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,7 @@ pub(crate) struct Mode {
 const PORTABLE: Mode = Mode { isa: Some("portable"), activations: "f32", profile: "f32" };
 pub(crate) const BEST: Mode = Mode { isa: None, activations: "f32", profile: "f32" };
 const BF16: Mode = Mode { isa: Some("avx512"), activations: "bf16", profile: "bf16" };
+const TILES: Mode = Mode { isa: Some("amx"), ..BF16 };
 
 /// What a run must have produced to have shown anything.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -105,8 +106,12 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     for case in cases(&setup.golden, &words.plain)? {
         runs.extend(runs_of(&setup.golden, &case)?);
     }
-    let has_bf16 =
-        std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("avx512_bf16"));
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let has = |mode: Mode| match mode {
+        BF16 => processor.contains("avx512_bf16"),
+        TILES => processor.contains("amx_bf16"),
+        _ => true,
+    };
     println!(
         "{:28} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
         "case", "kernels", "acts", "max abs", "max KL", "greedy"
@@ -114,7 +119,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let (mut failed, mut skipped) = (0, 0);
     for Run { case, model, modes, wanted } in &runs {
         for mode in modes.iter().copied() {
-            if mode == BF16 && !has_bf16 {
+            if !has(mode) {
                 skipped += 1;
                 continue;
             }
@@ -133,7 +138,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     }
     if skipped > 0 {
         println!(
-            "skipped: {skipped} runs with bf16 activations, this processor has no AVX512-BF16"
+            "skipped: {skipped} runs with bf16 activations, this processor has no AVX512-BF16 or no AMX"
         );
     }
     if failed > 0 { Err(format!("{failed} runs differ from their reference")) } else { Ok(()) }
@@ -167,7 +172,7 @@ fn runs_of(golden: &Path, case: &str) -> Result<Vec<Run>> {
     let run = |model: String, is_bf16: bool, wanted| Run {
         case: case.to_owned(),
         model,
-        modes: if is_bf16 { vec![PORTABLE, BEST, BF16] } else { vec![PORTABLE, BEST] },
+        modes: if is_bf16 { vec![PORTABLE, BEST, BF16, TILES] } else { vec![PORTABLE, BEST] },
         wanted,
     };
     let Some(files) = notes["files"].as_object() else {

@@ -17,6 +17,7 @@ use crate::checkpoint::Tensor;
 pub use crate::checkpoint::config::{RopePairs, RouteRule, Scoring};
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
 
 /// Sizes of attention, the same in every layer.
@@ -204,11 +205,12 @@ pub trait Backend: Send + 'static {
     /// Experts chosen for each row, and their weights.
     type Routing: Send;
 
-    /// Attention's sizes. Called once, before anything is made: the order of `kv_b` may depend on them.
+    /// Attention's sizes, and in what most weights are stored. Called before anything is made: the order of `kv_b` and the
+    /// format of the cache may depend on them.
     ///
     /// # Errors
     /// Sizes that the backend cannot run.
-    fn prepare(&mut self, shape: &MlaShape) -> Result<()>;
+    fn prepare(&mut self, shape: &MlaShape, stored: DType) -> Result<()>;
     /// One layer's cache of `n_page` pages.
     fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Self::Cache>;
     /// Bytes of a row of it.

@@ -19,9 +19,10 @@ pub enum Target {
     F16,
     /// The matrices of layers in e4m3 with a factor for every 128 x 128 block, the rest in bfloat16: DeepSeek's own.
     Fp8,
-    /// The matrices of layers and the head in `Q8_0`, the rest as it is.
+    /// The matrices of layers and the head in `Q8_0`, the rest as it is, `kv_b_proj` too where it is bfloat16.
     Q8,
-    /// The matrices of layers in `Q4_0`, `kv_b_proj` and the head in `Q8_0`, the rest as it is.
+    /// The matrices of layers in `Q4_0`, the head in `Q8_0`, the rest as it is, `kv_b_proj` too where it is bfloat16; elsewhere
+    /// that is `Q8_0`.
     Q4,
 }
 
@@ -84,7 +85,9 @@ impl Target {
                     // A gather alone reads the embedding, so its size costs no time; the head is read whole for
                     // every token, and errors in it go straight to the choice of the next one.
                     "lm_head.weight" => DType::Q8_0,
-                    // Small, and every token in the cache is read through it.
+                    // Small, every token in the cache is read through it, and tiles take it as it is. Blocks lie along the
+                    // latent, across the sums of the absorbed form: each number would be widened for each row.
+                    _ if is_matrix && is_expansion(name) && stored == DType::Bf16 => stored,
                     _ if is_matrix && is_expansion(name) => DType::Q8_0,
                     _ if is_matrix => {
                         if self == Self::Q4 {
@@ -129,7 +132,9 @@ mod tests {
         }
         assert_eq!(dtype(Target::Fp8, "lm_head.weight"), DType::Bf16);
         assert_eq!(dtype(Target::Q4, "lm_head.weight"), DType::Q8_0);
-        assert_eq!(dtype(Target::Q4, "model.layers.0.self_attn.kv_b_proj.weight"), DType::Q8_0);
+        let kv_b = "model.layers.0.self_attn.kv_b_proj.weight";
+        assert_eq!(dtype(Target::Q4, kv_b), DType::Q8_0);
+        assert_eq!(Target::Q8.dtype_of(kv_b, DType::Bf16, &[64, 64]), DType::Bf16);
         assert_eq!(
             Target::ALL.map(|target| dtype(target, UP))[3..],
             [DType::Fp8E4m3, DType::Q8_0, DType::Q4_0]

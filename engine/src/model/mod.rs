@@ -61,7 +61,7 @@ impl<B: Backend> Model<B> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         let on = &mut backend;
-        on.prepare(&scratch::mla_shape(&checkpoint.config))?;
+        Self::prepare(on, checkpoint)?;
         let mut network = match checkpoint.config.architecture {
             Architecture::DeepSeek => Network::DeepSeek(deepseek::DeepSeek::load(
                 on, checkpoint, limits, n_page, progress,
@@ -76,6 +76,14 @@ impl<B: Backend> Model<B> {
             network.forward(&mut backend, &Step::decoding(rows), &mut Vec::new(), None)?;
         }
         Ok(Self { backend, network })
+    }
+
+    /// Tells the backend what the model is like: before its memory is planned, and before anything is made.
+    ///
+    /// # Errors
+    /// Sizes that the backend cannot run.
+    pub fn prepare(backend: &mut B, checkpoint: &Checkpoint) -> Result<()> {
+        backend.prepare(&scratch::mla_shape(&checkpoint.config), checkpoint.dtype())
     }
 
     /// Loads what the ordinary pass does without, so that a recorded one can show it: mini-deepseek's draft heads.

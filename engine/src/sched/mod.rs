@@ -36,6 +36,8 @@ use sequence::{Fate, Lane, Sequence};
 /// All requests of a model, from arrival to their last event.
 pub struct Scheduler {
     step_rows_max: usize,
+    /// The same for a step with an answer in it.
+    answer_step_rows_max: usize,
     sequences_max: usize,
     context_tokens: usize,
     /// Not admitted yet, or preempted; by arrival.
@@ -67,6 +69,7 @@ impl Scheduler {
         let (rows, sequences) = (limits.step_rows_max, limits.sequences_max);
         Self {
             step_rows_max: rows,
+            answer_step_rows_max: rows.min(limits.answer_step_rows_max.max(sequences)),
             sequences_max: sequences,
             context_tokens: limits.context_tokens_max,
             waiting: VecDeque::with_capacity(limits.queue_max + sequences),
@@ -248,7 +251,10 @@ impl Scheduler {
 
     /// Spends the step's rows: answers first, then chunks, the oldest request first.
     fn assign_rows(&mut self, pool: &mut PagePool) {
-        let mut budget = self.step_rows_max;
+        let answers =
+            |it: &Sequence| !it.paused && it.fate == Fate::Stays && it.lane() == Lane::Decoding;
+        let has_answer = self.running.iter().any(answers);
+        let mut budget = if has_answer { self.answer_step_rows_max } else { self.step_rows_max };
         for decoding in [true, false] {
             for at in 0..self.running.len() {
                 let sequence = &self.running[at];

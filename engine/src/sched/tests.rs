@@ -242,7 +242,11 @@ fn random_life(seed: u64, n_turn: usize) -> (u64, u64) {
     let random = &mut Random(seed);
     let step_rows_max = random.within(1, 48);
     let context_tokens = random.within(2, 300);
-    let limits = limits(step_rows_max, random.within(1, step_rows_max.min(6)), context_tokens);
+    let sequences_max = random.within(1, step_rows_max.min(6));
+    let limits = Limits {
+        answer_step_rows_max: random.within(1, 48),
+        ..limits(step_rows_max, sequences_max, context_tokens)
+    };
     let n_page = random.within(1, 8);
     let mut world = World::new(&limits, n_page);
     let arrive_in = random.within(2, 20);
@@ -451,4 +455,21 @@ fn the_cost_of_a_request_is_counted_from_its_submission() {
     let stats = world.scheduler.stats(&world.pool);
     assert_eq!((stats.prompt_rows_total, stats.prompt_tokens_total), (8, 8));
     assert_eq!((stats.generated_tokens_total, stats.steps_total), (3, 4));
+}
+
+#[test]
+fn a_prompt_has_more_rows_while_no_answer_waits_for_it() {
+    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
+    let mut world = World::new(&limits, 16);
+    let order = || Order {
+        tokens: (0..30).map(|i| TokenId(i % VOCAB_SIZE)).collect(),
+        decode_spans: Vec::new(),
+        max_tokens: 5,
+        stop_tokens: Vec::new(),
+        ..random_order(&mut Random(3), 300)
+    };
+    let _first = world.enqueue(order(), 9);
+    assert_eq!([world.turn(), world.turn()], [Some(24), Some(6)]);
+    let _second = world.enqueue(order(), 9);
+    assert_eq!(world.turn(), Some(8), "an answer's row and seven of the prompt");
 }

@@ -8,6 +8,7 @@ use crate::backend::cuda::{self, Cuda, CudaOptions, Device};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::model::Model;
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,7 +78,8 @@ pub(super) fn place(
     limits: &Limits,
 ) -> Result<Placed> {
     let on_cpu = |why: String| -> Result<Placed> {
-        let cpu = Cpu::new(cpu)?;
+        let mut cpu = Cpu::new(cpu)?;
+        Model::prepare(&mut cpu, checkpoint)?;
         let plan = MemoryPlan::for_cpu(&cpu, checkpoint, limits)?;
         Ok(Placed { on: On::Cpu(cpu), plan, why })
     };

@@ -51,7 +51,10 @@ impl MemoryPlan {
     /// What the settings or the checkpoint refuse. Too little memory is no error here: see [`MemoryPlan::check`].
     pub fn of(source: &Source, limits: &Limits, cpu: &CpuOptions) -> Result<Self> {
         limits.check()?;
-        Self::for_cpu(&Cpu::new(cpu)?, &open_planned(source, cpu.quant)?, limits)
+        let checkpoint = open_planned(source, cpu.quant)?;
+        let mut cpu = Cpu::new(cpu)?;
+        Model::prepare(&mut cpu, &checkpoint)?;
+        Self::for_cpu(&cpu, &checkpoint, limits)
     }
 
     /// The same where `device` says; the name of the device, and why that one.

@@ -19,7 +19,6 @@ use std::io::Write;
 use std::time::Instant;
 
 use clap::Args;
-use hadal_engine::backend::cpu::Cpu;
 use hadal_engine::checkpoint::{Checkpoint, Source};
 use hadal_engine::{Engine, Limits, LoadOptions};
 
@@ -98,7 +97,7 @@ pub(crate) fn run(args: &BenchArgs, unfinished: &Unfinished) -> Outcome {
         return Err(Failure::Usage("--cpu-clock wants --threads 1".into()));
     }
     let model = locate(&args.model)?;
-    let sizes = Sizes::of(&Checkpoint::open(&model.source)?, &Cpu::new(&args.compute.options())?);
+    let sizes = Sizes::of(&Checkpoint::open(&model.source)?, &args.compute.options())?;
     let clock = if args.cpu_clock { Clock::Cpu } else { Clock::Wall(Instant::now()) };
     let (log, limits) = (Log::new(clock), limits(args));
     let (engine, load_seconds) = loaded(args, &model.source, &limits, &log, unfinished)?;

@@ -36,7 +36,7 @@ pub(crate) struct LogitsArgs {
     #[arg(long)]
     pub(crate) trace: bool,
     /// Rows of one forward pass: the prompt is cut into chunks of this many
-    #[arg(long, value_name = "N", default_value_t = Limits::default().step_rows_max)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().answer_step_rows_max)]
     pub(crate) step_rows: usize,
     /// How to compute.
     #[command(flatten)]

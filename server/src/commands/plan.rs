@@ -92,12 +92,12 @@ fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, String, Speed), Failure>
     let (plan, why) =
         MemoryPlan::on(&located.source, &limits, &options, args.compute.device)?;
     let checkpoint = open_planned(&located.source, options.quant)?;
-    let cpu = Cpu::new(&options)?;
+    let threads = Cpu::new(&options)?.threads();
     let bandwidth = args
         .bandwidth
-        .map_or_else(|| read_bandwidth(cpu.threads(), BANDWIDTH_RUNS).median, |gb| gb * 1e9);
+        .map_or_else(|| read_bandwidth(threads, BANDWIDTH_RUNS).median, |gb| gb * 1e9);
     let batch = f64::from(args.batch);
-    let sizes = Sizes::of(&checkpoint, &cpu);
+    let sizes = Sizes::of(&checkpoint, &options)?;
     let token_bytes = plan.page_bytes as f64 / hadal_engine::step::PAGE_TOKENS as f64;
     let speed = Speed {
         batch,

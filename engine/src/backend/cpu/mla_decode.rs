@@ -57,7 +57,7 @@ pub(super) fn has_tiles(cpu: &Cpu, shape: &MlaShape) -> bool {
     let fits = shape.n_k_pe == 1 && decode::fits(shape.kv_lora_rank, shape.latent_dim());
     #[cfg(not(target_arch = "x86_64"))]
     let fits = false;
-    fits && cpu.isa == Isa::Amx && cpu.cache != super::CacheType::F32
+    fits && cpu.isa == Isa::Amx && cpu.activations != super::Activations::F32
 }
 
 /// Heads of a task.
@@ -79,7 +79,7 @@ impl Scratch {
             scores: vec![0.0; heads * PAGE_TOKENS],
             own: vec![0.0; PAGE_TOKENS],
             span: vec![0.0; heads * mla.kv_lora_rank],
-            page: latents::PageRoom::new(cpu.cache, mla),
+            page: latents::PageRoom::new(cpu.cache, mla, has_tiles),
             #[cfg(target_arch = "x86_64")]
             tiles: has_tiles.then(|| decode::Room::new(mla.kv_lora_rank, mla.latent_dim())),
         }
@@ -94,7 +94,7 @@ impl Scratch {
             if has_tiles { decode::Room::bytes(mla.kv_lora_rank, mla.latent_dim()) } else { 0 };
         #[cfg(not(target_arch = "x86_64"))]
         let tiles = 0;
-        floats + tiles + latents::PageRoom::bytes(cpu.cache, mla)
+        floats + tiles + latents::PageRoom::bytes(cpu.cache, mla, has_tiles)
     }
 }
 
@@ -279,8 +279,8 @@ impl Work<'_> {
         if let Some(tiles) = &mut s.tiles {
             tiles.begin(&s.queries, heads.len());
             for page in span {
-                let keys =
-                    self.cache.page(self.isa, pages[page].0 as usize, keys_of(page), &mut s.page);
+                let (number, n) = (pages[page].0 as usize, keys_of(page));
+                let keys = self.cache.halves(self.isa, number, n, &mut s.page);
                 tiles.page(keys, self.shape.softmax_scale);
             }
             tiles.end(running, out);
@@ -352,9 +352,10 @@ fn gather_queries(
 mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
+    use crate::backend::cpu::{Cpu, Plan};
     use crate::backend::cpu::testing::{
-        EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, attend, backend_for,
-        cache, step, ways,
+        CACHES, EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, attend,
+        backend_for, backend_with, cache, kept_latents, step, ways,
     };
 
     fn inputs(sequences: &[Sequence], shape: &MlaShape) -> (Vec<f32>, Vec<f32>) {
@@ -364,8 +365,12 @@ mod tests {
     }
 
     fn run(way: Way, threads: usize, sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
+        let (cpu, plan) = backend_for(way, threads, *shape);
+        run_on(cpu, plan, sequences, shape)
+    }
+
+    fn run_on(mut cpu: Cpu, mut plan: Plan, sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
         let step = step(sequences, sequences.len());
-        let (mut cpu, mut plan) = backend_for(way, threads, *shape);
         cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         let (q_latent, q) = inputs(sequences, shape);
         let (q_latent, q) = (cpu.vector(&q_latent).unwrap(), cpu.vector(&q).unwrap());
@@ -376,8 +381,11 @@ mod tests {
     }
 
     fn oracle(sequence: Sequence, shape: &MlaShape) -> Vec<f64> {
+        oracle_over(&sequence.latents(shape), sequence, shape)
+    }
+
+    fn oracle_over(latents: &[f32], sequence: Sequence, shape: &MlaShape) -> Vec<f64> {
         let (c, width) = (shape.kv_lora_rank, shape.latent_dim());
-        let latents = sequence.latents(shape);
         let (q_latent, q) = inputs(&[sequence], shape);
         let mut out = Vec::new();
         for (row, head) in (0..sequence.rows).flat_map(|r| (0..shape.n_head).map(move |h| (r, h))) {
@@ -418,6 +426,20 @@ mod tests {
             let want: Vec<f64> = sequences.iter().flat_map(|s| oracle(*s, &shape)).collect();
             for way in ways() {
                 let got = run(way, 2, &sequences, &shape);
+                assert_close(&got, &want, |_| error(way, &shape));
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_of_the_cache_gives_what_its_rows_give() {
+        for (shape, kind) in [ODD, EVEN, OWN_KEYS].into_iter().flat_map(|s| CACHES.map(|k| (s, k))) {
+            let sequences = [0, 63, 300, 1100].map(|before| sequence(before as u64, before, 1));
+            let over = |s: &Sequence| oracle_over(&kept_latents(kind, *s, &shape), *s, &shape);
+            let want: Vec<f64> = sequences.iter().flat_map(over).collect();
+            for way in ways() {
+                let (cpu, plan) = backend_with(way, kind, shape);
+                let got = run_on(cpu, plan, &sequences, &shape);
                 assert_close(&got, &want, |_| error(way, &shape));
             }
         }

@@ -100,7 +100,7 @@ impl Scratch {
             w_uv: vec![0.0; mla.v_head_dim * mla.kv_lora_rank],
             stored: vec![0.0; mla.qk_nope_head_dim],
             latents: vec![0.0; PAGE_TOKENS * mla.latent_dim()],
-            page: latents::PageRoom::new(cpu.cache, mla),
+            page: latents::PageRoom::new(cpu.cache, mla, mla_decode::has_tiles(cpu, mla)),
             #[cfg(target_arch = "x86_64")]
             tiles: Tiles::new(cpu, shape),
         }
@@ -117,7 +117,7 @@ impl Scratch {
         #[cfg(not(target_arch = "x86_64"))]
         let tiles = 0;
         ((tile + halves) * size_of::<f32>() + out) as u64
-            + latents::PageRoom::bytes(cpu.cache, mla)
+            + latents::PageRoom::bytes(cpu.cache, mla, mla_decode::has_tiles(cpu, mla))
             + tiles
     }
 }
@@ -311,7 +311,7 @@ impl Work<'_> {
                 break;
             }
             let n = (n_key - start).min(PAGE_TOKENS);
-            let latents = self.cache.page(self.isa, page.0 as usize, n, room);
+            let latents = self.cache.halves(self.isa, page.0 as usize, n, room);
             tiles.room.page(latents, w_uv, start, shape.softmax_scale);
         }
         tiles.room.end(&mut out[..rows.len() * v]);
@@ -383,10 +383,11 @@ fn turn(scratch: &mut Scratch, key: &Weight, first: usize) {
 mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
-    use crate::backend::cpu::mla_decode;
+    use crate::backend::cpu::{Cpu, Plan, mla_decode};
     use crate::backend::cpu::testing::{
-        EVEN, Matrix, ODD, OWN_KEYS, Sequence, TestKvB, Way, assert_close, assert_same_bits,
-        attend, backend_for, cache, kv_b_forms, step, ways,
+        CACHES, EVEN, Matrix, ODD, OWN_KEYS, Sequence, TestKvB, Way, assert_close,
+        assert_same_bits, attend, backend_for, backend_with, cache, kept_latents, kv_b_forms,
+        step, ways,
     };
     use crate::quant::DType;
 
@@ -403,8 +404,18 @@ mod tests {
         shape: &MlaShape,
         kv_b: &TestKvB,
     ) -> Vec<f32> {
+        let on = backend_for(way, threads, *shape);
+        run_on(on, sequences, n_decode, shape, kv_b)
+    }
+
+    fn run_on(
+        (mut cpu, mut plan): (Cpu, Plan),
+        sequences: &[Sequence],
+        n_decode: usize,
+        shape: &MlaShape,
+        kv_b: &TestKvB,
+    ) -> Vec<f32> {
         let step = step(sequences, n_decode);
-        let (mut cpu, mut plan) = backend_for(way, threads, *shape);
         cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         let q = cpu.vector(&queries(sequences, shape)).unwrap();
         let cache = cache(&mut cpu, sequences, &step, shape);
@@ -415,8 +426,17 @@ mod tests {
     }
 
     fn oracle(sequence: Sequence, shape: &MlaShape, kv_b: &Matrix) -> Vec<f64> {
+        oracle_over(&sequence.latents(shape), sequence, shape, kv_b)
+    }
+
+    fn oracle_over(
+        latents: &[f32],
+        sequence: Sequence,
+        shape: &MlaShape,
+        kv_b: &Matrix,
+    ) -> Vec<f64> {
         let (n, v, c) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.kv_lora_rank);
-        let latents: Vec<f64> = sequence.latents(shape).into_iter().map(f64::from).collect();
+        let latents: Vec<f64> = latents.iter().copied().map(f64::from).collect();
         let q = queries(&[sequence], shape);
         let mut out = vec![0.0; sequence.rows * shape.n_head * v];
         for head in 0..shape.n_head {
@@ -478,6 +498,23 @@ mod tests {
                     _ => 0.08,
                 };
                 assert_close(&got[decoded..], &want, |_| bound);
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_of_the_cache_gives_what_its_rows_give() {
+        let kv_b = TestKvB::whole(8, DType::Bf16, &EVEN);
+        let sequences = [sequence(4, 60, 4), sequence(5, 200, 36)];
+        for kind in CACHES {
+            let over = |s: &Sequence| {
+                oracle_over(&kept_latents(kind, *s, &EVEN), *s, &EVEN, &kv_b.whole)
+            };
+            let want: Vec<f64> = sequences.iter().flat_map(over).collect();
+            for way in ways() {
+                let on = backend_with(way, kind, EVEN);
+                let got = run_on(on, &sequences, 0, &EVEN, &kv_b);
+                assert_close(&got, &want, |_| 5e-4);
             }
         }
     }

@@ -142,6 +142,8 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     activations: Activations,
+    /// What was asked for.
+    cache_option: Option<CacheType>,
     cache: CacheType,
     keep: Keep,
     /// Where resident matrices are.
@@ -219,9 +221,10 @@ impl Cpu {
             pool,
             isa,
             activations,
+            cache_option: options.cache,
             cache: options.cache.unwrap_or(match activations {
-                Activations::F32 => CacheType::F32,
-                Activations::Bf16 | Activations::Int8 => CacheType::Bf16,
+                Activations::F32 | Activations::Bf16 => CacheType::F32,
+                Activations::Int8 => CacheType::Bf16,
             }),
             keep: keep(options, activations),
             arena: Arena::default(),
@@ -241,6 +244,16 @@ impl Cpu {
     /// The form of inputs chosen.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// Chooses the latent cache's format for a model that is stored like that. A cache in bf16 is off by as much as inputs in
+    /// whole numbers are; where inputs are pairs it would be what decides near-ties between experts.
+    fn choose_cache(&mut self, stored: DType) {
+        let is_blocks = self.keep.quant.is_some() || stored.block_len() > 1;
+        self.cache = self.cache_option.unwrap_or(match self.activations {
+            Activations::Int8 if is_blocks => CacheType::Bf16,
+            _ => CacheType::F32,
+        });
     }
 
     /// The latent cache's format.

@@ -10,6 +10,7 @@ use crate::backend::{
 use crate::checkpoint::{Place, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
 
 impl Backend for Cpu {
@@ -20,8 +21,9 @@ impl Backend for Cpu {
     type Plan = Plan;
     type Routing = Routing;
 
-    fn prepare(&mut self, shape: &MlaShape) -> Result<()> {
+    fn prepare(&mut self, shape: &MlaShape, stored: DType) -> Result<()> {
         self.keep = self.keep.for_heads(shape.kv_lora_rank, shape.v_head_dim);
+        self.choose_cache(stored);
         Ok(())
     }
 

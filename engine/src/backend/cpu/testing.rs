@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use super::resident::resident;
-use super::{Activations, Cpu, CpuOptions, Isa, Latents, Plan, Weight};
+use super::{Activations, CacheType, Cpu, CpuOptions, Isa, Latents, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
 use crate::limits::Limits;
@@ -365,6 +365,34 @@ pub(super) fn cache(
         }
     }
     cache
+}
+
+/// Every format of the cache, and what such a backend keeps of a sequence's latents.
+pub(super) const CACHES: [CacheType; 3] = [CacheType::F32, CacheType::Bf16, CacheType::Int8];
+
+/// A backend with a cache in `kind`.
+pub(super) fn backend_with(way: Way, kind: CacheType, mla: MlaShape) -> (Cpu, Plan) {
+    let options = CpuOptions {
+        threads: Some(2),
+        isa: Some(way.isa),
+        activations: Some(way.activations),
+        cache: Some(kind),
+        ..CpuOptions::default()
+    };
+    let mut cpu = Cpu::new(&options).unwrap();
+    let plan = cpu.reserve(&scratch_shape(mla), &limits()).unwrap();
+    (cpu, plan)
+}
+
+/// `[len, c + r]`: what a cache in `kind` holds of a sequence's latents.
+pub(super) fn kept_latents(kind: CacheType, sequence: Sequence, shape: &MlaShape) -> Vec<f32> {
+    let mut cache = Latents::new(kind, shape, sequence.len().div_ceil(PAGE_TOKENS));
+    let mut kept = sequence.latents(shape);
+    for (slot, row) in kept.chunks_mut(shape.latent_dim()).enumerate() {
+        cache.store(slot, |to| to.copy_from_slice(row));
+        cache.read(slot, row);
+    }
+    kept
 }
 
 /// `sum_u softmax(scores)[u] * values[u]`, all scores known.

@@ -17,6 +17,7 @@ use crate::backend::{
 use crate::checkpoint::Tensor;
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::quant::DType;
 use crate::step::{PAGE_TOKENS, Sampled, Slot, Step};
 
 /// Widest head of any prefill kernel.
@@ -59,7 +60,7 @@ impl Backend for Cuda {
     type Plan = Plan;
     type Routing = Routing;
 
-    fn prepare(&mut self, shape: &MlaShape) -> Result<()> {
+    fn prepare(&mut self, shape: &MlaShape, _stored: DType) -> Result<()> {
         let within = |what: &str, got: usize, most: usize| {
             if got <= most {
                 return Ok(());
@@ -71,7 +72,9 @@ impl Backend for Cuda {
         within("query head", shape.qk_head_dim().next_multiple_of(16), HEAD_MAX)?;
         within("`v_head_dim`", shape.v_head_dim.next_multiple_of(16), HEAD_MAX)?;
         self.mla = Some(*shape);
-        self.results = Some(self.device.zeros(RESULT_BYTES)?);
+        if self.results.is_none() {
+            self.results = Some(self.device.zeros(RESULT_BYTES)?);
+        }
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! multiplication and an addition are two operations. Norms, softmax and rotations are left out: together they are
 //! below a hundredth.
 
-use hadal_engine::backend::cpu::Cpu;
+use hadal_engine::Error;
+use hadal_engine::backend::cpu::{Cpu, CpuOptions};
 use hadal_engine::checkpoint::{Checkpoint, ModelConfig, Part};
 use hadal_engine::model::Model;
 use hadal_engine::step::PAGE_TOKENS;
@@ -52,8 +53,14 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// From a checkpoint, its matrices and cache kept as `cpu` says.
-    pub(crate) fn of(checkpoint: &Checkpoint, cpu: &Cpu) -> Self {
+    /// From a checkpoint, its matrices and cache kept as `options` say.
+    ///
+    /// # Errors
+    /// What the backend refuses.
+    pub(crate) fn of(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self, Error> {
+        // Nothing is computed: one thread will do.
+        let mut cpu = Cpu::new(&CpuOptions { threads: Some(1), ..options.clone() })?;
+        Model::prepare(&mut cpu, checkpoint);
         let config = &checkpoint.config;
         let (mut rows, mut head, mut experts) =
             (Matrices::default(), Matrices::default(), Matrices::default());
@@ -76,7 +83,7 @@ impl Sizes {
         let n_expert = route.map_or(0.0, |route| route.n_routed_experts as f64);
         let each = 1.0 / (n_expert * moe_layers).max(1.0);
         let layers = config.num_hidden_layers as f64;
-        Self {
+        Ok(Self {
             rows,
             head,
             expert: Matrices { bytes: experts.bytes * each, numbers: experts.numbers * each },
@@ -84,10 +91,10 @@ impl Sizes {
             experts: n_expert,
             chosen: route.map_or(0.0, |route| route.num_experts_per_tok as f64),
             embedding_row_bytes: embedding.bytes / config.vocab_size as f64,
-            latent_bytes: Model::page_bytes(cpu, checkpoint) as f64 / PAGE_TOKENS as f64,
+            latent_bytes: Model::page_bytes(&cpu, checkpoint) as f64 / PAGE_TOKENS as f64,
             decode_key_flops: layers * decode_key_flops(config),
             prompt_key_flops: layers * prompt_key_flops(config),
-        }
+        })
     }
 
     /// Experts of all layers that a step of `rows` rows touches when routing is uniform: one row leaves an expert out
@@ -222,10 +229,7 @@ mod tests {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v3-moe-bf16");
         let source = hadal_engine::checkpoint::Source::Directory(golden.into());
         let checkpoint = Checkpoint::open(&source).unwrap();
-        let sizes = Sizes::of(
-            &checkpoint,
-            &Cpu::new(&CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap(),
-        );
+        let sizes = Sizes::of(&checkpoint, &CpuOptions::default()).unwrap();
         let config = &checkpoint.config;
         let (moe, d) = (config.moe.as_ref().unwrap(), config.hidden_size);
         let (h, c, r) = (config.num_attention_heads, config.kv_lora_rank, config.qk_rope_head_dim);

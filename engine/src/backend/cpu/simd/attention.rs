@@ -13,7 +13,7 @@ mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]
-pub(super) mod words;
+pub(in super::super) mod words;
 
 use super::product::{Product, product};
 use super::row;

@@ -70,6 +70,12 @@ impl<'a> Rows<'a> {
         Matrix::rows(self.at, self.row_bytes, self.dtype)
     }
 
+    /// The first number and the bytes from one row to the next, of rows of f32.
+    pub(super) fn f32_at(self) -> (*const f32, usize) {
+        assert!(self.dtype == DType::F32, "rows of {:?}", self.dtype);
+        (self.at.cast(), self.row_bytes)
+    }
+
     /// The first number and the bytes from one row to the next, of rows of bf16.
     pub(super) fn bf16_at(self) -> (*const u16, usize) {
         assert!(self.dtype == DType::Bf16, "rows of {:?}", self.dtype);

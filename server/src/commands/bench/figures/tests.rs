@@ -1,7 +1,6 @@
 use std::time::Instant;
 
 use clap::Parser;
-use hadal_engine::backend::cpu::Cpu;
 use hadal_engine::checkpoint::{Checkpoint, Source};
 
 use super::*;
@@ -22,8 +21,7 @@ fn with_bench(line: &str, check: impl Fn(&Bench<'_>)) {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v3-moe-bf16");
     let source = Source::Directory(golden.into());
     let args = args(line);
-    let sizes =
-        Sizes::of(&Checkpoint::open(&source).unwrap(), &Cpu::new(&args.compute.options()).unwrap());
+    let sizes = Sizes::of(&Checkpoint::open(&source).unwrap(), &args.compute.options()).unwrap();
     let clock = Clock::Wall(Instant::now());
     let (log, limits) = (Log::new(clock), super::super::limits(&args));
     let (engine, _) =

@@ -19,6 +19,7 @@ use super::tiles::{
     zero,
 };
 use super::words::{SIDE, split, transpose};
+use crate::backend::cpu::latents::Halves;
 use crate::step::PAGE_TOKENS;
 
 /// Heads that share a pass over the keys.
@@ -34,7 +35,7 @@ const KEY_STEPS: usize = PAGE_TOKENS / STEP;
 pub(in super::super::super) struct Room {
     /// `[2, dim / 32]`: queries' values, then remainders; words of neighbouring numbers by heads.
     queries: Vec<Tile>,
-    /// `[2, c / 16]`: neighbouring keys' numbers side by side. Of 32 columns the first tile has those that the unpacking of
+    /// `[2, 2, c / 16]`: keys' values, then remainders; of either, neighbouring keys' numbers side by side. Of 32 columns the first tile has those that the unpacking of
     /// lower halves gives: four of each eight.
     values: Vec<Tile>,
     /// Scores, a key a row.
@@ -53,7 +54,7 @@ pub(in super::super::super) fn fits(latent: usize, dim: usize) -> bool {
 
 /// Tiles of each part.
 fn sizes(latent: usize, dim: usize) -> [usize; 5] {
-    [2 * dim / STEP, KEY_STEPS * latent / SIDE, 2 * KEY_TILES, 2 * KEY_STEPS, latent / SIDE]
+    [2 * dim / STEP, 2 * KEY_STEPS * latent / SIDE, 2 * KEY_TILES, 2 * KEY_STEPS, latent / SIDE]
 }
 
 impl Room {
@@ -83,12 +84,16 @@ impl Room {
     }
 
     /// Lets a page of keys pass.
-    pub(in super::super::super) fn page(&mut self, keys: Rows<'_>, scale: f32) {
-        assert!(keys.dim() == self.dim() && keys.n() <= PAGE_TOKENS, "a page of another shape");
+    pub(in super::super::super) fn page(&mut self, page: Halves<'_>, scale: f32) {
+        let keys = page.rows;
+        for rows in page.rests.into_iter().chain([keys]) {
+            let shape = (rows.dim(), rows.n());
+            assert!(shape == (self.dim(), keys.n()) && keys.n() <= PAGE_TOKENS, "another page");
+        }
         // SAFETY: as in `begin`; the page's rows are as wide as the queries.
         unsafe {
             configure();
-            self.score(keys);
+            self.score(page);
             let n_key = keys.n();
             let scaled =
                 self.softmaxes.take(&mut self.scores[..KEY_TILES], n_key, scale, |_| u16::MAX);
@@ -96,8 +101,11 @@ impl Room {
                 self.scale(&factors);
             }
             self.turn_weights();
-            self.pair_values(keys);
-            self.sum(n_key.div_ceil(STEP));
+            self.pair_values(keys, 0);
+            if let Some(rests) = page.rests {
+                self.pair_values(rests, KEY_STEPS);
+            }
+            self.sum(n_key.div_ceil(STEP), page.rests.is_some());
             release!();
         }
     }
@@ -127,8 +135,9 @@ impl Room {
     /// # Safety
     /// Tiles are configured, and the page's 64 rows are as wide as the queries.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn score(&mut self, keys: Rows<'_>) {
-        let (at, stride) = keys.bf16_at();
+    unsafe fn score(&mut self, page: Halves<'_>) {
+        let keys = page.rows;
+        let ((at, stride), rests_at) = (keys.bf16_at(), page.rests.map(|rests| rests.bf16_at().0));
         let (values, rests) = self.queries.split_at(self.queries.len() / 2);
         let (sums, rest_sums) = self.scores.split_at_mut(KEY_TILES);
         // SAFETY: the caller's promise.
@@ -146,6 +155,14 @@ impl Room {
                     add!("tmm1", "tmm5", "tmm6");
                     add!("tmm2", "tmm4", "tmm7");
                     add!("tmm3", "tmm5", "tmm7");
+                    if let Some(at) = rests_at {
+                        let at =
+                            at.cast::<u8>().wrapping_add(first * SIDE * stride + step * ROW_BYTES);
+                        load!("tmm4", at, stride);
+                        load!("tmm5", at.wrapping_add(SIDE * stride), stride);
+                        add!("tmm2", "tmm4", "tmm6");
+                        add!("tmm3", "tmm5", "tmm6");
+                    }
                 }
                 store!("tmm0", &raw mut sums[first]);
                 store!("tmm1", &raw mut sums[first + 1]);
@@ -193,11 +210,11 @@ impl Room {
     /// # Safety
     /// As [`Room::score`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn pair_values(&mut self, keys: Rows<'_>) {
+    unsafe fn pair_values(&mut self, keys: Rows<'_>, first_step: usize) {
         let (at, stride) = keys.bf16_at();
         let (n_key, tiles) = (keys.n(), self.out.len());
         for first in (0..n_key.next_multiple_of(STEP)).step_by(2) {
-            let step = &mut self.values[first / STEP * tiles..][..tiles];
+            let step = &mut self.values[(first_step + first / STEP) * tiles..][..tiles];
             let (row, upper) = (first % STEP / 2, at.cast::<u8>().wrapping_add(first * stride));
             for (block, pair) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                 let from = upper.wrapping_add(block * ROW_BYTES);
@@ -241,9 +258,10 @@ impl Room {
     ///
     /// # Safety
     /// Tiles are configured.
-    unsafe fn sum(&mut self, steps: usize) {
+    unsafe fn sum(&mut self, steps: usize, has_rests: bool) {
         let tiles = self.out.len();
         let (upper, lower) = self.values.split_at(tiles);
+        let (lower, rests) = lower.split_at(tiles);
         let weights = &self.weights;
         // SAFETY: the caller's promise.
         unsafe {
@@ -267,6 +285,18 @@ impl Room {
                     add!("tmm1", "tmm4", "tmm7");
                     add!("tmm0", "tmm5", "tmm6");
                     add!("tmm1", "tmm5", "tmm7");
+                }
+                if has_rests {
+                    load!("tmm6", &raw const rests[2 * i]);
+                    load!("tmm7", &raw const rests[2 * i + 1]);
+                    add!("tmm0", "tmm2", "tmm6");
+                    add!("tmm1", "tmm2", "tmm7");
+                    if steps > 1 {
+                        load!("tmm6", &raw const rests[tiles + 2 * i]);
+                        load!("tmm7", &raw const rests[tiles + 2 * i + 1]);
+                        add!("tmm0", "tmm4", "tmm6");
+                        add!("tmm1", "tmm4", "tmm7");
+                    }
                 }
                 store!("tmm0", &raw mut out[0]);
                 store!("tmm1", &raw mut out[1]);

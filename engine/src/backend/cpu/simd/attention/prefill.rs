@@ -19,6 +19,7 @@ use super::tiles::{
     turn, zero,
 };
 use super::words::{SIDE, pair, split, transpose};
+use crate::backend::cpu::latents::Halves;
 use crate::step::PAGE_TOKENS;
 
 /// Tiles of a page's keys.
@@ -56,7 +57,7 @@ impl Head {
         let row_tiles = rows.next_multiple_of(2 * SIDE) / SIDE;
         [
             self.nope / SIDE * (self.latent / STEP),
-            KEY_TILES * (self.latent / STEP),
+            2 * KEY_TILES * (self.latent / STEP),
             2 * KEY_TILES * (self.key() / STEP),
             2 * KEY_STEPS * (self.value / SIDE),
             2 * row_tiles * (self.key() / STEP),
@@ -73,7 +74,7 @@ pub(in super::super::super) struct Room {
     head: Head,
     /// `[n / 16, c / 32]`: `w_uk`, words of neighbouring latents' weights by keys' numbers.
     expand: Vec<Tile>,
-    /// `[4, c / 32]`: latents, words of neighbouring numbers by keys.
+    /// `[2, 4, c / 32]`: latents' values and remainders, words of neighbouring numbers by keys.
     latents: Vec<Tile>,
     /// `[2, 4, (n + r) / 32]`: keys' values and remainders, a key a row.
     keys: Vec<Tile>,
@@ -169,20 +170,27 @@ impl Room {
     /// `w_uv [v, c]`.
     pub(in super::super::super) fn page(
         &mut self,
-        latents: Rows<'_>,
+        page: Halves<'_>,
         w_uv: Rows<'_>,
         start: usize,
         scale: f32,
     ) {
-        let head = self.head;
-        assert!(latents.dim() == head.latent + head.rope && latents.n() <= PAGE_TOKENS, "a page");
+        let (head, latents) = (self.head, page.rows);
+        for rows in page.rests.into_iter().chain([latents]) {
+            let shape = (rows.dim(), rows.n());
+            let wanted = (head.latent + head.rope, latents.n());
+            assert!(shape == wanted && latents.n() <= PAGE_TOKENS, "a page of another shape");
+        }
         assert!((w_uv.n(), w_uv.dim()) == (head.value, head.latent), "a head of another shape");
         // SAFETY: as in `begin`; shapes checked here.
         unsafe {
             configure();
-            self.turn_latents(latents);
-            self.expand_keys(latents);
-            self.expand_values(w_uv, latents.n());
+            self.turn_latents(latents, 0);
+            if let Some(rests) = page.rests {
+                self.turn_latents(rests, 1);
+            }
+            self.expand_keys(page);
+            self.expand_values(w_uv, latents.n(), page.rests.is_some());
             for both in 0..self.softmaxes.len() / 2 {
                 // Positions ascend, and rows that are not there see nothing.
                 let rows = &self.seen[both * 2 * SIDE..(both + 1) * 2 * SIDE];
@@ -212,9 +220,10 @@ impl Room {
     ///
     /// # Safety
     /// The page's rows are as wide as the head says.
-    unsafe fn turn_latents(&mut self, latents: Rows<'_>) {
+    unsafe fn turn_latents(&mut self, latents: Rows<'_>, half: usize) {
         let ((at, stride), steps) = (latents.bf16_at(), self.head.latent / STEP);
-        for (i, tile) in self.latents.iter_mut().enumerate() {
+        let to = &mut self.latents[half * KEY_TILES * steps..(half + 1) * KEY_TILES * steps];
+        for (i, tile) in to.iter_mut().enumerate() {
             let first = i / steps * SIDE;
             let n = latents.n().saturating_sub(first).min(SIDE);
             let from = at.cast::<u8>().wrapping_add(first * stride + i % steps * ROW_BYTES);
@@ -228,8 +237,10 @@ impl Room {
     /// # Safety
     /// Tiles are configured, and the page's 64 rows are as wide as the head says.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn expand_keys(&mut self, latents: Rows<'_>) {
-        let ((at, stride), head) = (latents.bf16_at(), self.head);
+    unsafe fn expand_keys(&mut self, page: Halves<'_>) {
+        let (latents, head) = (page.rows, self.head);
+        let (at, stride) = latents.bf16_at();
+        let rests_at: Option<*const u8> = page.rests.map(|rests| rests.bf16_at().0.cast());
         let (steps, per_key) = (head.latent / STEP, head.key() / STEP);
         let at: *const u8 = at.cast();
         let (values, rests) = self.keys.split_at_mut(KEY_TILES * per_key);
@@ -250,6 +261,15 @@ impl Room {
                         add!("tmm1", "tmm4", "tmm7");
                         add!("tmm2", "tmm5", "tmm6");
                         add!("tmm3", "tmm5", "tmm7");
+                        if let Some(at) = rests_at {
+                            let from = at.wrapping_add(upper * SIDE * stride + k * ROW_BYTES);
+                            load!("tmm4", from, stride);
+                            load!("tmm5", from.wrapping_add(SIDE * stride), stride);
+                            add!("tmm0", "tmm4", "tmm6");
+                            add!("tmm1", "tmm4", "tmm7");
+                            add!("tmm2", "tmm5", "tmm6");
+                            add!("tmm3", "tmm5", "tmm7");
+                        }
                     }
                     store!("tmm0", &raw mut sums[0]);
                     store!("tmm1", &raw mut sums[1]);
@@ -268,8 +288,12 @@ impl Room {
                     let numbers = _mm512_loadu_si512(from.wrapping_add(step * ROW_BYTES).cast());
                     let value = values[to].0[key % SIDE].as_mut_ptr();
                     _mm512_store_si512(value.cast(), numbers);
+                    let numbers = rests_at.map_or(_mm512_setzero_si512(), |at| {
+                        let from = key * stride + head.latent * 2 + step * ROW_BYTES;
+                        _mm512_loadu_si512(at.wrapping_add(from).cast())
+                    });
                     let rest = rests[to].0[key % SIDE].as_mut_ptr();
-                    _mm512_store_si512(rest.cast(), _mm512_setzero_si512());
+                    _mm512_store_si512(rest.cast(), numbers);
                 }
             }
         }
@@ -280,21 +304,21 @@ impl Room {
     /// # Safety
     /// As [`Room::expand_keys`], for `w_uv`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn expand_values(&mut self, w_uv: Rows<'_>, n_key: usize) {
+    unsafe fn expand_values(&mut self, w_uv: Rows<'_>, n_key: usize, has_rests: bool) {
         let ((at, stride), head) = (w_uv.bf16_at(), self.head);
         let steps = head.latent / STEP;
+        let (latents, latent_rests) = self.latents.split_at(KEY_TILES * steps);
         let (values, rests) = self.values.split_at_mut(KEY_STEPS * head.value / SIDE);
         let mut sums = [Tile::ZERO; 4];
         // SAFETY: the caller's promise.
         unsafe {
             for upper in (0..head.value / SIDE).step_by(2) {
                 let from = at.cast::<u8>().wrapping_add(upper * SIDE * stride);
-                for (step, pair) in
-                    self.latents.chunks(2 * steps).enumerate().take(n_key.div_ceil(STEP))
-                {
+                for step in 0..n_key.div_ceil(STEP) {
                     zero!("tmm0" "tmm1" "tmm2" "tmm3");
-                    let (left, right) = pair.split_at(steps);
-                    for (k, (left, right)) in left.iter().zip(right).enumerate() {
+                    let first = 2 * step * steps;
+                    for k in 0..steps {
+                        let (left, right) = (&latents[first + k], &latents[first + steps + k]);
                         load!("tmm4", from.wrapping_add(k * ROW_BYTES), stride);
                         load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
                         load!("tmm6", left);
@@ -303,6 +327,14 @@ impl Room {
                         add!("tmm1", "tmm4", "tmm7");
                         add!("tmm2", "tmm5", "tmm6");
                         add!("tmm3", "tmm5", "tmm7");
+                        if has_rests {
+                            load!("tmm6", &raw const latent_rests[first + k]);
+                            load!("tmm7", &raw const latent_rests[first + steps + k]);
+                            add!("tmm0", "tmm4", "tmm6");
+                            add!("tmm1", "tmm4", "tmm7");
+                            add!("tmm2", "tmm5", "tmm6");
+                            add!("tmm3", "tmm5", "tmm7");
+                        }
                     }
                     store!("tmm0", &raw mut sums[0]);
                     store!("tmm1", &raw mut sums[1]);

@@ -6,7 +6,10 @@ use std::arch::x86_64::{
     _mm512_slli_epi32, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
     _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
+use std::arch::x86_64::{_mm256_storeu_si256, _mm512_loadu_ps};
 use std::mem;
+
+use super::super::rows::Rows;
 
 /// Rows of a tile, and words of a row.
 pub(in super::super) const SIDE: usize = 16;
@@ -66,4 +69,34 @@ pub(in super::super) fn split(x: __m512) -> (__m256i, __m256i) {
 pub(in super::super) fn pair(first: __m256i, second: __m256i) -> __m512i {
     let second = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
     _mm512_or_si512(_mm512_cvtepu16_epi32(first), second)
+}
+
+/// Rows of f32 as pairs of bf16, value and remainder, back to back: rows are whole vectors.
+///
+/// # Panics
+/// When there is no room, or rows are no whole vectors of f32: a bug of the caller.
+pub(in super::super::super) fn split_rows(from: Rows<'_>, (to, rests): (&mut [u16], &mut [u16])) {
+    let (dim, at) = (from.dim(), from.f32_at());
+    assert!(dim.is_multiple_of(SIDE), "rows of {dim}");
+    assert!(to.len() >= from.n() * dim && rests.len() >= from.n() * dim, "no room");
+    let rows = to.chunks_mut(dim).zip(rests.chunks_mut(dim)).take(from.n());
+    for (i, (to, rests)) in rows.enumerate() {
+        // SAFETY: asked for where the processor has tiles, and AVX-512 with them; lengths checked above.
+        unsafe { split_row(at.0.cast::<u8>().add(i * at.1).cast(), to, rests) }
+    }
+}
+
+/// # Safety
+/// The processor has AVX-512 BF16; `from` has as many numbers as `to` and `rests`, whole vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn split_row(from: *const f32, to: &mut [u16], rests: &mut [u16]) {
+    let vectors = to.as_chunks_mut::<SIDE>().0.iter_mut().zip(rests.as_chunks_mut::<SIDE>().0);
+    for (i, (to, rest)) in vectors.enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let pair = split(_mm512_loadu_ps(from.add(i * SIDE)));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), pair.0);
+            _mm256_storeu_si256(rest.as_mut_ptr().cast(), pair.1);
+        }
+    }
 }
