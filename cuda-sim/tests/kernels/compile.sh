@@ -1,14 +1,13 @@
 #!/bin/sh
-# Makes the PTX beside the sources here: compile.sh NVCC [OUT]. The same nvcc gives the same text on every machine: files are
-# named without their folders, of which nvcc makes parts of names, and folders are taken out of the text.
+# Makes the PTX beside the sources here: compile.sh NVCC [OUT]. The same nvcc gives the same text on every machine, once the
+# folders are taken out of the names of files.
 set -eu
-nvcc=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
+nvcc=$1
 here=$(cd "$(dirname "$0")" && pwd)
-out=$(cd "${2:-$here}" && pwd)
-cd "$here"
-for source in *.cu; do
+out=${2:-$here}
+for source in "$here"/*.cu; do
     name=$(basename "$source" .cu)
-    "$nvcc" -O3 -std=c++17 -lineinfo -gencode arch=compute_80,code=compute_80 -ptx "$source" -o "$name.ptx.new"
-    sed -E 's|^([[:space:]]*\.file[[:space:]]+[0-9]+ ").*/([^/]*")|\1\2|' "$name.ptx.new" >"$out/$name.ptx"
-    rm "$name.ptx.new"
+    "$nvcc" -O3 -std=c++17 -lineinfo -gencode arch=compute_80,code=compute_80 -ptx "$source" -o "$out/$name.ptx"
+    sed -E 's|^([[:space:]]*\.file[[:space:]]+[0-9]+ ").*/([^/]*")|\1\2|' "$out/$name.ptx" >"$out/$name.ptx.new"
+    mv "$out/$name.ptx.new" "$out/$name.ptx"
 done
