@@ -21,7 +21,7 @@ constexpr unsigned CANDIDATES_MAX = 2048;
 // Thread maxima that bound the candidates where top-p alone limits them.
 constexpr unsigned HEAD = 512;
 // Loads of a thread that are under way at once; fewer in the search over a row, which needs the registers.
-constexpr unsigned LOADS = 4, SEARCH_LOADS = 1;
+constexpr unsigned LOADS = 3, SEARCH_LOADS = 1;
 constexpr uint32_t NOT_FINITE = 0xffffffffu;
 
 typedef unsigned long long u64;

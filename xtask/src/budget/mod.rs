@@ -153,6 +153,15 @@ impl Evidence {
     }
 }
 
+impl Evidence {
+    /// Warp instructions for each tensor-core instruction, on the worst card.
+    fn instructions_per_mma(&self, kernel: &str) -> Option<f64> {
+        let runs =
+            self.counters.runs.iter().filter(|((name, _), run)| name == kernel && run.mma > 0);
+        runs.map(|(_, run)| run.instructions as f64 / run.mma as f64).reduce(f64::max)
+    }
+}
+
 /// Everything that is over its budget, or has none.
 fn check(budget: &DocumentMut, evidence: &Evidence) -> Vec<String> {
     let rows = budget.get("kernels").and_then(Item::as_table);
@@ -233,6 +242,9 @@ fn take(budget: &mut DocumentMut, evidence: &Evidence) {
     rows.retain(|kernel, _| evidence.kernels().any(|found| found == kernel));
     for kernel in evidence.kernels() {
         let row = rows.entry(kernel).or_insert_with(|| Item::Table(Table::new()));
+        if let Some(most) = evidence.instructions_per_mma(kernel) {
+            row["instructions_per_mma"] = value((most * 10.0).ceil() / 10.0);
+        }
         for target in &TARGETS {
             let Some(function) = evidence.function(kernel, target) else { continue };
             let mut limits = InlineTable::new();
