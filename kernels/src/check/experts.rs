@@ -328,7 +328,7 @@ pub(super) fn measures() -> Vec<Measure> {
             for (side, shape) in [shape, wide].into_iter().enumerate() {
                 let kernel = kernels(format, form)[side];
                 let case = Case::new(format, shape);
-                let words = format!("{pairs} pairs of one expert, {} to {}", d, m);
+                let words = format!("{pairs} pairs of one expert, {d} to {m}");
                 let models = vec![("V3", v3[side]), ("V2-Lite", lite[side])];
                 let run =
                     move |bench: &mut Bench<'_>| case.run(bench, format, form, pairs).map(drop);

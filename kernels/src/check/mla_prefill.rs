@@ -116,18 +116,9 @@ impl Case {
         self.sequences[..sequence].iter().map(|s| s.n_row).sum()
     }
 
-    /// Launches for the rows of `parts`, heads `heads` at a time; all of `o`, other rows as they were.
-    fn run(
-        &self,
-        bench: &mut Bench<'_>,
-        form: Form,
-        parts: &[Part],
-        heads: usize,
-    ) -> Result<Vec<u16>> {
-        let Shape { n_head, c, n, r, v, own_keys } = self.shape;
-        let (k_stride, v_stride) = ((n + r).next_multiple_of(16), v.next_multiple_of(16));
-        let mut slot: Vec<u32> = Vec::new();
-        let mut tile: Vec<u32> = Vec::new();
+    /// Slots of the tokens that the rows of `parts` see, and tiles of these rows.
+    fn tiles(&self, parts: &[Part]) -> (Vec<u32>, Vec<u32>) {
+        let (mut slot, mut tile): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         for (sequence, rows) in parts {
             let first = self.sequences[*sequence].position;
             for row in rows.clone().step_by(geometry::TILE_ROWS) {
@@ -138,6 +129,20 @@ impl Case {
             }
             slot.extend(&self.slots[*sequence][..first + rows.end]);
         }
+        (slot, tile)
+    }
+
+    /// Launches for the rows of `parts`, heads `heads` at a time; all of `o`, other rows as they were.
+    fn run(
+        &self,
+        bench: &mut Bench<'_>,
+        form: Form,
+        parts: &[Part],
+        heads: usize,
+    ) -> Result<Vec<u16>> {
+        let Shape { n_head, c, n, r, v, own_keys } = self.shape;
+        let (k_stride, v_stride) = ((n + r).next_multiple_of(16), v.next_multiple_of(16));
+        let (slot, tile) = self.tiles(parts);
         let o_len = self.q.n * self.o_stride;
         let o = bench.upload(&vec![0u16; o_len])?;
         let (w_uk, w_uv) = (self.w_uk.upload(bench)?, self.w_uv.upload(bench)?);
