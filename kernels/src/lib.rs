@@ -25,6 +25,7 @@ pub use geometry::Grid;
 pub use kernel::{Family, Kernel, image};
 
 /// Bytes at an address that any type of a driver may be read from.
+#[cfg(have_kernels)]
 #[repr(C, align(64))]
 pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
 
