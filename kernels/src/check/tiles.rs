@@ -41,6 +41,8 @@ pub(super) struct Tile {
 
 /// 8 rows: one warp reads a segment's scales.
 pub(super) const FEW: Tile = Tile { features: 16, rows: 8, readers: 1 };
+/// 32 rows.
+pub(super) const SOME: Tile = Tile { rows: 32, ..FEW };
 /// Two warps side by side over the rows.
 pub(super) const MID: Tile = Tile { features: 64, rows: 64, readers: 2 };
 
