@@ -20,7 +20,7 @@ pub mod geometry;
 mod kernel;
 
 pub use card::{Caps, Card, Failure, Params, Result};
-pub use format::Format;
+pub use format::{Format, Planes, SEGMENT};
 pub use geometry::Grid;
 pub use kernel::{Family, Kernel, image};
 
