@@ -45,7 +45,7 @@ const JOBS_MAX: usize = 2;
 fn main() {
     if let Err(problem) = run() {
         for line in problem.lines() {
-            println!("cargo:error={line}");
+            println!("cargo::error={line}");
         }
         std::process::exit(1);
     }
@@ -219,7 +219,11 @@ fn build(job: &Job) -> Result<()> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
-        return Err(format!("nvcc failed on {}\n{said}", job.source.display()));
+        return Err(format!(
+            "nvcc failed on {}\n{said}\n{} is not the 13.0 that tools/cuda-toolchain.sh installs? NVCC names another one",
+            job.source.display(),
+            job.nvcc.display()
+        ));
     }
     fs::rename(&fresh, &job.image).map_err(|problem| format!("{}: {problem}", job.image.display()))
 }

@@ -177,7 +177,7 @@ __device__ __forceinline__ void gate_up_few(const ExpertsGateUpParams& p) {
   if (tile.expert == NO_EXPERT) return;
   const PairRows rows = {static_cast<const bf16*>(p.x), p.pair + tile.first, p.n_chosen, p.x_stride};
   const unsigned feature = blockIdx.x * 16;
-  product_few<F>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature,
+  product_few<F, 1>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature,
                  rows, tile.n, StoreGateUp{p, tile.first, feature});
 }
 
@@ -198,7 +198,7 @@ __device__ __forceinline__ void down_few(const ExpertsDownParams& p) {
   if (tile.expert == NO_EXPERT) return;
   const PlainRows rows = {static_cast<const bf16*>(p.h) + size_t(tile.first) * p.h_stride, p.h_stride};
   const unsigned feature = blockIdx.x * 16;
-  product_few<F>(Matrices<1>{{matrix(p.down, tile.expert)}}, feature, rows, tile.n, StoreDown{p, tile.first, feature});
+  product_few<F, 1>(Matrices<1>{{matrix(p.down, tile.expert)}}, feature, rows, tile.n, StoreDown{p, tile.first, feature});
 }
 
 template <class F>

@@ -21,7 +21,7 @@ constexpr unsigned CANDIDATES_MAX = 2048;
 // Thread maxima that bound the candidates where top-p alone limits them.
 constexpr unsigned HEAD = 512;
 // Loads of a thread that are under way at once; fewer in the search over a row, which needs the registers.
-constexpr unsigned LOADS = 4, SEARCH_LOADS = 1;
+constexpr unsigned LOADS = 3, SEARCH_LOADS = 1;
 constexpr uint32_t NOT_FINITE = 0xffffffffu;
 
 typedef unsigned long long u64;
@@ -215,6 +215,7 @@ __device__ __forceinline__ unsigned choose(const Candidates& all, const SampleRu
       const u64 whole_mass = has_top_k(rule, n_id) ? sum : mass;
       target = min(max(u64(ceil(double(whole_mass) * double(rule.top_p))), u64(1)), whole_mass);
     } else {
+      if (sum == 0) return NOT_FINITE;  // a temperature that is no number
       target = draw(rule, sum) + 1;
     }
     cut = find(all, measure, target, n_id, reduce);
@@ -237,6 +238,10 @@ __device__ __forceinline__ void draw_by_id(const Row& row, const SampleRule& rul
   __syncthreads();
   u64 total = 0, before = 0;
   for (unsigned w = 0; w < N_WARP; ++w) total += shared.warp_sum[w];
+  if (total == 0) {
+    if (threadIdx.x == 0) *token = NOT_FINITE;
+    return;
+  }
   const u64 left = draw(rule, total);
   unsigned owner = 0;
   while (left >= before + shared.warp_sum[owner]) before += shared.warp_sum[owner++];
@@ -306,7 +311,8 @@ KERNEL(sample, SampleParams, THREADS) {
   __shared__ Shared shared;
   Reduce reduce = {shared, 0};
   const unsigned r = blockIdx.x, n = p.vocab_size;
-  const SampleRule rule = p.rule[r];
+  SampleRule rule = p.rule[r];
+  rule.min_p = fminf(rule.min_p, 1.0f);  // the best one stays, whatever is asked for
   float* logits = p.logits + size_t(r) * p.logits_stride;
   uint32_t* token = p.token + r;
   if (threadIdx.x == 0) shared.is_bad = shared.n_candidate = 0;

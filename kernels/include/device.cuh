@@ -58,8 +58,8 @@ struct Four {
 };
 
 __device__ __forceinline__ Eight unpack8(uint4 raw) {
-  return {{low_bf16(raw.x), high_bf16(raw.x), low_bf16(raw.y), high_bf16(raw.y), low_bf16(raw.z),
-           high_bf16(raw.z), low_bf16(raw.w), high_bf16(raw.w)}};
+  return {{low_bf16(raw.x), high_bf16(raw.x), low_bf16(raw.y), high_bf16(raw.y), low_bf16(raw.z), high_bf16(raw.z),
+           low_bf16(raw.w), high_bf16(raw.w)}};
 }
 
 __device__ __forceinline__ uint4 pack8(const Eight& x) {
@@ -67,9 +67,7 @@ __device__ __forceinline__ uint4 pack8(const Eight& x) {
                     pack_bf16(x.v[6], x.v[7]));
 }
 
-__device__ __forceinline__ Eight load8(const bf16* at) {
-  return unpack8(*reinterpret_cast<const uint4*>(at));
-}
+__device__ __forceinline__ Eight load8(const bf16* at) { return unpack8(*reinterpret_cast<const uint4*>(at)); }
 
 __device__ __forceinline__ Four load4(const float* at) {
   const float4 a = *reinterpret_cast<const float4*>(at);

@@ -10,7 +10,7 @@
 // So a row's result depends on nothing but the row: a tile's size, a split of segments over warps and the place of a row in its
 // tile are free to choose. Both forms read 16 bytes a lane of a weight row and multiply what they read as it lies:
 //
-//   product_few    8 rows; weights go from global memory into registers, eight warps take every eighth segment each
+//   product_few    8 or 32 rows; weights go from global memory into registers, eight warps take every eighth segment each
 //                  (or, where rows are short, other features), sums meet in shared memory in their order
 //   product_many   ROWS rows x FEATURES features a block; cp.async stages in shared memory, warps side by side
 //
@@ -100,14 +100,14 @@ constexpr unsigned FEW_ROWS = 8;
 constexpr unsigned FEW_WARPS = 8;
 constexpr unsigned FEW_THREADS = FEW_WARPS * WARP;
 
-// A warp's tile of 16 features of each side: where it lies, and the weights of one segment, as they are.
+// A warp's tile of 16 features of each side and N times 8 rows: where it lies, and the weights of one segment, as they are.
 //
 // Rows that are not there are read as another row: what comes of them is not stored.
-template <class F, int SIDES, class Rows>
+template <class F, int SIDES, int N, class Rows>
 struct Few {
   static constexpr int UNITS = 4 / F::BLOCKS;
   const char* quants[SIDES][2];
-  const bf16* x;
+  const bf16* x[N];
   uint4 raw[SIDES][2][UNITS];
   typename F::Scale scale[SIDES];
 
@@ -121,7 +121,8 @@ struct Few {
         quants[s][half] = static_cast<const char*>(w.side[s].quants) + row * F::row_bytes(w.side[s].quant_stride) + quad * 16;
       }
     }
-    x = rows.row(group < n_row ? group : 0) + quad * 8;
+#pragma unroll
+    for (int n = 0; n < N; ++n) x[n] = rows.row(8 * n + group < n_row ? 8 * n + group : 0) + quad * 8;
   }
 
   __device__ __forceinline__ void load(const Matrices<SIDES>& w, unsigned feature, unsigned segment) {
@@ -137,15 +138,18 @@ struct Few {
     }
   }
 
-  __device__ __forceinline__ void multiply_segment(float (&sum)[SIDES][4], const Rows& rows, unsigned n_in,
+  __device__ __forceinline__ void multiply_segment(float (&sum)[N][SIDES][4], const Rows& rows, unsigned n_in,
                                                    unsigned segment) const {
     const unsigned quad = lane_id() % 4, first = segment * SEGMENT;
-    uint4 columns[4];
+    uint4 columns[4][N];
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const unsigned column = first + 32 * b + 8 * quad;
-      columns[b] = zero16();
-      if (first + SEGMENT <= n_in || column < n_in) columns[b] = load_row(rows, x + first + 32 * b, n_in - column);
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        columns[b][n] = zero16();
+        if (first + SEGMENT <= n_in || column < n_in) columns[b][n] = load_row(rows, x[n] + first + 32 * b, n_in - column);
+      }
     }
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
@@ -155,56 +159,72 @@ struct Few {
         F::expand(w[s][0], raw[s][0][b / F::BLOCKS], b % F::BLOCKS);
         F::expand(w[s][1], raw[s][1][b / F::BLOCKS], b % F::BLOCKS);
       }
-      multiply_block<F>(sum, w, columns[b], scale, b);
+#pragma unroll
+      for (int n = 0; n < N; ++n) multiply_block<F>(sum[n], w, columns[b][n], scale, b);
     }
 #pragma unroll
-    for (int s = 0; s < SIDES; ++s) {
+    for (int n = 0; n < N; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) sum[s][i] = F::add(0.0f, sum[s][i], scale[s], i / 2);
+      for (int s = 0; s < SIDES; ++s) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[n][s][i] = F::add(0.0f, sum[n][s][i], scale[s], i / 2);
+      }
     }
   }
 };
 
-// Features `feature` .. + 16 of each side, up to 8 rows; the block's warps share the segments.
-template <class F, int SIDES, class Rows, class Store>
+// Features `feature` .. + 16 of each side, up to N times 8 rows; the block's warps share the segments.
+template <class F, int N, int SIDES, class Rows, class Store>
 __device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned feature, const Rows& rows, unsigned n_row,
                                             const Store& store) {
-  constexpr int SUMS = SIDES * 16 * FEW_ROWS;  // of a block, and of a segment
-  constexpr int PITCH = SIDES * 16 + 4;
+  constexpr unsigned FEATURES = SIDES * 16, ROWS = N * FEW_ROWS;
+  constexpr unsigned SUMS = FEATURES * ROWS;  // of a block, and of a segment
+  constexpr unsigned EACH = (SUMS + FEW_THREADS - 1) / FEW_THREADS;
+  constexpr unsigned PITCH = FEATURES + 4;
   __shared__ alignas(16) float part[2][FEW_WARPS][SUMS];
-  __shared__ alignas(16) float tile[FEW_ROWS * PITCH];
+  __shared__ alignas(16) float tile[ROWS * PITCH];
   const unsigned warp = threadIdx.x / WARP, group = lane_id() / 4, quad = lane_id() % 4;
   const unsigned n_in = w.side[0].n_in, n_segment = (n_in + SEGMENT - 1) / SEGMENT;
 
-  // Thread i keeps the total of sum i: side, feature, row, outermost first.
-  float total = 0.0f;
-  Few<F, SIDES, Rows> weights(w, feature, rows, n_row);
+  // Thread i keeps the totals of sums i, i + 256, ...: eight rows, side, feature, row, outermost first.
+  float total[EACH] = {};
+  Few<F, SIDES, N, Rows> weights(w, feature, rows, n_row);
   if (warp < n_segment) weights.load(w, feature, warp);
   for (unsigned first = 0; first < n_segment; first += FEW_WARPS) {
     float(&parts)[FEW_WARPS][SUMS] = part[first / FEW_WARPS % 2];
     const unsigned segment = first + warp;
     if (segment < n_segment) {
-      float sum[SIDES][4] = {};
+      float sum[N][SIDES][4] = {};
       weights.multiply_segment(sum, rows, n_in, segment);
       // The next weights are under way while sums meet.
       if (segment + FEW_WARPS < n_segment) weights.load(w, feature, segment + FEW_WARPS);
 #pragma unroll
-      for (int s = 0; s < SIDES; ++s) {
+      for (int n = 0; n < N; ++n) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float* at = &parts[warp][(s * 16 + group + 8 * half) * FEW_ROWS + 2 * quad];
-          *reinterpret_cast<float2*>(at) = make_float2(sum[s][2 * half], sum[s][2 * half + 1]);
+        for (int s = 0; s < SIDES; ++s) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float* at = &parts[warp][((n * SIDES + s) * 16 + group + 8 * half) * FEW_ROWS + 2 * quad];
+            *reinterpret_cast<float2*>(at) = make_float2(sum[n][s][2 * half], sum[n][s][2 * half + 1]);
+          }
         }
       }
     }
     // One barrier a round: the other half of `part` was read before it.
     __syncthreads();
-    if (threadIdx.x < SUMS) {
-      for (unsigned k = 0; k < min(FEW_WARPS, n_segment - first); ++k) total = __fadd_rn(total, parts[k][threadIdx.x]);
+#pragma unroll
+    for (unsigned e = 0; e < EACH; ++e) {
+      const unsigned i = threadIdx.x + e * FEW_THREADS;
+      if (SUMS % FEW_THREADS != 0 && i >= SUMS) continue;
+      for (unsigned k = 0; k < min(FEW_WARPS, n_segment - first); ++k) total[e] = __fadd_rn(total[e], parts[k][i]);
     }
   }
-  if (threadIdx.x < SUMS) {
-    tile[threadIdx.x % FEW_ROWS * PITCH + threadIdx.x / FEW_ROWS] = total;
+#pragma unroll
+  for (unsigned e = 0; e < EACH; ++e) {
+    const unsigned i = threadIdx.x + e * FEW_THREADS;
+    if (SUMS % FEW_THREADS != 0 && i >= SUMS) continue;
+    const unsigned row = i / (FEATURES * FEW_ROWS) * FEW_ROWS + i % FEW_ROWS;
+    tile[row * PITCH + i / FEW_ROWS % FEATURES] = total[e];
   }
   __syncthreads();
   if constexpr (SIDES == 2) {
@@ -226,13 +246,13 @@ __device__ __forceinline__ void product_few_short(const Matrices<1>& w, unsigned
   const unsigned own = feature + 16 * warp;
   float total[4] = {};
   if (own < w.side[0].n_out) {
-    Few<F, 1, Rows> weights(w, own, rows, n_row);
+    Few<F, 1, 1, Rows> weights(w, own, rows, n_row);
     for (unsigned segment = 0; segment < n_segment; ++segment) {
       weights.load(w, own, segment);
-      float sum[1][4] = {};
+      float sum[1][1][4] = {};
       weights.multiply_segment(sum, rows, n_in, segment);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) total[i] = __fadd_rn(total[i], sum[0][i]);
+      for (int i = 0; i < 4; ++i) total[i] = __fadd_rn(total[i], sum[0][0][i]);
     }
   }
 #pragma unroll

@@ -47,6 +47,20 @@ pub trait Card {
     /// # Safety
     /// `params` is the struct that `kernel` takes, and its pointers cover the shapes in it.
     unsafe fn launch(&mut self, kernel: Kernel, grid: Grid, params: &[u8]) -> Result<()>;
+    /// Seconds that a launch takes, on average over `n` of them in a row; none on a card without a clock.
+    ///
+    /// # Safety
+    /// As for [`Card::launch`].
+    unsafe fn time(
+        &mut self,
+        kernel: Kernel,
+        grid: Grid,
+        params: &[u8],
+        n: u32,
+    ) -> Result<Option<f64>> {
+        let _ = (kernel, grid, params, n);
+        Ok(None)
+    }
 }
 
 /// A kernel's parameters.

@@ -85,18 +85,23 @@ kernels! {
     }
     Linear "linear" {
         LinearBf16Few = "linear_bf16_few",
+        LinearBf16Some = "linear_bf16_some",
         LinearBf16Mid = "linear_bf16_mid",
         LinearBf16Many = "linear_bf16_many",
         LinearFp8Few = "linear_fp8_few",
+        LinearFp8Some = "linear_fp8_some",
         LinearFp8Mid = "linear_fp8_mid",
         LinearFp8Many = "linear_fp8_many",
         LinearInt8Few = "linear_int8_few",
+        LinearInt8Some = "linear_int8_some",
         LinearInt8Mid = "linear_int8_mid",
         LinearInt8Many = "linear_int8_many",
         LinearInt4G32Few = "linear_int4_g32_few",
+        LinearInt4G32Some = "linear_int4_g32_some",
         LinearInt4G32Mid = "linear_int4_g32_mid",
         LinearInt4G32Many = "linear_int4_g32_many",
         LinearInt4G128Few = "linear_int4_g128_few",
+        LinearInt4G128Some = "linear_int4_g128_some",
         LinearInt4G128Mid = "linear_int4_g128_mid",
         LinearInt4G128Many = "linear_int4_g128_many",
     }

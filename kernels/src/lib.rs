@@ -20,11 +20,12 @@ pub mod geometry;
 mod kernel;
 
 pub use card::{Caps, Card, Failure, Params, Result};
-pub use format::Format;
+pub use format::{Format, Planes, SEGMENT};
 pub use geometry::Grid;
 pub use kernel::{Family, Kernel, image};
 
 /// Bytes at an address that any type of a driver may be read from.
+#[cfg(have_kernels)]
 #[repr(C, align(64))]
 pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
 

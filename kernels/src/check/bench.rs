@@ -31,12 +31,24 @@ fn bytes_of<T>(values: &[T]) -> &[u8] {
 pub struct Bench<'a> {
     card: &'a mut dyn Card,
     held: Vec<u64>,
+    timed: Option<(Kernel, u32)>,
+    seconds: Option<f64>,
 }
 
 impl<'a> Bench<'a> {
     /// A bench over a card.
     pub fn new(card: &'a mut dyn Card) -> Self {
-        Self { card, held: Vec::new() }
+        Self { card, held: Vec::new(), timed: None, seconds: None }
+    }
+
+    /// A bench that times the launches of a kernel, each `n` times in a row.
+    pub(crate) fn timing(card: &'a mut dyn Card, kernel: Kernel, n: u32) -> Self {
+        Self { timed: Some((kernel, n)), ..Self::new(card) }
+    }
+
+    /// Seconds of the last launch that was timed.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.seconds
     }
 
     /// What the card can do.
@@ -80,7 +92,14 @@ impl<'a> Bench<'a> {
     pub fn launch<P: Params>(&mut self, (kernel, grid): (Kernel, Grid), params: &P) -> Result<()> {
         // SAFETY: checks are written with the struct of the kernel beside it; the simulated card holds every access to
         // its bounds.
-        unsafe { self.card.launch(kernel, grid, params.bytes()) }
+        unsafe { self.card.launch(kernel, grid, params.bytes())? };
+        if let Some((timed, n)) = self.timed
+            && timed == kernel
+        {
+            // SAFETY: as above.
+            self.seconds = unsafe { self.card.time(kernel, grid, params.bytes(), n)? };
+        }
+        Ok(())
     }
 
     /// Gives back what was taken.

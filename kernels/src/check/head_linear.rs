@@ -1,12 +1,14 @@
 //! `head_linear.cu` against its formula in f64: both halves of `kv_b`, heads that begin anywhere.
 
 use super::linear::SUM_ERROR;
+use super::measure::{Measure, Traffic};
+use super::tiles::{FEW, MID, product};
 use super::weights::Weight;
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::HeadLinearParams;
 use crate::geometry::head_linear::{head_linear, launch};
 use crate::geometry::linear::Form;
-use crate::{Family, Format, Result};
+use crate::{Family, Format, Kernel, Result};
 
 /// One product: rows, heads, what a head reads, what lies between heads of x, what a head gives, rows of a head's weights
 /// and the first of them that is used.
@@ -125,4 +127,30 @@ fn invariant(bench: &mut Bench<'_>) -> Result<()> {
     }
     let few = case.run(bench, Some(Form::Few), 70)?;
     same("few rows a block", &few, &all[..few.len()])
+}
+
+/// As many products as there are heads.
+fn traffic(form: Form, n: usize, n_head: usize, n_in: usize, n_out: usize) -> Traffic {
+    let tile = if form == Form::Few { FEW } else { MID };
+    product(Format::Bf16, tile, [n, n_in, n_out], 2).times(n_head)
+}
+
+/// Two heads of V3 in both forms, and all of them.
+pub(super) fn measures() -> Vec<Measure> {
+    let measure = |(kernel, form, n): (Kernel, Form, usize)| {
+        let shape =
+            Shape { n, n_head: 2, n_in: 128, x_head: 192, n_out: 512, w_head: 512, w_first: 0 };
+        let case = Case::new(shape);
+        let models = vec![
+            ("V3, keys", traffic(form, n, 128, 128, 512)),
+            ("V3, values", traffic(form, n, 128, 512, 128)),
+            ("V2-Lite, keys", traffic(form, n, 16, 128, 512)),
+        ];
+        let run = move |bench: &mut Bench<'_>| case.run(bench, Some(form), n).map(drop);
+        let words = format!("{n} rows, 2 heads of 128 to 512");
+        Measure::new(kernel, words, traffic(form, n, 2, 128, 512), models, run)
+    };
+    [(Kernel::HeadLinearFew, Form::Few, 8), (Kernel::HeadLinearMid, Form::Mid, 64)]
+        .map(measure)
+        .into()
 }

@@ -1,7 +1,7 @@
 //! `linear.cu` against its formula in f64, in every weight format and form.
 
 use super::measure::Measure;
-use super::tiles::{FEW, MID, many, product};
+use super::tiles::{FEW, MID, SOME, many, product};
 use super::weights::Weight;
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::LinearParams;
@@ -13,6 +13,8 @@ use crate::{Family, Format, Result};
 const FEW_SHAPES: [(usize, usize, usize); 5] =
     [(1, 1, 1), (3, 20, 17), (8, 129, 130), (5, 1160, 40), (9, 200, 65)];
 /// The same, and more rows than a tile.
+const SOME_SHAPES: [(usize, usize, usize); 3] = [(3, 20, 17), (33, 129, 40), (12, 1160, 16)];
+/// The same.
 const MANY_SHAPES: [(usize, usize, usize); 3] = [(3, 20, 17), (66, 200, 129), (130, 72, 136)];
 
 /// A product's error beside the rounding of its result: tensor cores cut addends 24 bits below the largest of each 16, and a sum has
@@ -23,7 +25,11 @@ pub(super) fn checks() -> Vec<Check> {
     let mut checks = Vec::new();
     for format in Format::ALL {
         for form in Form::ALL {
-            let shapes: &[_] = if form == Form::Few { &FEW_SHAPES } else { &MANY_SHAPES };
+            let shapes: &[_] = match form {
+                Form::Few => &FEW_SHAPES,
+                Form::Some => &SOME_SHAPES,
+                Form::Mid | Form::Many => &MANY_SHAPES,
+            };
             for &(n, n_in, n_out) in shapes {
                 let name = format!("{format:?} {form:?}, {n} rows, {n_in} to {n_out}");
                 checks.push(Check::new(Family::Linear, name, move |bench| {
@@ -131,6 +137,7 @@ pub(super) fn measures() -> Vec<Measure> {
         for form in Form::ALL {
             let (tile, shape, rows) = match form {
                 Form::Few => (FEW, [8, 4096, 16], 1),
+                Form::Some => (SOME, [32, 2048, 16], 32),
                 Form::Mid => (MID, [64, 512, 128], 64),
                 Form::Many => (many(format), [many(format).rows, 256, 256], 4096),
             };

@@ -1,9 +1,10 @@
 //! `mla_decode.cu` against its formula in f64.
 
+use super::measure::{Measure, Traffic, sectors};
 use super::{Bench, Check, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::MlaDecodeParams;
 use crate::geometry::mla_decode as geometry;
-use crate::{Family, PAGE_TOKENS, Result};
+use crate::{Family, Kernel, PAGE_TOKENS, Result};
 
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy)]
@@ -200,4 +201,66 @@ fn invariant(bench: &mut Bench<'_>) -> Result<()> {
     let turned = case.run(bench, &rows, heads)?;
     let turned: Vec<u16> = turned.chunks(stride).rev().flatten().copied().collect();
     same("the other way round", &turned, &all)
+}
+
+/// One row: its cache once for every `heads` heads, queries, and what comes out of it: parts where there are splits.
+fn traffic(shape: Shape, context: usize, heads: usize) -> Traffic {
+    let Shape { n_head, c, r, .. } = shape;
+    let cache = context * (c + r) * 2;
+    let queries = n_head * (c + r) * 2;
+    let splits = geometry::n_split(context);
+    let out = if splits == 1 { n_head * c * 2 } else { n_head * splits * (c * 4 + 32) };
+    // A warp looks its row, sequence and first page up, and each tile's page.
+    let blocks = n_head.div_ceil(heads) * splits;
+    let indices = blocks * heads / 4 * (3 + context / splits / 32) * 32;
+    Traffic {
+        memory_bytes: (cache + queries + out) as u64,
+        read_bytes: (cache * n_head.div_ceil(heads) + queries * splits + indices) as u64,
+        write_bytes: out as u64,
+        flops: 2 * (n_head * context * (2 * c + r)) as u64,
+        is_mma: true,
+    }
+}
+
+fn combine_traffic(shape: Shape, context: usize) -> Traffic {
+    let (n_head, splits) = (shape.n_head, geometry::n_split(context));
+    let parts = n_head * splits * shape.c * 4;
+    let out = n_head * shape.c * 2;
+    // Each of four warps reads the position and every split's sum.
+    let sums = n_head * 4 * (32 + sectors(splits * 4) as usize);
+    Traffic {
+        memory_bytes: (parts + out + n_head * splits * 4) as u64,
+        read_bytes: (parts + sums) as u64,
+        write_bytes: out as u64,
+        flops: 2 * (n_head * splits * shape.c) as u64,
+        is_mma: false,
+    }
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    let heads_64 = Shape { n_head: 64, ..V2_LITE };
+    let measure = |(kernel, shape, heads): (Kernel, Shape, usize)| {
+        let case = Case::new(shape, &[128]);
+        let models = vec![
+            ("V3, 4096 tokens", traffic(V3, 4096, heads)),
+            ("V2-Lite, 4096 tokens", traffic(V2_LITE, 4096, heads)),
+        ];
+        let run = move |bench: &mut Bench<'_>| case.run(bench, &[0], heads as u32).map(drop);
+        let words = format!("{} heads, 128 tokens", shape.n_head);
+        Measure::new(kernel, words, traffic(shape, 128, heads), models, run)
+    };
+    let few = Shape { n_head: 2, ..V2_LITE };
+    let case = Case::new(few, &[520]);
+    let mut measures = vec![
+        measure((Kernel::MlaDecode16, V2_LITE, 16)),
+        measure((Kernel::MlaDecode64, heads_64, 64)),
+    ];
+    measures.push(Measure::new(
+        Kernel::MlaCombine,
+        "2 heads, 520 tokens",
+        combine_traffic(few, 520),
+        vec![("V3, 4096 tokens", combine_traffic(V3, 4096))],
+        move |bench| case.run(bench, &[0], 16).map(drop),
+    ));
+    measures
 }

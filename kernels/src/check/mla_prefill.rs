@@ -1,11 +1,13 @@
 //! `mla_prefill.cu` against its formulas in f64.
 
+use super::measure::{Measure, Traffic};
+use super::tiles::{MID, many, product};
 use super::weights::Weight;
 use super::{Bench, Check, Random, Rows, Tolerance, bf16, close, from_bf16, same};
 use crate::abi::{MlaExpandParams, MlaPrefillParams};
 use crate::geometry::linear::Form;
 use crate::geometry::mla_prefill as geometry;
-use crate::{Failure, Family, Format, PAGE_TOKENS, Result};
+use crate::{Failure, Family, Format, Kernel, PAGE_TOKENS, Result};
 
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy)]
@@ -114,18 +116,9 @@ impl Case {
         self.sequences[..sequence].iter().map(|s| s.n_row).sum()
     }
 
-    /// Launches for the rows of `parts`, heads `heads` at a time; all of `o`, other rows as they were.
-    fn run(
-        &self,
-        bench: &mut Bench<'_>,
-        form: Form,
-        parts: &[Part],
-        heads: usize,
-    ) -> Result<Vec<u16>> {
-        let Shape { n_head, c, n, r, v, own_keys } = self.shape;
-        let (k_stride, v_stride) = ((n + r).next_multiple_of(16), v.next_multiple_of(16));
-        let mut slot: Vec<u32> = Vec::new();
-        let mut tile: Vec<u32> = Vec::new();
+    /// Slots of the tokens that the rows of `parts` see, and tiles of these rows.
+    fn tiles(&self, parts: &[Part]) -> (Vec<u32>, Vec<u32>) {
+        let (mut slot, mut tile): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
         for (sequence, rows) in parts {
             let first = self.sequences[*sequence].position;
             for row in rows.clone().step_by(geometry::TILE_ROWS) {
@@ -136,6 +129,20 @@ impl Case {
             }
             slot.extend(&self.slots[*sequence][..first + rows.end]);
         }
+        (slot, tile)
+    }
+
+    /// Launches for the rows of `parts`, heads `heads` at a time; all of `o`, other rows as they were.
+    fn run(
+        &self,
+        bench: &mut Bench<'_>,
+        form: Form,
+        parts: &[Part],
+        heads: usize,
+    ) -> Result<Vec<u16>> {
+        let Shape { n_head, c, n, r, v, own_keys } = self.shape;
+        let (k_stride, v_stride) = ((n + r).next_multiple_of(16), v.next_multiple_of(16));
+        let (slot, tile) = self.tiles(parts);
         let o_len = self.q.n * self.o_stride;
         let o = bench.upload(&vec![0u16; o_len])?;
         let (w_uk, w_uv) = (self.w_uk.upload(bench)?, self.w_uv.upload(bench)?);
@@ -269,4 +276,66 @@ fn invariant(bench: &mut Bench<'_>) -> Result<()> {
         together[range.clone()].copy_from_slice(&some[range]);
     }
     same("in chunks", &together, &all)
+}
+
+/// Keys and values of so many tokens: two products a head, and the rotary part, which is copied.
+fn expand_traffic(shape: Shape, form: Form, n_token: usize) -> Traffic {
+    let Shape { n_head, c, n, r, v, .. } = shape;
+    let tile = if form == Form::Mid { MID } else { many(Format::Bf16) };
+    let keys = product(Format::Bf16, tile, [n_token, c, n], 2);
+    let values = product(Format::Bf16, tile, [n_token, c, v], 2);
+    let rotary = (n_token * r * 2) as u64;
+    let copied = Traffic {
+        memory_bytes: 2 * rotary,
+        read_bytes: rotary,
+        write_bytes: rotary,
+        flops: 0,
+        is_mma: false,
+    };
+    keys.and(values).and(copied).times(n_head)
+}
+
+/// Rows of a prompt from its first token on: keys and values once for every tile of rows.
+fn prefill_traffic(shape: Shape, n_row: usize) -> Traffic {
+    let Shape { n_head, n, r, v, .. } = shape;
+    let (q, o) = (n_row * (n + r) * 2, n_row * v * 2);
+    let read = |tile: usize| (n_row.min((tile + 1) * geometry::TILE_ROWS)) * (n + r + v) * 2;
+    let tokens: usize = (0..n_row.div_ceil(geometry::TILE_ROWS)).map(read).sum();
+    let seen = n_row * (n_row + 1) / 2;
+    let head = Traffic {
+        memory_bytes: (q + o + n_row * (n + r + v) * 2) as u64,
+        read_bytes: (q + tokens) as u64,
+        write_bytes: o as u64,
+        flops: 2 * (seen * (n + r + v)) as u64,
+        is_mma: true,
+    };
+    head.times(n_head)
+}
+
+pub(super) fn measures() -> Vec<Measure> {
+    let v3 = Shape { n_head: 1, c: 512, n: 128, r: 64, v: 128, own_keys: false };
+    let of_v3 = Shape { n_head: 128, ..v3 };
+    let narrow = Shape { n: 48, r: 16, v: 64, c: 128, ..v3 };
+    let wide = Shape { n: 192, v: 256, c: 128, ..v3 };
+    let measure = |kernel: Kernel, shape: Shape, form: Form, is_expand: bool| {
+        let n_row = if form == Form::Mid { 64 } else { 128 };
+        let case = Case::new(shape, &[Sequence { position: 0, n_row }]);
+        let run = move |bench: &mut Bench<'_>| {
+            case.run(bench, form, &case.all_parts(), shape.n_head).map(drop)
+        };
+        let (here, model) = if is_expand {
+            (expand_traffic(shape, form, n_row), expand_traffic(of_v3, form, 4096))
+        } else {
+            (prefill_traffic(shape, n_row), prefill_traffic(Shape { n_head: 128, ..shape }, 4096))
+        };
+        let words = format!("{n_row} tokens, {} and {} wide", shape.n + shape.r, shape.v);
+        Measure::new(kernel, words, here, vec![("128 heads, 4096 tokens", model)], run)
+    };
+    vec![
+        measure(Kernel::MlaExpandMid, v3, Form::Mid, true),
+        measure(Kernel::MlaExpandMany, v3, Form::Many, true),
+        measure(Kernel::MlaPrefill64, narrow, Form::Mid, false),
+        measure(Kernel::MlaPrefill192, v3, Form::Mid, false),
+        measure(Kernel::MlaPrefill256, wide, Form::Mid, false),
+    ]
 }

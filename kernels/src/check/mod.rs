@@ -82,7 +82,11 @@ pub fn all() -> Vec<Check> {
 /// One launch of every kernel, with what it should move.
 pub fn measures() -> Vec<Measure> {
     let mut measures = Vec::new();
+    measures.extend(experts::measures());
+    measures.extend(head_linear::measures());
     measures.extend(linear::measures());
+    measures.extend(mla_decode::measures());
+    measures.extend(mla_prefill::measures());
     measures.extend(rms_norm::measures());
     measures.extend(rope::measures());
     measures.extend(route::measures());

@@ -47,6 +47,8 @@ fn rules() -> Vec<SampleRule> {
         SampleRule { top_p: 0.9, ..warm(100.0) },
         SampleRule { top_p: 1e-6, ..warm(2.0) },
         SampleRule { min_p: 1.0, ..warm(2.0) },
+        SampleRule { min_p: 1.5, ..warm(2.0) },
+        SampleRule { min_p: 1.5, top_p: 0.0, ..warm(2.0) },
     ]
 }
 
@@ -321,9 +323,12 @@ fn not_finite(bench: &mut Bench<'_>) -> Result<()> {
     // And a mask that allows nothing gives nothing.
     case.masks = vec![0; 3];
     case.rules[3].mask = 0;
+    // Nor does a temperature that is no number, with and without an order.
+    case.rules[2].temperature = f32::NAN;
+    case.rules[7].temperature = f32::NAN;
     let got = case.run(bench, 0..9)?;
     for (row, token) in got.iter().enumerate() {
-        let is_bad = [1, 3, 4, 6, 8].contains(&row);
+        let is_bad = [1, 2, 3, 4, 6, 7, 8].contains(&row);
         if (*token == NONE) != is_bad || !is_bad && !case.oracle(row).contains(token) {
             return Err(Failure(format!("row {row}: token {token}")));
         }

@@ -3,6 +3,31 @@
 use super::measure::{Traffic, sectors};
 use crate::Format;
 
+impl Traffic {
+    /// The same so many times.
+    pub(super) fn times(self, n: usize) -> Self {
+        let n = n as u64;
+        Self {
+            memory_bytes: n * self.memory_bytes,
+            read_bytes: n * self.read_bytes,
+            write_bytes: n * self.write_bytes,
+            flops: n * self.flops,
+            is_mma: self.is_mma,
+        }
+    }
+
+    /// One after the other.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            read_bytes: self.read_bytes + other.read_bytes,
+            write_bytes: self.write_bytes + other.write_bytes,
+            flops: self.flops + other.flops,
+            is_mma: self.is_mma || other.is_mma,
+        }
+    }
+}
+
 /// How a kernel cuts a product.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tile {
@@ -16,6 +41,8 @@ pub(super) struct Tile {
 
 /// 8 rows: one warp reads a segment's scales.
 pub(super) const FEW: Tile = Tile { features: 16, rows: 8, readers: 1 };
+/// 32 rows.
+pub(super) const SOME: Tile = Tile { rows: 32, ..FEW };
 /// Two warps side by side over the rows.
 pub(super) const MID: Tile = Tile { features: 64, rows: 64, readers: 2 };
 

@@ -162,6 +162,44 @@ fn packed_nibble(column: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// Planes that are filled here by their description, and those that an upload packs.
+    #[test]
+    fn planes_are_packed_as_they_are_described() {
+        for format in Format::ALL {
+            for (n_out, n_in) in [(1, 1), (17, 300), (130, 128)] {
+                let weight = Weight::new(&mut Random::new(7), format, n_out, n_in);
+                let planes = format.planes(n_out, n_in).unwrap();
+                assert_eq!(planes.quant_bytes, weight.quants.len(), "{format:?}");
+                assert_eq!(planes.scale_bytes, weight.scales.len(), "{format:?}");
+                assert_eq!(planes.quant_stride, weight.quant_stride);
+                assert_eq!(planes.scale_stride, weight.scale_stride);
+                for row in 0..n_out {
+                    let want = &weight.quants[row * planes.row_bytes..][..planes.row_bytes];
+                    let quants: Vec<u8> = match format {
+                        Format::Bf16 => want[..2 * n_in].to_vec(),
+                        Format::Fp8 | Format::Int8 => {
+                            (0..n_in).map(|column| want[packed_byte(column)]).collect()
+                        }
+                        Format::Int4G32 | Format::Int4G128 => {
+                            let nibble = |at: usize| want[at / 2] >> (at % 2 * 4) & 15;
+                            (0..n_in).map(|column| nibble(packed_nibble(column))).collect()
+                        }
+                    };
+                    let mut packed = vec![0x55; planes.row_bytes];
+                    planes.pack_row(&quants, &mut packed);
+                    assert!(packed == want, "{format:?}, row {row}");
+                }
+            }
+        }
+        let int8 = Format::Int8.planes(40, 300).unwrap();
+        assert_eq!(int8.scale_place(39, 299), (2 * 48 + 39) * 4 + 1);
+        let int4 = Format::Int4G128.planes(40, 300).unwrap();
+        assert_eq!(int4.scale_place(39, 299), 2 * 48 + 39);
+        let fp8 = Format::Fp8.planes(200, 300).unwrap();
+        assert_eq!(fp8.scale_place(130, 299), 3 + 2);
+        assert_eq!(Format::Bf16.planes(usize::MAX, 300), None);
+    }
+
     #[test]
     fn packed_places_are_all_places() {
         let mut bytes: Vec<_> = (0..256).map(packed_byte).collect();

@@ -7,14 +7,14 @@ use crate::{Format, Kernel};
 
 /// The form for the number of rows. Heads are the grid's z.
 pub fn head_linear(params: &HeadLinearParams) -> (Kernel, Grid) {
-    launch(params, Form::pick(params.n_row))
+    launch(params, if params.n_row <= 8 { Form::Few } else { Form::Mid })
 }
 
-/// A form of one's own choice; the two for many rows are one here.
+/// A form of one's own choice; those for more than a few rows are one here.
 pub fn launch(params: &HeadLinearParams, form: Form) -> (Kernel, Grid) {
     let (kernel, features, rows, threads, shared_bytes) = match form {
         Form::Few => (Kernel::HeadLinearFew, 128, 8, 256, 0),
-        Form::Mid | Form::Many => {
+        Form::Some | Form::Mid | Form::Many => {
             (Kernel::HeadLinearMid, 64, 64, 128, tile_bytes(Format::Bf16, 64, 64, 3))
         }
     };

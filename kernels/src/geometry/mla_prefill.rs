@@ -12,13 +12,15 @@ const TOKENS: u32 = 32;
 
 /// Keys and values for the number of tokens. Head and side are the grid's z.
 pub fn expand(params: &MlaExpandParams) -> (Kernel, Grid) {
-    launch_expand(params, Form::pick(params.n_token))
+    let features = params.qk_nope_head_dim.min(params.v_head_dim);
+    let is_wide = params.n_token >= 192 && features >= 128;
+    launch_expand(params, if is_wide { Form::Many } else { Form::Mid })
 }
 
 /// A form of one's own choice; the two for fewer rows are one here.
 pub fn launch_expand(params: &MlaExpandParams, form: Form) -> (Kernel, Grid) {
     let (kernel, size, threads) = match form {
-        Form::Few | Form::Mid => (Kernel::MlaExpandMid, 64, 128),
+        Form::Few | Form::Some | Form::Mid => (Kernel::MlaExpandMid, 64, 128),
         Form::Many => (Kernel::MlaExpandMany, 128, 256),
     };
     let features = params.qk_nope_head_dim.max(params.v_head_dim);

@@ -23,8 +23,8 @@ struct Limits {
     bytes: f64,
     /// Passes over shared memory's banks over passes without conflicts.
     wavefronts: f64,
-    /// Warp instructions a tensor-core instruction.
-    instructions_per_mma: f64,
+    /// Warp instructions a tensor-core instruction, where the kernel has tensor-core instructions and a budget.
+    instructions_per_mma: Option<f64>,
 }
 
 /// What `budget.toml` says about a kernel.
@@ -41,7 +41,7 @@ fn limits(budget: &DocumentMut, kernel: Kernel) -> Limits {
         sectors: number("sectors"),
         bytes: number("bytes"),
         wavefronts: number("wavefronts"),
-        instructions_per_mma: number("instructions_per_mma"),
+        instructions_per_mma: own(budget, kernel, "instructions_per_mma").and_then(Item::as_float),
     }
 }
 
@@ -49,18 +49,18 @@ fn limits(budget: &DocumentMut, kernel: Kernel) -> Limits {
 fn over(counters: &Counters, traffic: &Traffic, limits: Limits) -> Vec<String> {
     let c = counters;
     let mma = c.instructions(Class::Mma);
+    let per_mma = limits.instructions_per_mma.filter(|_| mma > 0).unwrap_or(f64::INFINITY);
     let ratios = [
         ("sectors read", c.global_read_sectors, c.global_read_sectors_ideal, limits.sectors),
         ("sectors written", c.global_write_sectors, c.global_write_sectors_ideal, limits.sectors),
         ("bytes read", c.global_read_sectors * 32, traffic.read_bytes, limits.bytes),
         ("bytes written", c.global_write_sectors * 32, traffic.write_bytes, limits.bytes),
         ("shared passes", c.shared_wavefronts, c.shared_wavefronts_ideal, limits.wavefronts),
-        ("instructions per mma", c.instructions_total(), mma, limits.instructions_per_mma),
+        ("instructions per mma", c.instructions_total(), mma, per_mma),
     ];
     let mut over = Vec::new();
     for (what, got, ideal, limit) in ratios {
-        let is_about = what != "instructions per mma" || mma > 0;
-        if is_about && got as f64 > limit * ideal as f64 {
+        if limit.is_finite() && got as f64 > limit * ideal as f64 {
             let ratio = got as f64 / ideal.max(1) as f64;
             over.push(format!("{what}: {got} over {ideal}, {ratio:.3}, the limit is {limit}"));
         }
