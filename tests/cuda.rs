@@ -16,7 +16,9 @@ mod card;
 #[path = "model/compare.rs"]
 #[allow(dead_code, reason = "some of its profiles are for other backends")]
 mod compare;
-#[path = "cuda/golden.rs"]
-mod golden;
 #[path = "cuda/engine.rs"]
 mod engine;
+#[path = "cuda/golden.rs"]
+mod golden;
+#[path = "cuda/http.rs"]
+mod http;

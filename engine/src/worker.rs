@@ -151,12 +151,12 @@ impl Engine {
                     activations: cpu.activations().name(),
                     threads: cpu.threads(),
                 };
-                load_on(cpu, facts, shared, &mut report)
+                load_on(*cpu, &facts, shared, &mut report)
             }
             On::Card(cuda) => {
                 let dtype = shared.checkpoint.dtype_as(cuda.keep()).name();
                 let facts = Facts { dtype, isa: "cuda", activations: "bf16", threads: 1 };
-                load_on(cuda, facts, shared, &mut report)
+                load_on(*cuda, &facts, shared, &mut report)
             }
         }
     }
@@ -203,7 +203,7 @@ struct Facts {
 /// Makes the model and starts its thread.
 fn load_on<B: Backend>(
     backend: B,
-    facts: Facts,
+    facts: &Facts,
     shared: Shared,
     report: &mut dyn FnMut(u64, u64),
 ) -> Result<Engine> {

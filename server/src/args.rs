@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use hadal_engine::{DeviceChoice, Limits};
 use hadal_engine::backend::cpu::{Activations, CacheType, CpuOptions, Isa, Residence};
 use hadal_engine::checkpoint::{Quant, Target};
+use hadal_engine::{DeviceChoice, Limits};
 
 use crate::commands::{
     bench::BenchArgs, chat::ChatArgs, convert::ConvertArgs, inspect::InspectArgs,

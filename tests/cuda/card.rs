@@ -70,11 +70,6 @@ impl Card {
         Self::text(b"hadal_sim_message")
     }
 
-    /// Counts of all launches, a JSON object a line.
-    pub(crate) fn report(&self) -> String {
-        Self::text(b"hadal_sim_report")
-    }
-
     /// Bytes that are taken on all cards.
     pub(crate) fn live_bytes(&self) -> u64 {
         // SAFETY: the symbol's signature.

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use hadal_engine::backend::cpu::{Activations, CpuOptions};
-use hadal_engine::backend::cuda::{Cuda, CudaOptions, Device};
+use hadal_engine::backend::cuda::{Cuda, CudaOptions, Depth, Device, report};
 use hadal_engine::checkpoint::{Checkpoint, Source};
 use hadal_engine::model::Model;
 use hadal_engine::step::{PAGE_TOKENS, SampleRow, Sampled};
@@ -65,7 +65,8 @@ fn load(device: DeviceChoice) -> hadal_engine::Result<Engine> {
 
 fn submit(engine: &Engine, i: u64) -> Receiver<Event> {
     let (sender, events) = channel();
-    let drawn = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, seed: i, ..Sampling::greedy() };
+    let drawn =
+        Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, seed: i, ..Sampling::greedy() };
     let sampling = match i % 3 {
         0 => Sampling::greedy(),
         1 => Sampling { repetition: 1.3, presence: 0.5, ..drawn },
@@ -107,8 +108,7 @@ struct Rows {
 
 impl Rows {
     fn pages(&self, sequence: usize) -> Vec<PageId> {
-        let before: usize =
-            self.lengths[..sequence].iter().map(|n| n.div_ceil(PAGE_TOKENS)).sum();
+        let before: usize = self.lengths[..sequence].iter().map(|n| n.div_ceil(PAGE_TOKENS)).sum();
         let n = self.lengths[sequence].div_ceil(PAGE_TOKENS);
         (before..before + n).map(|page| PageId(page as u32)).collect()
     }
@@ -282,5 +282,17 @@ fn a_lost_card_fails_its_model_alone_and_says_why() {
     let engine = load(DeviceChoice::Cuda(0)).unwrap();
     assert!(heard(&submit(&engine, 0)).is_ok(), "the next load has the card again");
     engine.join();
+    assert_eq!(card.live_bytes(), 0);
+}
+
+#[test]
+fn a_self_test_passes_on_the_simulated_card_and_says_what_it_ran() {
+    let Some(card) = card("devices=rtx4090") else { return };
+    let report = report(0, Depth::OneIn(100), &mut |_, _| {}).unwrap();
+    assert_eq!(report.failures, Vec::<String>::new());
+    assert!(report.n_check >= 10, "{}", report.n_check);
+    for words in ["compute capability 8.9", "rms_norm", "passed", "mla_decode_16"] {
+        assert!(report.text.contains(words), "{words} in\n{}", report.text);
+    }
     assert_eq!(card.live_bytes(), 0);
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hadal_engine::{DeviceChoice, Limits};
 use hadal_engine::backend::cpu::CpuOptions;
+use hadal_engine::{DeviceChoice, Limits};
 use hadal_server::models::EngineLoader;
 use hadal_tests::client::{Answer, Call, read_until};
 use hadal_tests::scripted::Script;

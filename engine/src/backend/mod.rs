@@ -10,6 +10,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod uses;
 
 use std::ops::Range;
 
@@ -19,6 +20,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
+pub use uses::{KvBPart, Role, Use, Watch};
 
 /// Sizes of attention, the same in every layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -97,50 +99,6 @@ impl<W> KvB<W> {
             Self::Halves { key, value } => KvB::Halves { key, value },
         }
     }
-}
-
-/// What a matrix is for: a backend may keep it accordingly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// Whole products.
-    Product,
-    /// Single rows are read, and it may be multiplied with too: an embedding.
-    Table,
-    /// Router logits, whose inputs and weights are never rounded.
-    Router,
-    /// What the latent is expanded with.
-    KvB(KvBPart),
-}
-
-/// A matrix of a [`KvB`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KvBPart {
-    /// [`KvB::Whole`].
-    Whole,
-    /// The key of [`KvB::Apart`].
-    Key,
-    /// The key of [`KvB::Halves`].
-    KeyTurned,
-    /// The value of either.
-    Value,
-}
-
-/// What a buffer is for: how exact it must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Sums that grow over all layers, and logits: f32 everywhere.
-    Sum,
-    /// Everything else: in the type the backend likes best.
-    Inner,
-}
-
-/// Whether buffers are read between a step's operations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watch {
-    /// What is drawn is all that is wanted.
-    Outcome,
-    /// Intermediate results, too.
-    Everything,
 }
 
 /// One layer's routed experts; `E` of each.

@@ -62,8 +62,8 @@ pub(super) struct Placed {
 
 /// A backend that is ready to load.
 pub(super) enum On {
-    Cpu(Cpu),
-    Card(Cuda),
+    Cpu(Box<Cpu>),
+    Card(Box<Cuda>),
 }
 
 /// Decides where a checkpoint goes and what it takes there. A plan that does not fit is refused for a card that was asked
@@ -81,7 +81,7 @@ pub(super) fn place(
         let mut cpu = Cpu::new(cpu)?;
         Model::prepare(&mut cpu, checkpoint)?;
         let plan = MemoryPlan::for_cpu(&cpu, checkpoint, limits)?;
-        Ok(Placed { on: On::Cpu(cpu), plan, why })
+        Ok(Placed { on: On::Cpu(Box::new(cpu)), plan, why })
     };
     let options = CudaOptions { quant: cpu.quant, ..CudaOptions::default() };
     let on_card = |ordinal: usize| -> Result<(Cuda, MemoryPlan)> {
@@ -93,7 +93,7 @@ pub(super) fn place(
         DeviceChoice::Cpu => on_cpu("asked for".into()),
         DeviceChoice::Cuda(ordinal) => {
             let (cuda, plan) = on_card(ordinal)?;
-            Ok(Placed { on: On::Card(cuda), plan, why: "asked for".into() })
+            Ok(Placed { on: On::Card(Box::new(cuda)), plan, why: "asked for".into() })
         }
         DeviceChoice::Auto => {
             let n = match cuda::count() {
@@ -109,7 +109,7 @@ pub(super) fn place(
                 match fits {
                     Ok((cuda, plan)) => {
                         let why = "a card that the model fits".to_owned();
-                        return Ok(Placed { on: On::Card(cuda), plan, why });
+                        return Ok(Placed { on: On::Card(Box::new(cuda)), plan, why });
                     }
                     Err(problem @ Error::Device { .. }) => problems.push(problem.to_string()),
                     Err(problem) => problems.push(format!("cuda:{ordinal}: {problem}")),

@@ -68,7 +68,8 @@ impl MemoryPlan {
         device: DeviceChoice,
     ) -> Result<(Self, String)> {
         limits.check()?;
-        let Placed { plan, why, .. } = place(device, cpu, &open_planned(source, cpu.quant)?, limits)?;
+        let Placed { plan, why, .. } =
+            place(device, cpu, &open_planned(source, cpu.quant)?, limits)?;
         Ok((plan, why))
     }
 
@@ -113,11 +114,7 @@ impl MemoryPlan {
     }
 
     /// The plan that loading on the processor follows.
-    pub(super) fn for_cpu(
-        cpu: &Cpu,
-        checkpoint: &Checkpoint,
-        limits: &Limits,
-    ) -> Result<Self> {
+    pub(super) fn for_cpu(cpu: &Cpu, checkpoint: &Checkpoint, limits: &Limits) -> Result<Self> {
         let mut limits = limits.clone();
         limits.context_tokens_max =
             limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);

@@ -7,8 +7,8 @@ use hadal_engine::{Engine, Limits, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
-use crate::args::Compute;
 use super::unfinished::Unfinished;
+use crate::args::Compute;
 
 /// Loads with a progress bar, which shows on a terminal only.
 pub(crate) fn load(
@@ -79,8 +79,7 @@ mod tests {
     #[test]
     fn what_cannot_be_loaded_is_a_failure_with_its_path() {
         let source = Source::Directory("no-such-folder".into());
-        let problem =
-            load(&source, Compute::plain(), Limits::default(), &Unfinished::default());
+        let problem = load(&source, Compute::plain(), Limits::default(), &Unfinished::default());
         let problem = problem.err();
         let Some(Failure::Failed(problem)) = problem else { panic!("{problem:?}") };
         assert!(problem.contains("no-such-folder"), "{problem}");

@@ -89,8 +89,7 @@ pub(crate) fn run(args: &PlanArgs) -> Outcome {
 fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, String, Speed), Failure> {
     let located = args.target.locate()?;
     let (limits, options) = (limits(args), args.compute.options());
-    let (plan, why) =
-        MemoryPlan::on(&located.source, &limits, &options, args.compute.device)?;
+    let (plan, why) = MemoryPlan::on(&located.source, &limits, &options, args.compute.device)?;
     let checkpoint = open_planned(&located.source, options.quant)?;
     let threads = Cpu::new(&options)?.threads();
     let bandwidth = args
@@ -121,13 +120,7 @@ fn limits(args: &PlanArgs) -> Limits {
 }
 
 /// For a person; `has_cache`: quantised weights are kept beside the checkpoint.
-fn as_text(
-    name: &str,
-    plan: &MemoryPlan,
-    why: &str,
-    speed: Speed,
-    has_cache: bool,
-) -> String {
+fn as_text(name: &str, plan: &MemoryPlan, why: &str, speed: Speed, has_cache: bool) -> String {
     let mut out = String::new();
     let limits = &plan.limits;
     // Writing to a string cannot fail.

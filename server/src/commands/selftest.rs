@@ -2,7 +2,7 @@
 
 use clap::Args;
 use hadal_engine::DeviceChoice;
-use hadal_engine::backend::cuda;
+use hadal_engine::backend::cuda::{self, Depth};
 
 use super::target::print_text;
 use super::{Failure, Outcome, tell};
@@ -17,6 +17,9 @@ pub(crate) struct SelftestArgs {
     /// The card: cuda, or cuda:N for the card of that number
     #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
     pub(crate) device: DeviceChoice,
+    /// Run one check in ten
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
 /// Checks and prints; fails when a check does.
@@ -28,7 +31,8 @@ pub(crate) fn run(args: &SelftestArgs) -> Outcome {
             return Err(Failure::Usage("kernels are checked on a card: --device cuda".into()));
         }
     };
-    let report = cuda::report(ordinal, &mut |done, of| {
+    let depth = if args.quick { Depth::OneIn(10) } else { Depth::All };
+    let report = cuda::report(ordinal, depth, &mut |done, of| {
         if done.is_multiple_of(PROGRESS_CHECKS) || done == of {
             tell(format_args!("{done} of {of} checks"));
         }

@@ -3,6 +3,8 @@
 //! Everything runs on one stream, in the order it was asked for. A device without a card answers every question about
 //! memory and does nothing else: it counts what a model would take.
 
+// tidy: allow-long the driver's crate has this one home, and none of it is about anything else.
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -127,7 +129,8 @@ impl Device {
     /// # Errors
     /// [`Error::Device`].
     pub fn open(ordinal: usize) -> Result<Self> {
-        let unnamed = |problem: String| Error::Device { device: format!("cuda:{ordinal}"), problem };
+        let unnamed =
+            |problem: String| Error::Device { device: format!("cuda:{ordinal}"), problem };
         let n = count().map_err(|why| unnamed(why.0))?;
         if ordinal >= n {
             return Err(unnamed(format!("there is no such device, the driver has {n}")));
@@ -144,7 +147,8 @@ impl Device {
         };
         let context = CudaContext::new(ordinal).map_err(bare)?;
         let name = format!("cuda:{ordinal} ({})", context.name().map_err(bare)?);
-        let named = |error: DriverError| Error::Device { device: name.clone(), problem: words(error) };
+        let named =
+            |error: DriverError| Error::Device { device: name.clone(), problem: words(error) };
         let attribute = |which| context.attribute(which).map_err(named).map(|value| value as u32);
         let caps = Caps {
             arch: attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? * 10
@@ -173,6 +177,7 @@ impl Device {
     }
 
     /// The account of a card like this one: it gives addresses that are none and counts bytes.
+    #[must_use]
     pub fn account(&self) -> Self {
         Self { card: None, caps: self.caps, name: self.name.clone(), asked_bytes: Cell::new(0) }
     }
@@ -327,7 +332,12 @@ impl Device {
     ///
     /// # Safety
     /// As of [`Device::launch`].
-    pub(super) unsafe fn launch_bytes(&self, kernel: Kernel, grid: Grid, params: &[u8]) -> Result<()> {
+    pub(super) unsafe fn launch_bytes(
+        &self,
+        kernel: Kernel,
+        grid: Grid,
+        params: &[u8],
+    ) -> Result<()> {
         let Some(card) = &self.card else { return Ok(()) };
         let function = card.kernels.get(&kernel).ok_or_else(|| {
             self.problem(format!("kernel `{}` does not run on this card", kernel.entry()))
@@ -396,7 +406,8 @@ fn kernels(
 ) -> std::result::Result<HashMap<Kernel, CudaFunction>, DriverError> {
     let mut kernels = HashMap::new();
     for family in Family::ALL {
-        let module = context.load_module(Ptx::from_binary(hadal_kernels::image(*family).to_vec()))?;
+        let module =
+            context.load_module(Ptx::from_binary(hadal_kernels::image(*family).to_vec()))?;
         let of_family = Kernel::ALL.iter().filter(|kernel| kernel.family() == *family);
         for kernel in of_family.filter(|kernel| geometry::fits(**kernel, caps)) {
             let function = module.load_function(kernel.entry())?;

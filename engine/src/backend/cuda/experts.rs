@@ -11,6 +11,7 @@ use super::{Buf, Cuda, Number, ROW_NUMBERS, bug, check};
 use crate::error::Result;
 
 /// See [`crate::backend::Backend::experts`].
+// tidy: allow-long-function the parameters of four launches that share every name.
 pub(super) fn experts(
     cuda: &Cuda,
     y: &mut Buf,

@@ -64,3 +64,23 @@ pub(super) fn mla_decode(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::geometry;
+    use hadal_kernels::Caps;
+
+    /// A100, RTX 4090, H100, RTX 5090.
+    const CARDS: [Caps; 4] = [
+        Caps { arch: 80, multiprocessors: 108, shared_optin_bytes: 163 << 10 },
+        Caps { arch: 89, multiprocessors: 128, shared_optin_bytes: 99 << 10 },
+        Caps { arch: 90, multiprocessors: 132, shared_optin_bytes: 227 << 10 },
+        Caps { arch: 120, multiprocessors: 170, shared_optin_bytes: 99 << 10 },
+    ];
+
+    #[test]
+    fn heads_of_a_block_are_as_many_as_a_card_has_shared_memory_for() {
+        assert_eq!(CARDS.map(|caps| geometry::heads(16, &caps)), [16; 4]);
+        assert_eq!(CARDS.map(|caps| geometry::heads(128, &caps)), [64, 16, 64, 16]);
+    }
+}

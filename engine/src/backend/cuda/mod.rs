@@ -33,7 +33,7 @@ mod work;
 pub use device::{Device, NoDevice, count};
 pub use plan::Plan;
 pub use route::Routing;
-pub use selftest::{CheckCard, DeviceReport, report};
+pub use selftest::{CheckCard, Depth, DeviceReport, report};
 pub use weight::{Experts, Weight};
 
 use device::{Graph, Memory};

@@ -336,8 +336,7 @@ impl Backend for Cuda {
             }
             Mode::Running => self.check(),
         };
-        let collected =
-            ended.and_then(|()| super::sample::collect(self, step.samples.len(), out));
+        let collected = ended.and_then(|()| super::sample::collect(self, step.samples.len(), out));
         self.touched = collected.map_err(|error| self.lose(error))?;
         Ok(())
     }

@@ -146,13 +146,13 @@ impl Plan {
         device.upload(&self.words, 0, &self.staged)?;
         if !step.penalties.is_empty() {
             let each = step.penalties.iter();
-            let structs =
-                each.map(|p| SamplePenalty { token: p.token.0, in_output: p.in_output });
+            let structs = each.map(|p| SamplePenalty { token: p.token.0, in_output: p.in_output });
             device.upload(&self.penalties, 0, &bytes_of(structs))?;
         }
         if !step.biases.is_empty() {
             let each = step.biases.iter();
-            let structs = each.map(|(token, amount)| SampleBias { token: token.0, amount: *amount });
+            let structs =
+                each.map(|(token, amount)| SampleBias { token: token.0, amount: *amount });
             device.upload(&self.biases, 0, &bytes_of(structs))?;
         }
         if self.n_decode_row < self.n_row {
@@ -205,7 +205,10 @@ impl Plan {
         let mut room = self.staged[4 * array.first..].chunks_exact_mut(4).take(array.room);
         for word in words {
             let Some(to) = room.next() else {
-                return Err(bug("step", &format!("an array is longer than its {} words", array.room)));
+                return Err(bug(
+                    "step",
+                    &format!("an array is longer than its {} words", array.room),
+                ));
             };
             to.copy_from_slice(&word.to_le_bytes());
         }

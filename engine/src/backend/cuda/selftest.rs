@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use hadal_kernels::check::{all, measures};
+use hadal_kernels::check::{Check, all, measures};
 use hadal_kernels::{Caps, Card, Failure, Grid, Kernel};
 
 use super::device::{Device, Memory};
@@ -86,11 +86,24 @@ pub struct DeviceReport {
     pub text: String,
 }
 
-/// Runs every kernel's checks on a card and times one launch of each; `progress(done, of)` after each check.
+/// How much of a self-test is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Every check.
+    All,
+    /// One check in so many of those of a family, its first in any case.
+    OneIn(usize),
+}
+
+/// Runs the kernels' own checks on a card and times one launch of each kernel; `progress(done, of)` after each check.
 ///
 /// # Errors
 /// What the device refuses before the first check.
-pub fn report(ordinal: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<DeviceReport> {
+pub fn report(
+    ordinal: usize,
+    depth: Depth,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<DeviceReport> {
     let device = Device::open(ordinal)?;
     let caps = *device.caps();
     let (free, total) = device.memory()?;
@@ -108,7 +121,7 @@ pub fn report(ordinal: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<
         total as f64 / 1e9,
     );
     let mut card = CheckCard::new(device);
-    let (checks, mut failures) = (all(), Vec::new());
+    let (checks, mut failures) = (chosen(depth), Vec::new());
     let mut counts: Vec<(&str, usize, usize)> = Vec::new();
     for (done, check) in checks.iter().enumerate() {
         let family = check.family.name();
@@ -127,9 +140,9 @@ pub fn report(ordinal: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<
     for (family, passed, failed) in counts {
         let _ = writeln!(text, "{family:16} {passed:5} passed {failed:5} failed");
     }
-    failures.iter().for_each(|failure| {
+    for failure in &failures {
         let _ = writeln!(text, "FAILED {failure}");
-    });
+    }
     let _ = writeln!(text, "\none small launch each, copies of its inputs included");
     for measure in measures() {
         let name = measure.kernel.entry();
@@ -144,6 +157,20 @@ pub fn report(ordinal: usize, progress: &mut dyn FnMut(usize, usize)) -> Result<
         }
     }
     Ok(DeviceReport { n_check: checks.len(), failures, text })
+}
+
+/// The checks of a depth, families in turn.
+fn chosen(depth: Depth) -> Vec<Check> {
+    let mut checks = all();
+    if let Depth::OneIn(every) = depth {
+        let (mut family, mut n) = (None, 0);
+        checks.retain(|check| {
+            n = if family == Some(check.family) { n + 1 } else { 0 };
+            family = Some(check.family);
+            n % every.max(1) == 0
+        });
+    }
+    checks
 }
 
 /// Microseconds of the fastest of a few runs.

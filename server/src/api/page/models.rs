@@ -89,9 +89,7 @@ fn state_fields(state: &State) -> Value {
             "bytes": loaded.info.weight_bytes + loaded.info.cache_bytes + loaded.info.scratch_bytes,
             "device": loaded.info.device,
             "device_why": loaded.info.device_why,
-            "isa": loaded.info.isa,
-            "activations": loaded.info.activations,
-            "threads": loaded.info.threads,
+            "isa": loaded.info.isa, "activations": loaded.info.activations, "threads": loaded.info.threads,
         }),
         State::Failed(problem) => {
             json!({ "status": "error", "loaded": false, "error": problem.sentence() })

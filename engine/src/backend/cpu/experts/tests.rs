@@ -223,7 +223,8 @@ fn an_average_is_the_sum_of_all_experts_over_their_number() {
     for way in ways() {
         let mut cpu = backend(way, 2);
         let all = cpu.average_routing(33, 3).unwrap();
-        let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(1, 33 * d, crate::backend::Role::Inner).unwrap());
+        let (x, mut y) =
+            (cpu.vector(&x).unwrap(), cpu.alloc(1, 33 * d, crate::backend::Role::Inner).unwrap());
         cpu.experts(&mut y, None, &x, &all, &weights, 33);
         assert_close(&y, &want, |_| 2e-2);
     }
