@@ -19,7 +19,7 @@ fn a_page_chats_with_a_model_on_the_card_and_unloading_gives_its_memory_back() {
         let limits = Limits { sequences_max: 4, step_rows_max: 64, ..Limits::default() };
         let (cpu, device) = (CpuOptions::default(), DeviceChoice::Cuda(0));
         let loader = Arc::new(EngineLoader { limits, cpu, device });
-        let server = Server::start(loader, Arc::new(Script::default()), Setup::default()).await;
+        let mut server = Server::start(loader, Arc::new(Script::default()), Setup::default()).await;
         server.load("sft/demo").await;
         let status = server.get("/api/models/sft/demo/status").await.json();
         let device = status["device"].as_str().unwrap_or_else(|| panic!("{status}"));
@@ -40,6 +40,7 @@ fn a_page_chats_with_a_model_on_the_card_and_unloading_gives_its_memory_back() {
         assert!(card.live_bytes() > 0);
         let unloaded = server.post("/api/models/sft/demo/unload", &json!({})).await;
         assert_eq!(unloaded.status, 200, "{}", unloaded.body);
+        server.stop();
         server.stopped().await;
     });
     assert_eq!(card.live_bytes(), 0, "an unloaded model leaves memory behind");

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use hadal_kernels::check::{Check, all, measures};
-use hadal_kernels::{Caps, Card, Failure, Grid, Kernel};
+use hadal_kernels::{Caps, Card, Failure, Grid, Kernel, geometry};
 
 use super::device::{Device, Memory};
 use crate::error::Result;
@@ -146,6 +146,10 @@ pub fn report(
     let _ = writeln!(text, "\none small launch each, copies of its inputs included");
     for measure in measures() {
         let name = measure.kernel.entry();
+        if !geometry::fits(measure.kernel, &caps) {
+            let _ = writeln!(text, "{name:28}   skipped   not for this card");
+            continue;
+        }
         match best_of(&mut card, &measure) {
             Ok(micros) => {
                 let _ = writeln!(text, "{name:28} {micros:9.0} us   {}", measure.shape);
