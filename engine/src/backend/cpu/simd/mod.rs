@@ -167,6 +167,19 @@ pub(super) fn prefetch(at: *const u8) {
     let _ = at;
 }
 
+/// The same, for what is used only after much else: the first-level cache is left alone.
+#[inline(always)]
+pub(super) fn prefetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Fewer than sixteen f32, the rest zero.
 ///
 /// # Safety

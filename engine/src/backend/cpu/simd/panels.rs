@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod formats;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 
 use super::groups::Group;
 use super::ints::Ints;
@@ -115,8 +117,8 @@ fn lines(dim: usize) -> usize {
     2 * bytes.unwrap_or(0).max(TILES_BYTES).div_ceil(LINE)
 }
 
-/// Runs a product on a matrix of `rows`, back to back, of which a panel at a time is packed into `room`. The same bits as
-/// [`product`] on its panels.
+/// Runs a product on a matrix of `rows`, back to back, in place or, where that is not faster, from a panel at a time that
+/// is packed into `room`. The same bits as [`product`] on its panels.
 ///
 /// # Safety
 /// As [`product`], the panels left out.
@@ -125,9 +127,18 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     let Some(panel_bytes) = Layout::of(p.dtype).and_then(|layout| layout.panel_bytes(p.dim)) else {
         return;
     };
+    #[cfg(target_arch = "x86_64")]
+    let in_place = match isa {
+        // SAFETY: the caller's promise.
+        Isa::Avx512Bf16 | Isa::Amx => unsafe { rows::product(p, rows, row_bytes) },
+        Isa::Portable | Isa::Avx2 => 0,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let in_place = 0;
     let (packed, room) = room.split_at_mut(room.len() / 2);
     let packed = &mut packed[..panel_bytes];
-    for (i, rows) in rows.chunks((OUTS * row_bytes).max(1)).enumerate() {
+    let rest = &rows[in_place * row_bytes..];
+    for (i, rows) in (in_place / OUTS..).zip(rest.chunks((OUTS * row_bytes).max(1))) {
         pack(p.dtype, rows, p.dim, packed);
         let outs = (p.outs - i * OUTS).min(OUTS);
         // SAFETY: one panel of the product, now in `room`.
