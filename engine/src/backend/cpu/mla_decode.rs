@@ -352,11 +352,11 @@ fn gather_queries(
 mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
-    use crate::backend::cpu::{Cpu, Plan};
     use crate::backend::cpu::testing::{
         CACHES, EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, attend,
         backend_for, backend_with, cache, kept_latents, step, ways,
     };
+    use crate::backend::cpu::{Cpu, Plan};
 
     fn inputs(sequences: &[Sequence], shape: &MlaShape) -> (Vec<f32>, Vec<f32>) {
         let latent = shape.n_head * shape.kv_lora_rank;
@@ -433,7 +433,8 @@ mod tests {
 
     #[test]
     fn every_format_of_the_cache_gives_what_its_rows_give() {
-        for (shape, kind) in [ODD, EVEN, OWN_KEYS].into_iter().flat_map(|s| CACHES.map(|k| (s, k))) {
+        for (shape, kind) in [ODD, EVEN, OWN_KEYS].into_iter().flat_map(|s| CACHES.map(|k| (s, k)))
+        {
             let sequences = [0, 63, 300, 1100].map(|before| sequence(before as u64, before, 1));
             let over = |s: &Sequence| oracle_over(&kept_latents(kind, *s, &shape), *s, &shape);
             let want: Vec<f64> = sequences.iter().flat_map(over).collect();

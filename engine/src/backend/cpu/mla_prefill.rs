@@ -383,12 +383,12 @@ fn turn(scratch: &mut Scratch, key: &Weight, first: usize) {
 mod tests {
     use crate::backend::Backend;
     use crate::backend::MlaShape;
-    use crate::backend::cpu::{Cpu, Plan, mla_decode};
     use crate::backend::cpu::testing::{
         CACHES, EVEN, Matrix, ODD, OWN_KEYS, Sequence, TestKvB, Way, assert_close,
-        assert_same_bits, attend, backend_for, backend_with, cache, kept_latents, kv_b_forms,
-        step, ways,
+        assert_same_bits, attend, backend_for, backend_with, cache, kept_latents, kv_b_forms, step,
+        ways,
     };
+    use crate::backend::cpu::{Cpu, Plan, mla_decode};
     use crate::quant::DType;
 
     fn queries(sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
@@ -507,9 +507,8 @@ mod tests {
         let kv_b = TestKvB::whole(8, DType::Bf16, &EVEN);
         let sequences = [sequence(4, 60, 4), sequence(5, 200, 36)];
         for kind in CACHES {
-            let over = |s: &Sequence| {
-                oracle_over(&kept_latents(kind, *s, &EVEN), *s, &EVEN, &kv_b.whole)
-            };
+            let over =
+                |s: &Sequence| oracle_over(&kept_latents(kind, *s, &EVEN), *s, &EVEN, &kv_b.whole);
             let want: Vec<f64> = sequences.iter().flat_map(over).collect();
             for way in ways() {
                 let on = backend_with(way, kind, EVEN);
