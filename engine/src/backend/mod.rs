@@ -12,8 +12,8 @@ pub mod cpu;
 
 use std::ops::Range;
 
-use crate::checkpoint::Tensor;
 pub use crate::checkpoint::config::{RopePairs, RouteRule, Scoring};
+use crate::checkpoint::{Keep, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::quant::DType;
@@ -158,9 +158,13 @@ pub trait Backend: Send + 'static {
     /// Experts chosen for each row, and their weights.
     type Routing: Send;
 
-    /// Attention's sizes, and in what most weights are stored. Called before anything is made: the order of `kv_b` and the
+    /// How it keeps matrices.
+    fn keep(&self) -> Keep {
+        Keep::default()
+    }
+    /// Attention's sizes, and in what most weights are kept. Called before anything is made: the order of `kv_b` and the
     /// format of the cache may depend on them.
-    fn prepare(&mut self, shape: &MlaShape, stored: DType);
+    fn prepare(&mut self, shape: &MlaShape, kept: DType);
     /// One layer's cache of `n_page` pages.
     fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Self::Cache>;
     /// Bytes of a row of it.

@@ -75,7 +75,8 @@ impl<B: Backend> Model<B> {
 
     /// Tells the backend what the model is like: before its memory is planned, and before anything is made.
     pub fn prepare(backend: &mut B, checkpoint: &Checkpoint) {
-        backend.prepare(&scratch::mla_shape(&checkpoint.config), checkpoint.dtype());
+        let kept = checkpoint.dtype_as(backend.keep());
+        backend.prepare(&scratch::mla_shape(&checkpoint.config), kept);
     }
 
     /// Loads what the ordinary pass does without, so that a recorded one can show it: mini-deepseek's draft heads.
