@@ -1,8 +1,8 @@
 // format.cuh: what a weight format is to the matrix kernels.
 //
-// A *segment* is 128 columns of a row, a *unit* 16 bytes of it, a *block* 32 columns. A lane reads units of two rows, `group` and
-// group + 8 of a tile of 16; unit u of a segment lies at byte 64 u + 16 quad of it and holds the columns 8 quad .. 8 quad + 7 of
-// each of its BLOCKS blocks. A format has
+// A *segment* is 128 columns of a row, a *unit* 16 bytes of it, a *block* 32 columns. A lane reads units of two rows,
+// `group` and group + 8 of a tile of 16; unit u of a segment lies at byte 64 u + 16 quad of it and holds the columns 8
+// quad .. 8 quad + 7 of each of its BLOCKS blocks. A format has
 //
 //   BLOCKS             blocks of 32 columns that the units of four lanes hold: 1, 2 or 4
 //   GROUP              columns under one scale: 0 (none), 32, or 128 (a segment)
@@ -39,7 +39,9 @@ struct Scales32 {
     const float2 pair = from_f16(block < 2 ? s.of[half].x : s.of[half].y);
     return __fmaf_rn(block % 2 == 0 ? pair.x : pair.y, part, sum);
   }
-  static __device__ __forceinline__ float add(float total, float part, const Scale&, int) { return __fadd_rn(total, part); }
+  static __device__ __forceinline__ float add(float total, float part, const Scale&, int) {
+    return __fadd_rn(total, part);
+  }
 };
 
 // Scales of groups of 128: [segment, row] f16.
