@@ -21,7 +21,7 @@ constexpr unsigned SEGMENT = 128;
 
 // 16 or 8 or 2 bytes of scales come through L1: neighbouring lanes share them.
 __device__ __forceinline__ float half_at(const void* scales, size_t at) {
-  const uint16_t bits = static_cast<const uint16_t*>(scales)[at];
+  const uint16_t bits = __ldg(static_cast<const uint16_t*>(scales) + at);  // global, also out of a table of experts
   return from_f16(bits).x;
 }
 
@@ -33,7 +33,7 @@ struct Scales32 {
   };
   static __device__ __forceinline__ Scale scale(const WeightMatrix& m, unsigned row, unsigned segment) {
     const uint2* at = static_cast<const uint2*>(m.scales) + size_t(segment) * m.scale_stride + row;
-    return {{at[0], at[8]}};
+    return {{__ldg(at), __ldg(at + 8)}};
   }
   static __device__ __forceinline__ float fold(float sum, float part, const Scale& s, int block, int half) {
     const float2 pair = from_f16(block < 2 ? s.of[half].x : s.of[half].y);

@@ -36,7 +36,7 @@ struct Fp8 {
     float both;
   };
   static __device__ __forceinline__ Scale scale(const WeightMatrix& m, unsigned row, unsigned segment) {
-    return {static_cast<const float*>(m.scales)[size_t(row / 128) * m.scale_stride + segment]};
+    return {__ldg(static_cast<const float*>(m.scales) + size_t(row / 128) * m.scale_stride + segment)};
   }
   static __device__ __forceinline__ float add(float total, float part, const Scale& s, int) {
     return __fadd_rn(total, __fmul_rn(s.both, part));
