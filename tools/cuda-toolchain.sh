@@ -56,6 +56,8 @@ if ! complete; then
     printf '%s' "$packages" >"$fresh/packages.txt"
     mv "$fresh" "$dir"
     trap - EXIT
+    # Cargo asks the build script again, which looks for nvcc, when the script is newer than its last run.
+    touch "$root/build.rs"
 fi
 
 complete || fail "$dir was made, but its nvcc is not $release"

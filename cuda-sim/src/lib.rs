@@ -74,6 +74,7 @@ mod ptx;
 
 pub use counters::Counters;
 pub use device::{Device, Function, Loaded};
+pub use driver::image_ptx;
 pub use exec::{Checks, Grid};
 pub use fault::{Error, Fault, FaultKind, Result};
 pub use profile::{

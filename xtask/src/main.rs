@@ -3,6 +3,8 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what these commands are for")]
 
+mod abi;
+mod budget;
 mod ci;
 mod fuzz;
 mod gguf;
@@ -20,6 +22,12 @@ const USAGE: &str = "usage: cargo xtask <command>
 
   ci                        formatting, lints, tidy, and cargo-deny where it is installed
   tidy                      sizes, layers, homes, markers, paths, links; prints the line budget
+  abi                       compare kernels/src/abi.rs with what bindgen makes of kernels/include
+       [--write yes]        write it
+       [--install yes]      first put bindgen and libclang into .tools
+  budget                    hold the kernels' build and their counters to kernels/budget.toml (needs nvcc)
+       [--write yes]        take today's registers and blocks as the budget
+  roofline                  write docs/kernels.md (needs nvcc)
   tiny --out DIR            write a seeded random checkpoint in Hugging Face layout
        [--preset NAME]      tiny (default), blocks, v2-lite, ds-lite-cut, v3-mini, ds-mini, v3-layer, moonlight-cut
        [--routing KIND]     uniform (default), or zipf: few experts are chosen often, many seldom
@@ -42,6 +50,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match command.as_str() {
+        "abi" => abi::run(&root(), rest),
+        "budget" => budget::run(&root(), rest),
+        "roofline" => budget::roofline(&root()),
         "ci" => ci::run(&root()),
         "tidy" => tidy::run(&root()),
         "tiny" => tiny::run(rest),

@@ -68,7 +68,10 @@ pub(crate) unsafe fn image_bytes<'a>(image: *const u8) -> Result<&'a [u8]> {
 }
 
 /// The PTX text that a card of this capability runs, `arch` being `10 * major + minor`.
-pub(crate) fn choose(image: &[u8], arch: u32) -> Result<String> {
+///
+/// # Errors
+/// [`Error::Image`] where the image is neither a fatbin nor PTX, holds compressed PTX, or nothing for the card.
+pub fn choose(image: &[u8], arch: u32) -> Result<String> {
     let text = |bytes: &[u8]| {
         let bytes = bytes.split(|b| *b == 0).next().unwrap_or_default();
         String::from_utf8(bytes.to_vec()).map_err(|_| Error::Image("the PTX is no text".into()))

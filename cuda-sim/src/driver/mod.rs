@@ -19,6 +19,8 @@ mod fatbin;
 mod graph;
 mod queue;
 
+pub use fatbin::choose as image_ptx;
+
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

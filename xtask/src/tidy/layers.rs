@@ -6,7 +6,8 @@ use super::{Complaint, complain};
 
 /// Crates of ours that a package may use.
 const CRATES: &[(&str, &[&str])] = &[
-    ("engine/", &[]),
+    ("kernels/", &["hadal_kernels"]),
+    ("engine/", &["hadal_kernels"]),
     ("web/", &[]),
     ("server/", &["hadal_engine", "hadal_web", "hadal_server"]),
     ("tests/", &["hadal_engine", "hadal_server", "hadal_web", "hadal_tests"]),
@@ -61,6 +62,7 @@ const MODULES: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("cudarc", &["engine/src/backend/cuda/device.rs", "cuda-sim/tests/"]),
     ("libloading", &["cuda-sim/tests/"]),
+    ("cuda_sim", &["cuda-sim/", "kernels/tests/", "tests/"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
     ("memmap2", &["engine/src/checkpoint/map.rs", "engine/src/checkpoint/map/"]),
     ("rustix", &["engine/src/checkpoint/convert/", "server/src/commands/bench/clock.rs"]),
@@ -107,6 +109,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["server/"]),
     ("criterion", &["benches/"]),
     ("syn", &["xtask/"]),
+    ("toml_edit", &["xtask/", "kernels/tests/"]),
 ];
 
 /// Every path of a file against the three tables.

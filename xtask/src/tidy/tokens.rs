@@ -15,6 +15,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "engine/src/backend/cpu/testing.rs",
     "engine/src/backend/cuda/",
     "kernels/src/",
+    "kernels/tests/all/sim.rs",
     "cuda-sim/",
     "tests/counting.rs",
 ];
