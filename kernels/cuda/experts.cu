@@ -2,12 +2,14 @@
 //
 //   h[pair] = silu(gate_e x[row]) * (up_e x[row]),  y[row] = shared[row] + sum_k weight[row, k] * down_e h[row, k]
 //
-// Shapes    gate, up [M, D], down [D, M] of each expert as in weight.h; x, y, shared [n_row, D] bf16; a pair is one of a
-//           row's n_chosen choices. Sums in f32, in product.cuh's order: a row has the same bits whoever shares its experts.
+// Shapes    gate, up [M, D], down [D, M] of each expert as in weight.h; x, y, shared [n_row, D] bf16; a pair is one of
+//           a row's n_chosen choices. Sums in f32, in product.cuh's order: a row has the same bits whoever shares its
+//           experts.
 // Launch    experts_dispatch  one block of 512: a stable counting sort of pairs by expert, and a list of tiles
 //           experts_gate_up_<format>_<few|mid>, experts_down_...  grid (features, tiles): 8 or 64 pairs of one expert
 //           experts_combine   grid n_row, block 256
-//           The number of tiles is the card's affair: the grid is the most there can be, blocks behind the last tile end.
+//           The number of tiles is the card's affair: the grid is the most there can be, blocks behind the last tile
+//           end.
 // Bytes     weights of the experts that rows chose, once for every tile; x, h and out once a pair, y.
 // Roofline  up to some 8 rows an expert memory-bound: 8 experts of V3 in fp8 are 352 MB = 117 us at 3.0 TB/s; 4096 rows
 //           choose 128 times each: 2.9 TFLOP = 3.6 ms at 798 TFLOP/s.
@@ -40,12 +42,12 @@ __device__ __forceinline__ unsigned scan(unsigned x) {
 
 extern __shared__ __align__(16) unsigned shared_counts[];
 
-// Each warp has a range of pairs, counts it, and later puts its pairs behind those of the warps before it: order is kept, and no
-// count is shared while it changes.
+// Each warp has a range of pairs, counts it, and later puts its pairs behind those of the warps before it: order is
+// kept, and no count is shared while it changes.
 KERNEL(experts_dispatch, ExpertsDispatchParams, DISPATCH_THREADS) {
-  unsigned* const counts = shared_counts;                        // [DISPATCH_WARPS, n_expert]
+  unsigned* const counts = shared_counts;                         // [DISPATCH_WARPS, n_expert]
   unsigned* const starts = counts + DISPATCH_WARPS * p.n_expert;  // [n_expert + 1]
-  unsigned* const tiles = starts + p.n_expert + 1;               // [n_expert + 1]
+  unsigned* const tiles = starts + p.n_expert + 1;                // [n_expert + 1]
   const unsigned n_pair = p.n_row * p.n_chosen, warp = threadIdx.x / WARP;
   const unsigned per_warp = (n_pair + DISPATCH_WARPS - 1) / DISPATCH_WARPS;
   const unsigned begin = min(n_pair, warp * per_warp), end = min(n_pair, begin + per_warp);
@@ -130,13 +132,15 @@ struct Tile {
   unsigned expert, first, n;
 
   template <class P>
-  __device__ __forceinline__ Tile(const P& p, unsigned size) : expert(p.tile[2 * blockIdx.y]), first(p.tile[2 * blockIdx.y + 1]), n(0) {
+  __device__ __forceinline__ Tile(const P& p, unsigned size)
+      : expert(p.tile[2 * blockIdx.y]), first(p.tile[2 * blockIdx.y + 1]), n(0) {
     if (expert != NO_EXPERT) n = min(size, p.expert_start[expert + 1] - first);
   }
 };
 
 __device__ __forceinline__ WeightMatrix matrix(const ExpertMatrices& m, unsigned expert) {
-  return {m.quants[expert], m.scales == nullptr ? nullptr : m.scales[expert], m.n_out, m.n_in, m.quant_stride, m.scale_stride};
+  return {m.quants[expert], m.scales == nullptr ? nullptr : m.scales[expert], m.n_out, m.n_in, m.quant_stride,
+          m.scale_stride};
 }
 
 // Rows of x by pair.
@@ -157,7 +161,8 @@ struct StoreGateUp {
     Four y;
 #pragma unroll
     for (int j = 0; j < 4; ++j) y.v[j] = silu(gate.v[j]) * up.v[j];
-    store4(static_cast<bf16*>(p.h) + size_t(first + i) * p.h_stride + feature + f, inside(y, feature + f, p.gate.n_out));
+    store4(static_cast<bf16*>(p.h) + size_t(first + i) * p.h_stride + feature + f,
+           inside(y, feature + f, p.gate.n_out));
   }
 };
 
@@ -177,8 +182,8 @@ __device__ __forceinline__ void gate_up_few(const ExpertsGateUpParams& p) {
   if (tile.expert == NO_EXPERT) return;
   const PairRows rows = {static_cast<const bf16*>(p.x), p.pair + tile.first, p.n_chosen, p.x_stride};
   const unsigned feature = blockIdx.x * 16;
-  product_few<F, 1>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature,
-                 rows, tile.n, StoreGateUp{p, tile.first, feature});
+  product_few<F, 1>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature, rows, tile.n,
+                    StoreGateUp{p, tile.first, feature});
 }
 
 template <class F>
@@ -188,8 +193,8 @@ __device__ __forceinline__ void gate_up_mid(const ExpertsGateUpParams& p) {
   if (tile.expert == NO_EXPERT) return;
   const PairRows rows = {static_cast<const bf16*>(p.x), p.pair + tile.first, p.n_chosen, p.x_stride};
   const unsigned feature = blockIdx.x * (T::FEATURES / 2);
-  product_many<T>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature, rows, tile.n, shared_stages,
-                  StoreGateUp{p, tile.first, feature});
+  product_many<T>(Matrices<2>{{matrix(p.gate, tile.expert), matrix(p.up, tile.expert)}}, feature, rows, tile.n,
+                  shared_stages, StoreGateUp{p, tile.first, feature});
 }
 
 template <class F>
@@ -198,7 +203,8 @@ __device__ __forceinline__ void down_few(const ExpertsDownParams& p) {
   if (tile.expert == NO_EXPERT) return;
   const PlainRows rows = {static_cast<const bf16*>(p.h) + size_t(tile.first) * p.h_stride, p.h_stride};
   const unsigned feature = blockIdx.x * 16;
-  product_few<F, 1>(Matrices<1>{{matrix(p.down, tile.expert)}}, feature, rows, tile.n, StoreDown{p, tile.first, feature});
+  product_few<F, 1>(Matrices<1>{{matrix(p.down, tile.expert)}}, feature, rows, tile.n,
+                    StoreDown{p, tile.first, feature});
 }
 
 template <class F>
@@ -212,10 +218,10 @@ __device__ __forceinline__ void down_mid(const ExpertsDownParams& p) {
                   StoreDown{p, tile.first, feature});
 }
 
-#define EXPERTS(format, F)                                                                                               \
-  KERNEL(experts_gate_up_##format##_few, ExpertsGateUpParams, FEW_THREADS) { gate_up_few<F>(p); }                        \
-  KERNEL_BLOCKS(experts_gate_up_##format##_mid, ExpertsGateUpParams, 128, 2) { gate_up_mid<F>(p); }                      \
-  KERNEL(experts_down_##format##_few, ExpertsDownParams, FEW_THREADS) { down_few<F>(p); }                                \
+#define EXPERTS(format, F)                                                                          \
+  KERNEL(experts_gate_up_##format##_few, ExpertsGateUpParams, FEW_THREADS) { gate_up_few<F>(p); }   \
+  KERNEL_BLOCKS(experts_gate_up_##format##_mid, ExpertsGateUpParams, 128, 2) { gate_up_mid<F>(p); } \
+  KERNEL(experts_down_##format##_few, ExpertsDownParams, FEW_THREADS) { down_few<F>(p); }           \
   KERNEL_BLOCKS(experts_down_##format##_mid, ExpertsDownParams, 128, 2) { down_mid<F>(p); }
 
 EXPERTS(bf16, Bf16)

@@ -1,4 +1,5 @@
-// head_linear.cu: one product a head with one half of kv_b: queries into the latent space, attention's output out of it.
+// head_linear.cu: one product a head with one half of kv_b: queries into the latent space, attention's output out of
+// it.
 //
 //   y[r, h, o] = sum_i W_h[o, i] * x[r, h, i]
 //
@@ -8,7 +9,8 @@
 // Launch    head_linear_few   grid (features / 128, rows / 8, heads), block 256: a warp for 16 features
 //           head_linear_mid   grid (features / 64, rows / 64, heads), block 128, shared 48 KB of the launch
 // Bytes     the weights once for every tile of rows, x and y once.
-// Roofline  2 flops a weight and row: memory-bound below 300 rows. 128 heads x 512 x 128 in bf16 = 16.8 MB = 5.6 us at 3.0 TB/s.
+// Roofline  2 flops a weight and row: memory-bound below 300 rows. 128 heads x 512 x 128 in bf16 = 16.8 MB = 5.6 us at
+//           3.0 TB/s.
 #include "head_linear.h"
 #include "product_many.cuh"
 
@@ -29,7 +31,8 @@ struct StoreHead {
   unsigned row, feature;
 
   __device__ __forceinline__ void operator()(unsigned i, unsigned f, const Four& y) const {
-    bf16* at = static_cast<bf16*>(p.y) + size_t(row + i) * p.y_stride + size_t(blockIdx.z) * p.y_head_stride + feature + f;
+    bf16* at =
+        static_cast<bf16*>(p.y) + size_t(row + i) * p.y_stride + size_t(blockIdx.z) * p.y_head_stride + feature + f;
     if (p.y_head_stride % 4 == 0 && p.y_stride % 4 == 0 && feature + f + 4 <= p.n_out) {
       store4(at, y);
       return;
@@ -57,7 +60,8 @@ __device__ __forceinline__ HeadRows rows_of(const HeadLinearParams& p, unsigned 
 
 KERNEL(head_linear_few, HeadLinearParams, FEW_THREADS) {
   const unsigned feature = blockIdx.x * FEW_FEATURES, row = blockIdx.y * FEW_ROWS;
-  product_few_short<Bf16>(matrix_of(p), feature, rows_of(p, row), min(p.n_row - row, FEW_ROWS), StoreHead{p, row, feature});
+  product_few_short<Bf16>(matrix_of(p), feature, rows_of(p, row), min(p.n_row - row, FEW_ROWS),
+                          StoreHead{p, row, feature});
 }
 
 KERNEL_BLOCKS(head_linear_mid, HeadLinearParams, Mid::THREADS, 2) {

@@ -2,15 +2,18 @@
 //
 //   s[h, u] = scale * (q_latent[h] . c_kv[u] + q_pe[h] . k_pe[u]),   o_latent[h] = sum_u softmax(s[h])[u] c_kv[u]
 //
-// Shapes    one row: q_latent [H, c], q_pe [H, r], o_latent [H, c] bf16; cache rows [c_kv, k_pe] bf16, keys and values at
-//           once. c <= 512, r <= 64. Scores, softmax and sums in f32; weights of values in bf16.
-// Launch    mla_decode_<n>: grid (heads / n, splits, rows), a warp for 16 heads x 8 tokens and for 16 heads x 128 columns:
-//           block 128 for 16 heads, 512 for 64. Shared 93 and 152 KB. mla_combine: grid (heads, rows), block 128.
-// Splits    a context is cut in up to 32 parts of 256 tokens or more, by its length alone; so a row's bits depend on its own
-//           tokens, and the blocks of a long one fill the card.
-// Bytes     the row's cache once for every n heads (from L2 after the first), q_latent, o_latent; f32 parts where there are splits.
-// Roofline  2 (2c + r) H flops a token against 2 (c + r) bytes: 242 flops a byte with 128 heads, so tensor-core-bound on
-//           most cards; 30 with 16 heads, memory-bound. 128 heads x 4096 tokens: 1.1 GFLOP, 4.7 MB = 1.6 us on an H100.
+// Shapes    one row: q_latent [H, c], q_pe [H, r], o_latent [H, c] bf16; cache rows [c_kv, k_pe] bf16, keys and values
+//           at once. c <= 512, r <= 64. Scores, softmax and sums in f32; weights of values in bf16.
+// Launch    mla_decode_<n>: grid (heads / n, splits, rows), a warp for 16 heads x 8 tokens and for 16 heads x 128
+//           columns: block 128 for 16 heads, 512 for 64. Shared 93 and 152 KB. mla_combine: grid (heads, rows), block
+//           128.
+// Splits    a context is cut in up to 32 parts of 256 tokens or more, by its length alone; so a row's bits depend on
+//           its own tokens, and the blocks of a long one fill the card.
+// Bytes     the row's cache once for every n heads (from L2 after the first), q_latent, o_latent; f32 parts where there
+//           are splits.
+// Roofline  2 (2c + r) H flops a token against 2 (c + r) bytes: 242 flops a byte with 128 heads, so tensor-core-bound
+//           on most cards; 30 with 16 heads, memory-bound. 128 heads x 4096 tokens: 1.1 GFLOP, 4.7 MB = 1.6 us on an
+//           H100.
 #include "mla_decode.h"
 #include "tile.cuh"
 
@@ -43,7 +46,9 @@ struct Columns {
     units = (latent_units * 8 + rope + 31) / 32 * 4;
   }
   // Numbers of unit `u`: of the latent, of the rotary part, or none.
-  __device__ __forceinline__ unsigned in_latent(unsigned u) const { return u * 8 < latent ? min(8u, latent - u * 8) : 0; }
+  __device__ __forceinline__ unsigned in_latent(unsigned u) const {
+    return u * 8 < latent ? min(8u, latent - u * 8) : 0;
+  }
   __device__ __forceinline__ unsigned in_rope(unsigned u) const {
     return u >= latent_units && (u - latent_units) * 8 < rope ? min(8u, rope - (u - latent_units) * 8) : 0;
   }
@@ -75,7 +80,8 @@ __device__ __forceinline__ void load_queries(bf16* to, const MlaDecodeParams& p,
 
 // TOKENS cache rows from `slot` on, the first `n` of which are there.
 template <unsigned WARPS>
-__device__ __forceinline__ void load_tokens(bf16* to, const MlaDecodeParams& p, const Columns& columns, size_t slot, unsigned n) {
+__device__ __forceinline__ void load_tokens(bf16* to, const MlaDecodeParams& p, const Columns& columns, size_t slot,
+                                            unsigned n) {
   const bf16* cache = static_cast<const bf16*>(p.cache) + slot * p.cache_stride;
   // The cache is zero behind a row's numbers, so that a unit may be read whole.
   const bool even = p.kv_lora_rank % 8 == 0;
@@ -109,7 +115,8 @@ __device__ __forceinline__ float own_key_score(const MlaDecodeParams& p, unsigne
   return sum;
 }
 
-// 16 heads x 8 tokens: even and odd steps of 16 columns have sums of their own, so that one does not wait for the other.
+// 16 heads x 8 tokens: even and odd steps of 16 columns have sums of their own, so that one does not wait for the
+// other.
 __device__ __forceinline__ void scores(float (&s)[4], const bf16* q, const bf16* k, unsigned units) {
   float odd[4] = {};
   const bf16* q_at = q + lane_id() % 16 * PITCH + lane_id() / 16 * 8;
@@ -146,13 +153,6 @@ __device__ __forceinline__ void add_values(float (&o)[16][4], const bf16* weight
   }
 }
 
-// The lanes of a quad share a row of a fragment.
-template <typename Join>
-__device__ __forceinline__ float quad_reduce(float x) {
-  x = Join::join(x, __shfl_xor_sync(ALL_LANES, x, 1));
-  return Join::join(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-
 // A row's weight so far, and its part of the sum of weights: of two rows, `group` and group + 8.
 struct Softmax {
   float max[2] = {-INFINITY, -INFINITY};
@@ -163,8 +163,8 @@ extern __shared__ __align__(128) char shared_tiles[];
 
 // The finished split: to o_latent where it is the only one, to its place among the parts otherwise.
 template <unsigned HEADS>
-__device__ __forceinline__ void store_split(const MlaDecodeParams& p, float (&o)[16][4], const float (&lse)[2], unsigned row,
-                                            unsigned head, unsigned split, unsigned n_split) {
+__device__ __forceinline__ void store_split(const MlaDecodeParams& p, float (&o)[16][4], const float (&lse)[2],
+                                            unsigned row, unsigned head, unsigned split, unsigned n_split) {
   const unsigned warp = threadIdx.x / WARP, tile = warp / 4, column = warp % 4 * 128;
   const unsigned group = lane_id() / 4, quad = lane_id() % 4;
   const unsigned c = p.kv_lora_rank, c_units = (c + 7) / 8;
@@ -214,7 +214,8 @@ __device__ __forceinline__ void mla_decode(const MlaDecodeParams& p) {
   bf16* const queries = reinterpret_cast<bf16*>(shared_tiles);
   bf16* const tokens = queries + HEADS * PITCH;
   bf16* const weights = tokens + STAGES * TOKENS * PITCH;
-  float* const exchange = reinterpret_cast<float*>(weights + HEADS * P_PITCH);  // [HEADS, 4]: one number a warp of 8 tokens
+  float* const exchange =
+      reinterpret_cast<float*>(weights + HEADS * P_PITCH);  // [HEADS, 4]: one number a warp of 8 tokens
 
   const unsigned head = blockIdx.x * HEADS, split = blockIdx.y, row = blockIdx.z;
   const unsigned context = p.position[row] + 1, per_split = split_tokens(context);
@@ -226,7 +227,9 @@ __device__ __forceinline__ void mla_decode(const MlaDecodeParams& p) {
   const unsigned group = lane_id() / 4, quad = lane_id() % 4;
   const float scale = p.scale * LOG2_E;
   const Columns columns(p);
-  const auto slot = [&](unsigned token) { return size_t(page[token / PAGE_TOKENS]) * PAGE_TOKENS + token % PAGE_TOKENS; };
+  const auto slot = [&](unsigned token) {
+    return size_t(page[token / PAGE_TOKENS]) * PAGE_TOKENS + token % PAGE_TOKENS;
+  };
   const auto fetch = [&](unsigned token) {
     load_tokens<WARPS>(tokens + token / TOKENS % STAGES * TOKENS * PITCH, p, columns, slot(token), end - token);
     copy_commit();
@@ -249,7 +252,8 @@ __device__ __forceinline__ void mla_decode(const MlaDecodeParams& p) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const unsigned u = token + share * 8 + 2 * quad + i % 2;
-      if (p.k_pe_head_stride != 0 && u < end) s[i] += own_key_score(p, row, head + tile * 16 + group + i / 2 * 8, slot(u));
+      if (p.k_pe_head_stride != 0 && u < end)
+        s[i] += own_key_score(p, row, head + tile * 16 + group + i / 2 * 8, slot(u));
       s[i] = u < end ? s[i] * scale : -INFINITY;
       tile_max[i / 2] = fmaxf(tile_max[i / 2], s[i]);
     }

@@ -1,18 +1,19 @@
 // mla_prefill.cu: multi-head attention of prompts' rows, causal, over the paged latent cache.
 //
-//   k[u, h] = [W_uk[h] c_kv[u], k_pe[u]],  v[u, h] = W_uv[h] c_kv[u]                                           (mla_expand)
-//   o[r, h] = sum_u softmax(scale * q[r, h] . k[u, h])[u] v[u, h],  u <= position of r                          (mla_prefill)
+//   mla_expand    k[u, h] = [W_uk[h] c_kv[u], k_pe[u]],  v[u, h] = W_uv[h] c_kv[u]
+//   mla_prefill   o[r, h] = sum_u softmax(scale * q[r, h] . k[u, h])[u] v[u, h],  u <= position of r
 //
-// Shapes    q [n_row, H, n + r], o [n_row, H, v], cache rows [c_kv, k_pe] bf16; k and v bf16, of a group of heads and all tokens.
-//           Scores, softmax and sums in f32; keys, values and weights of values in bf16.
+// Shapes    q [n_row, H, n + r], o [n_row, H, v], cache rows [c_kv, k_pe] bf16; k and v bf16, of a group of heads and
+//           all tokens. Scores, softmax and sums in f32; keys, values and weights of values in bf16.
 // Launch    mla_expand_<mid|many>  grid (features, tokens, 2 * heads): product.cuh's tiles of 64 x 64 and 128 x 128
-//           mla_prefill_<width>    grid (tiles of 64 rows, heads), block 128: a warp for 16 rows; tokens 32 at a time. Widths up
-//           to 64 / 64, 192 / 128 and 256 / 256 for keys / values; shared 18, 43 and 99 KB.
-// Order     a row's softmax runs over the tiles of its own tokens from the first on; tiles behind it add nothing, exactly.
-// Bytes     expand: latents once for every head and tile of features, weights, k and v. Attention: q, o, and k and v once for
-//           every 64 rows (from L2: heads of a group are few).
-// Roofline  2 (n + r + v) flops a row, head and token: 4096 rows of V3 are 0.69 TFLOP = 0.87 ms at 798 TFLOP/s, tensor-core-bound;
-//           expanding them 0.14 TFLOP.
+//           mla_prefill_<width>    grid (tiles of 64 rows, heads), block 128: a warp for 16 rows, tokens 32 at a time
+//           Widths up to 64 / 64, 192 / 128 and 256 / 256 for keys / values; shared 18, 43 and 99 KB.
+// Order     a row's softmax runs over the tiles of its own tokens from the first on; tiles behind it add nothing,
+//           exactly.
+// Bytes     expand: latents once for every head and tile of features, weights, k and v. Attention: q, o, and k and v
+//           once for every 64 rows (from L2: heads of a group are few).
+// Roofline  2 (n + r + v) flops a row, head and token: 4096 rows of V3 are 0.69 TFLOP = 0.87 ms at 798 TFLOP/s,
+//           tensor-core-bound; expanding them 0.14 TFLOP.
 #include "mla_prefill.h"
 #include "product_many.cuh"
 
@@ -86,7 +87,8 @@ __device__ __forceinline__ void mla_expand(const MlaExpandParams& p) {
   const size_t head_stride = is_key ? p.k_head_stride : p.v_head_stride, stride = p.n_head * head_stride;
   bf16* to = static_cast<bf16*>(is_key ? p.k : p.v) + token * stride + head * head_stride + feature;
   const SlotRows rows = {static_cast<const bf16*>(p.cache), p.slot + token, p.cache_stride};
-  product_many<T>(Matrices<1>{{w}}, feature, rows, n_token, shared_stages, StoreExpanded{to, stride, feature, w.n_out, room});
+  product_many<T>(Matrices<1>{{w}}, feature, rows, n_token, shared_stages,
+                  StoreExpanded{to, stride, feature, w.n_out, room});
 }
 
 KERNEL_BLOCKS(mla_expand_mid, MlaExpandParams, Mid::THREADS, 2) { mla_expand<Mid>(p); }
@@ -128,7 +130,8 @@ __device__ __forceinline__ void load_queries(bf16* to, const MlaPrefillParams& p
 
 // TOKENS keys and values from `token` on, the first `n` of which are there.
 template <class W>
-__device__ __forceinline__ void load_tokens(bf16* keys, bf16* values, const MlaPrefillParams& p, size_t token, unsigned n) {
+__device__ __forceinline__ void load_tokens(bf16* keys, bf16* values, const MlaPrefillParams& p, size_t token,
+                                            unsigned n) {
   const bf16* k = static_cast<const bf16*>(p.k) + (token * p.n_head + blockIdx.y) * p.k_head_stride;
   const bf16* v = static_cast<const bf16*>(p.v) + (token * p.n_head + blockIdx.y) * p.v_head_stride;
   for (unsigned t = threadIdx.x / WARP; t < TOKENS; t += WARPS) {
@@ -144,8 +147,8 @@ __device__ __forceinline__ void load_tokens(bf16* keys, bf16* values, const MlaP
 
 // 16 rows x TOKENS scores, tokens side by side.
 template <class W>
-__device__ __forceinline__ void scores(float (&s)[TOKENS / 8][4], const uint32_t (&q)[W::KEY / 16][4], const bf16* queries,
-                                       const bf16* keys, unsigned width) {
+__device__ __forceinline__ void scores(float (&s)[TOKENS / 8][4], const uint32_t (&q)[W::KEY / 16][4],
+                                       const bf16* queries, const bf16* keys, unsigned width) {
   const bf16* k_at = keys + (lane_id() / 16 * 8 + lane_id() % 8) * W::K_PITCH + lane_id() / 8 % 2 * 8;
 #pragma unroll
   for (int step = 0; step < int(W::KEY / 16); ++step) {
@@ -169,12 +172,13 @@ __device__ __forceinline__ void scores(float (&s)[TOKENS / 8][4], const uint32_t
 
 // o += weights x values. The weights lie in lanes as sums do, two tiles of which are one operand.
 template <class W>
-__device__ __forceinline__ void add_values(float (&o)[W::VALUE / 8][4], const float (&s)[TOKENS / 8][4], const bf16* values,
-                                           unsigned width) {
+__device__ __forceinline__ void add_values(float (&o)[W::VALUE / 8][4], const float (&s)[TOKENS / 8][4],
+                                           const bf16* values, unsigned width) {
 #pragma unroll
   for (int part = 0; part < int(TOKENS / 16); ++part) {
-    const float(&a)[4] = s[2 * part], (&b)[4] = s[2 * part + 1];
-    const uint32_t weights[4] = {pack_bf16(a[0], a[1]), pack_bf16(a[2], a[3]), pack_bf16(b[0], b[1]), pack_bf16(b[2], b[3])};
+    const float (&a)[4] = s[2 * part], (&b)[4] = s[2 * part + 1];
+    const uint32_t weights[4] = {pack_bf16(a[0], a[1]), pack_bf16(a[2], a[3]), pack_bf16(b[0], b[1]),
+                                 pack_bf16(b[2], b[3])};
 #pragma unroll
     for (int j = 0; j < int(W::VALUE / 16); ++j) {
       if (16 * j < int(width)) {
@@ -185,12 +189,6 @@ __device__ __forceinline__ void add_values(float (&o)[W::VALUE / 8][4], const fl
       }
     }
   }
-}
-
-template <typename Join>
-__device__ __forceinline__ float quad_reduce(float x) {
-  x = Join::join(x, __shfl_xor_sync(ALL_LANES, x, 1));
-  return Join::join(x, __shfl_xor_sync(ALL_LANES, x, 2));
 }
 
 // A warp's 16 rows, through its own part of shared memory.
@@ -255,7 +253,8 @@ __device__ __forceinline__ void mla_prefill(const MlaPrefillParams& p) {
   }
   const auto fetch = [&](unsigned token) {
     const unsigned stage = token / TOKENS % STAGES;
-    load_tokens<W>(keys + stage * W::K_STAGE, values + stage * W::V_STAGE, p, size_t(tile.token) + token, n_token - token);
+    load_tokens<W>(keys + stage * W::K_STAGE, values + stage * W::V_STAGE, p, size_t(tile.token) + token,
+                   n_token - token);
     copy_commit();
   };
 

@@ -1,7 +1,7 @@
 /* experts.h: y[row] = shared[row] + sum over the row's choices of w * mlp_e(x[row]).
  *
- * A *pair* is one choice of one row, number row * n_chosen + k. Dispatch sorts pairs by expert; gate+up and down work on
- * sorted pairs; combine adds a row's pairs in the order they were chosen. The host reads no count. */
+ * A *pair* is one choice of one row, number row * n_chosen + k. Dispatch sorts pairs by expert; gate+up and down work
+ * on sorted pairs; combine adds a row's pairs in the order they were chosen. The host reads no count. */
 #ifndef HADAL_EXPERTS_H
 #define HADAL_EXPERTS_H
 
@@ -21,7 +21,7 @@ ABI_SIZE(ExpertMatrices, 2, 4);
 typedef struct ExpertsDispatchParams {
   uint32_t *pair;         /* [n_row * n_chosen]: pairs, those of expert 0 first, each expert's by number */
   uint32_t *expert_start; /* [n_expert + 1]: where an expert's pairs begin in `pair` */
-  uint32_t *tile;         /* [n_tile_max, 2]: expert and first sorted pair of each tile; behind the last, expert 0xffffffff */
+  uint32_t *tile;         /* [n_tile_max, 2]: expert and first sorted pair; behind the last, 0xffffffff */
   uint64_t *touched;      /* [1]: experts with at least one pair are added */
   const uint32_t *expert; /* [n_row, n_chosen] */
   uint32_t n_row;

@@ -6,8 +6,8 @@
 
 /* y[row, h, o] = sum_i W_h[o, i] x[row, h, i].
  *
- * W_h is rows head_row_stride * h + head_row_first .. + n_out of `w`. Key halves are turned round when they are uploaded, so that
- * both sides are one product: key W_h [c, n], value W_h [v, c]. */
+ * W_h is rows head_row_stride * h + head_row_first .. + n_out of `w`, which is bf16. Key halves are turned round when
+ * they are uploaded, so that both sides are one product: key W_h [c, n], value W_h [v, c]. */
 typedef struct HeadLinearParams {
   WeightMatrix w;            /* [all heads' rows, n_in] */
   void *y;                   /* [n_row, y_stride] bf16; head h begins at h * y_head_stride */

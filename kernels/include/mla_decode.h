@@ -4,7 +4,8 @@
 
 #include "weight.h"
 
-/* s[h, u] = scale * (q_latent[h] . c_kv[u] + q_pe[h] . k_pe[u]), o_latent[h] = sum_u softmax(s)[u] c_kv[u], u <= position.
+/* s[h, u] = scale * (q_latent[h] . c_kv[u] + q_pe[h] . k_pe[u]), u <= position;
+ * o_latent[h] = sum_u softmax(s[h])[u] c_kv[u].
  *
  * A row's context of position + 1 tokens is cut into splits of split_tokens, a function of its length alone. A row with
  * one split is written to o_latent by the first kernel; of the others the parts are merged by the second. */

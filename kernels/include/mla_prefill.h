@@ -1,8 +1,8 @@
 /* mla_prefill.h: multi-head attention of prompts' rows over the paged latent cache, a group of heads at a time.
  *
- * Keys and values of every token that the rows see are expanded from cached latents into a workspace, then rows attend to
- * them. A workspace holds all tokens of some heads: no state of a row outlives a launch, and neither the number of heads at
- * a time nor the rows of a step decide a bit. */
+ * Keys and values of every token that the rows see are expanded from cached latents into a workspace, then rows attend
+ * to them. A workspace holds all tokens of some heads: no state of a row outlives a launch, and neither the number of
+ * heads at a time nor the rows of a step decide a bit. */
 #ifndef HADAL_MLA_PREFILL_H
 #define HADAL_MLA_PREFILL_H
 
@@ -39,7 +39,7 @@ typedef struct MlaPrefillParams {
   const void *q;        /* [n_row, q_stride] bf16: heads of n + r, rotated */
   const void *k;        /* as expanded */
   const void *v;        /* as expanded */
-  const uint32_t *tile; /* [n_tile, 4]: up to 64 rows of one sequence: the first, how many, its position, its first token in k */
+  const uint32_t *tile; /* [n_tile, 4]: up to 64 rows of a sequence: the first, how many, its position, token 0 in k */
   uint32_t n_tile;
   uint32_t head_first;
   uint32_t n_head;      /* of this group */

@@ -1,20 +1,23 @@
 // product.cuh: y[row, o] = sum_i W[o, i] x[row, i] on tensor cores, for few rows and for many, with the same bits.
 //
-// Weights are the first operand of m16n8k16 (16 features) and activations the second (8 rows), whatever the number of rows.
-// The order of a sum is the same in every form:
+// Weights are the first operand of m16n8k16 (16 features) and activations the second (8 rows), whatever the number of
+// rows. The order of a sum is the same in every form:
 //
-//   segment   128 columns: four blocks of 32, each two instructions (columns 8t + 0..3, then 8t + 4..7 of lane t), from zero
+//   segment   128 columns: four blocks of 32, each two instructions (columns 8t + 0..3, then 8t + 4..7 of lane t), from
+//             zero
 //   total     ((0 + segment 0) + segment 1) + ... , each addition rounded by itself; scales of 128 columns multiply a
 //             segment before it, scales of 32 columns a block inside its segment
 //
-// So a row's result depends on nothing but the row: a tile's size, a split of segments over warps and the place of a row in its
-// tile are free to choose. Both forms read 16 bytes a lane of a weight row and multiply what they read as it lies:
+// So a row's result depends on nothing but the row: a tile's size, a split of segments over warps and the place of a
+// row in its tile are free to choose. Both forms read 16 bytes a lane of a weight row and multiply what they read as it
+// lies:
 //
-//   product_few    8 or 32 rows; weights go from global memory into registers, eight warps take every eighth segment each
-//                  (or, where rows are short, other features), sums meet in shared memory in their order
+//   product_few    8 or 32 rows; weights go from global memory into registers, eight warps take every eighth segment
+//                  each (or, where rows are short, other features), sums meet in shared memory in their order
 //   product_many   ROWS rows x FEATURES features a block; cp.async stages in shared memory, warps side by side
 //
-// SIDES is 2 where two matrices of one shape meet in the epilogue (gate and up): tiles of 16 features alternate between them.
+// SIDES is 2 where two matrices of one shape meet in the epilogue (gate and up): tiles of 16 features alternate between
+// them.
 #pragma once
 
 #include "quant/bf16.cuh"
@@ -27,7 +30,8 @@ struct Matrices {
   WeightMatrix side[SIDES];
 };
 
-// Rows of activations: `row(i)` points to n_in numbers whose first is at a multiple of 16 bytes where `is_aligned()`.
+// Rows of activations: `row(i)` points to n_in numbers. They begin at multiples of 16 bytes where ALIGNED, or else
+// where `is_aligned` says so.
 struct PlainRows {
   const bf16* x;
   size_t stride;
@@ -46,7 +50,7 @@ __device__ __forceinline__ uint4 load_row(const Rows& rows, const bf16* at, unsi
   }
 }
 
-// One block of 32 columns: `w` are SIDES tiles of 16 features (of one warp), `x` eight numbers of the lane's row.
+// One block of 32 columns: `w` are M tiles of 16 features, `x` eight numbers of the lane's row.
 template <class F, int M>
 __device__ __forceinline__ void multiply_block(float (&sum)[M][4], const uint32_t (&w)[M][2][4], uint4 x,
                                                const typename F::Scale (&scale)[M], int block) {
@@ -100,7 +104,8 @@ constexpr unsigned FEW_ROWS = 8;
 constexpr unsigned FEW_WARPS = 8;
 constexpr unsigned FEW_THREADS = FEW_WARPS * WARP;
 
-// A warp's tile of 16 features of each side and N times 8 rows: where it lies, and the weights of one segment, as they are.
+// A warp's tile of 16 features of each side and N times 8 rows: where it lies, and the weights of one segment, as they
+// are.
 //
 // Rows that are not there are read as another row: what comes of them is not stored.
 template <class F, int SIDES, int N, class Rows>
@@ -118,7 +123,8 @@ struct Few {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const unsigned row = min(feature + group + 8 * half, w.side[s].n_out - 1);
-        quants[s][half] = static_cast<const char*>(w.side[s].quants) + row * F::row_bytes(w.side[s].quant_stride) + quad * 16;
+        quants[s][half] =
+            static_cast<const char*>(w.side[s].quants) + row * F::row_bytes(w.side[s].quant_stride) + quad * 16;
       }
     }
 #pragma unroll
@@ -148,7 +154,8 @@ struct Few {
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         columns[b][n] = zero16();
-        if (first + SEGMENT <= n_in || column < n_in) columns[b][n] = load_row(rows, x[n] + first + 32 * b, n_in - column);
+        if (first + SEGMENT <= n_in || column < n_in)
+          columns[b][n] = load_row(rows, x[n] + first + 32 * b, n_in - column);
       }
     }
 #pragma unroll
@@ -175,8 +182,8 @@ struct Few {
 
 // Features `feature` .. + 16 of each side, up to N times 8 rows; the block's warps share the segments.
 template <class F, int N, int SIDES, class Rows, class Store>
-__device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned feature, const Rows& rows, unsigned n_row,
-                                            const Store& store) {
+__device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned feature, const Rows& rows,
+                                            unsigned n_row, const Store& store) {
   constexpr unsigned FEATURES = SIDES * 16, ROWS = N * FEW_ROWS;
   constexpr unsigned SUMS = FEATURES * ROWS;  // of a block, and of a segment
   constexpr unsigned EACH = (SUMS + FEW_THREADS - 1) / FEW_THREADS;
@@ -191,7 +198,7 @@ __device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned f
   Few<F, SIDES, N, Rows> weights(w, feature, rows, n_row);
   if (warp < n_segment) weights.load(w, feature, warp);
   for (unsigned first = 0; first < n_segment; first += FEW_WARPS) {
-    float(&parts)[FEW_WARPS][SUMS] = part[first / FEW_WARPS % 2];
+    float (&parts)[FEW_WARPS][SUMS] = part[first / FEW_WARPS % 2];
     const unsigned segment = first + warp;
     if (segment < n_segment) {
       float sum[N][SIDES][4] = {};
@@ -236,8 +243,8 @@ __device__ __forceinline__ void product_few(const Matrices<SIDES>& w, unsigned f
 
 // Short rows: features `feature` .. + 128, up to 8 rows; every warp has features of its own and all their segments.
 template <class F, class Rows, class Store>
-__device__ __forceinline__ void product_few_short(const Matrices<1>& w, unsigned feature, const Rows& rows, unsigned n_row,
-                                                  const Store& store) {
+__device__ __forceinline__ void product_few_short(const Matrices<1>& w, unsigned feature, const Rows& rows,
+                                                  unsigned n_row, const Store& store) {
   constexpr int FEATURES = 16 * FEW_WARPS;
   constexpr int PITCH = FEATURES + 4;
   __shared__ alignas(16) float tile[FEW_ROWS * PITCH];

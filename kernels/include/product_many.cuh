@@ -3,14 +3,15 @@
 
 #include "product.cuh"
 
-// A block's work: FEATURES features (of all sides together) x ROWS rows by F_WARPS x R_WARPS warps, STAGES tiles under way.
+// A block's work: FEATURES features (of all sides together) x ROWS rows by F_WARPS x R_WARPS warps, STAGES tiles under
+// way.
 template <class Format, int N_SIDE, int N_FEATURE, int N_ROW, int N_F_WARP, int N_R_WARP, int N_STAGE>
 struct Tiling {
   using F = Format;
   static constexpr int SIDES = N_SIDE, FEATURES = N_FEATURE, ROWS = N_ROW, F_WARPS = N_F_WARP, STAGES = N_STAGE;
   static constexpr int THREADS = N_F_WARP * N_R_WARP * WARP;
-  static constexpr int M = FEATURES / 16 / N_F_WARP;  // tiles of 16 features of a warp
-  static constexpr int N = ROWS / 8 / N_R_WARP;       // tiles of 8 rows of a warp
+  static constexpr int M = FEATURES / 16 / N_F_WARP;             // tiles of 16 features of a warp
+  static constexpr int N = ROWS / 8 / N_R_WARP;                  // tiles of 8 rows of a warp
   static constexpr unsigned W_BYTES = F::STAGE / F::BLOCKS * 2;  // of a feature's row in a stage: 128 or 64
   static constexpr unsigned X_BYTES = F::STAGE * 2;
   static constexpr unsigned STAGE_BYTES = FEATURES * W_BYTES + ROWS * X_BYTES;
@@ -19,8 +20,9 @@ struct Tiling {
   static_assert(M % SIDES == 0, "a warp has tiles of every side: tile m is of side m % SIDES");
 };
 
-// The place of unit `u` (16 bytes) of a row. Lanes of a fragment read four neighbouring units of each of eight rows, eight
-// lanes at a time: rows of 128 bytes and more would meet in the same banks, so odd ones have their groups of four exchanged.
+// The place of unit `u` (16 bytes) of a row. Lanes of a fragment read four neighbouring units of each of eight rows,
+// eight lanes at a time: rows of 128 bytes and more would meet in the same banks, so odd ones have their groups of four
+// exchanged.
 template <unsigned ROW_BYTES>
 __device__ __forceinline__ unsigned place(unsigned row, unsigned u) {
   return row * ROW_BYTES + (ROW_BYTES == 64 ? u : u ^ (row % 2 * 4)) * 16;
@@ -66,8 +68,8 @@ struct Copies {
     for (unsigned i = 0; i < W_EACH; ++i) {
       const unsigned at = threadIdx.x / W_UNITS + i * (T::THREADS / W_UNITS);
       const bool there = w_there >> i & 1;
-      copy16(stage + place<T::W_BYTES>(at, w_unit), there ? w_from[i] + w_at : static_cast<const char*>(w.side[0].quants),
-             there ? 16 : 0);
+      copy16(stage + place<T::W_BYTES>(at, w_unit),
+             there ? w_from[i] + w_at : static_cast<const char*>(w.side[0].quants), there ? 16 : 0);
     }
     char* x_stage = stage + T::FEATURES * T::W_BYTES;
     const unsigned column = n * T::F::STAGE + x_unit * 8;
@@ -130,8 +132,8 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[T::N][T::M][4], cons
 
 // Features `feature` .. + FEATURES / SIDES of each side, rows 0 .. n_row <= ROWS. `shared` has T::SHARED_BYTES.
 template <class T, class Rows, class Store>
-__device__ __forceinline__ void product_many(const Matrices<T::SIDES>& w, unsigned feature, const Rows& rows, unsigned n_row,
-                                             char* shared, const Store& store) {
+__device__ __forceinline__ void product_many(const Matrices<T::SIDES>& w, unsigned feature, const Rows& rows,
+                                             unsigned n_row, char* shared, const Store& store) {
   using F = typename T::F;
   constexpr unsigned PER_SEGMENT = SEGMENT / F::STAGE;
   const unsigned warp = threadIdx.x / WARP, f_warp = warp % T::F_WARPS, r_warp = warp / T::F_WARPS;

@@ -39,8 +39,8 @@ __device__ __forceinline__ uint4 gather16(const bf16* at, unsigned n) {
   return make_uint4(w[0], w[1], w[2], w[3]);
 }
 
-// 9.7.15.5.15 ldmatrix: four 8 x 8 matrices; lanes 8i .. 8i + 7 give the rows of matrix i. A lane receives, of each, the
-// elements (group, 2 quad) and (group, 2 quad + 1); transposed, (2 quad, group) and (2 quad + 1, group).
+// 9.7.15.5.15 ldmatrix: four 8 x 8 matrices; lanes 8i .. 8i + 7 give the rows of matrix i. A lane receives, of each,
+// the elements (group, 2 quad) and (group, 2 quad + 1); transposed, (2 quad, group) and (2 quad + 1, group).
 __device__ __forceinline__ void load_matrices(uint32_t (&d)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
@@ -56,7 +56,8 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&d)[4], const
 }
 
 // 9.7.15.5.8 mma.m16n8k16: d [16, 8] += a [16, 16] b [16, 8].
-//   a0: (group, 2 quad + {0, 1})          a1: (group + 8, same)   a2: (group, 2 quad + 8 + {0, 1})   a3: (group + 8, same)
+//   a0: (group, 2 quad + {0, 1})          a2: (group, 2 quad + 8 + {0, 1})
+//   a1, a3: the same of group + 8
 //   b0: (2 quad + {0, 1}, group)          b1: (2 quad + 8 + {0, 1}, group)
 //   d0, d1: (group, 2 quad + {0, 1})      d2, d3: (group + 8, same)
 __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
@@ -85,7 +86,8 @@ __device__ __forceinline__ void store_pair(float* at, float a, float b) {
   asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(a), "f"(b) : "memory");
 }
 
-// 9.7.3.21 ex2: 2^x, an approximation of 2 ulp, 2^-inf = 0. Softmaxes here are to base 2: log2(e) is part of their scale.
+// 9.7.3.21 ex2: 2^x, an approximation of 2 ulp, 2^-inf = 0. Softmaxes here are to base 2: log2(e) is part of their
+// scale.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -99,6 +101,13 @@ __device__ __forceinline__ float log2_approx(float x) {
   return y;
 }
 
+// The four lanes of a group share a row of a fragment: their reduction, in each of them.
+template <typename Join>
+__device__ __forceinline__ float quad_reduce(float x) {
+  x = Join::join(x, __shfl_xor_sync(ALL_LANES, x, 1));
+  return Join::join(x, __shfl_xor_sync(ALL_LANES, x, 2));
+}
+
 // Two halves as two f32 (9.7.9.21 cvt), exact.
 __device__ __forceinline__ float2 from_f16(uint32_t pair) {
   float2 d;
@@ -108,7 +117,7 @@ __device__ __forceinline__ float2 from_f16(uint32_t pair) {
   return d;
 }
 
-// The byte permutation of PTX (9.7.9.7 prmt) and a bitwise function of three words (9.7.8.7 lop3): (a & b) | c.
+// 9.7.8.7 lop3: (a & b) | c.
 __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));

@@ -2,21 +2,23 @@
  *
  * `W [n_out, n_in]`, rows of numbers that are summed over. Two planes: quants, row-major, and scales.
  *
- *   bf16    quants [n_out, quant_stride] bf16; no scales
- *   fp8     quants [n_out, quant_stride] e4m3; scales [ceil(n_out / 128), scale_stride] f32, one a 128 x 128 quant block
- *   int8    quants [n_out, quant_stride] i8; scales [ceil(n_in / 128), scale_stride, 4] f16, one a group of 32:
- *           value = scale * quant
- *   int4    quants [n_out, quant_stride] u4; value = scale * (quant - 8); scales of groups of 32 as for int8, of groups of
- *           128 [ceil(n_in / 128), scale_stride] f16
+ *   bf16   quants [n_out, quant_stride] bf16; no scales
+ *   fp8    quants [n_out, quant_stride] e4m3;
+ *          scales [ceil(n_out / 128), scale_stride] f32, one a 128 x 128 quant block
+ *   int8   quants [n_out, quant_stride] i8; value = scale * quant;
+ *          scales [ceil(n_in / 128), scale_stride, 4] f16, one a group of 32
+ *   int4   quants [n_out, quant_stride] u4; value = scale * (quant - 8);
+ *          scales of groups of 32 as for int8, of groups of 128 [ceil(n_in / 128), scale_stride] f16
  *
- * Where `scale_stride` counts rows it is n_out rounded up to a multiple of 16. `quant_stride` is in elements and a multiple of
- * 128; what lies behind a row's n_in columns is zero in value: bytes 0, for int4 bytes 0x88, and every scale is a
- * finite number. Planes begin at multiples of 256 bytes.
+ * Where `scale_stride` counts rows it is n_out rounded up to a multiple of 16. `quant_stride` is in elements and a
+ * multiple of 128; what lies behind a row's n_in columns is zero in value: bytes 0, for int4 bytes 0x88, and every
+ * scale is a finite number. Planes begin at multiples of 256 bytes.
  *
  * Quants of a byte and less are packed, so that 16 bytes are what one lane multiplies: with a column as
  * 32 j + 8 t + i, t < 4, i < 8,
  *
- *   fp8, int8   in each 64 columns the eight bytes (j, t), j < 2, are at byte 8 * (2 t + j); among them i = 0 2 1 3 4 6 5 7
+ *   fp8, int8   in each 64 columns the eight bytes (j, t), j < 2, are at byte 8 * (2 t + j);
+ *               among them i = 0 2 1 3 4 6 5 7
  *   int4        in each 128 columns the four bytes (j, t), j < 4, are at byte 4 * (4 t + j); in their word, lowest bits
  *               first, i = 0 2 4 6 1 3 5 7
  */

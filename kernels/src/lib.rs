@@ -2,7 +2,7 @@
 //!
 //! A leaf: it knows no model, no engine and no driver. The sources are in `cuda/`, one *family* a file; `include/<family>.h`
 //! is a family's whole interface and [`abi`] its Rust face. Whoever has a card implements [`card::Card`] and can run every
-//! check of [`check::all`] on it: the tests here do so on the simulated card, `hadal selftest` on a real one.
+//! check of [`check::all`] on it: the tests here do so on simulated ones.
 //!
 //! ```text
 //! abi        parameter structs, generated from include/*.h

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa, Residence};
+use hadal_engine::backend::cpu::{Activations, CacheType, CpuOptions, Isa, Residence};
 use hadal_engine::checkpoint::{Quant, Source, Target, convert};
 use hadal_engine::trace::{self, TraceData, TraceOptions};
 use hadal_engine::{Limits, MemoryPlan, TokenId};
@@ -195,7 +195,9 @@ fn the_demo_stays_near_itself() {
 fn whole_number_inputs_stay_near_the_same_weights() {
     let source = Source::Directory(demo());
     for target in [Target::Q8, Target::Q4] {
-        let plain = CpuOptions { quant: Some(quant(target)), ..F32 };
+        // Inputs alone: a cache in bf16 would come with them.
+        let cache = Some(CacheType::F32);
+        let plain = CpuOptions { quant: Some(quant(target)), cache, ..F32 };
         let whole = CpuOptions { activations: Some(Activations::Int8), ..plain.clone() };
         let (mut sum, mut n) = (0.0, 0.0);
         for prompt in prompts() {

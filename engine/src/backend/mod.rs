@@ -14,8 +14,8 @@ mod uses;
 
 use std::ops::Range;
 
-use crate::checkpoint::Tensor;
 pub use crate::checkpoint::config::{RopePairs, RouteRule, Scoring};
+use crate::checkpoint::{Keep, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::quant::DType;
@@ -163,12 +163,16 @@ pub trait Backend: Send + 'static {
     /// Experts chosen for each row, and their weights.
     type Routing: Send;
 
-    /// Attention's sizes, and in what most weights are stored. Called before anything is made: the order of `kv_b` and the
+    /// How it keeps matrices.
+    fn keep(&self) -> Keep {
+        Keep::default()
+    }
+    /// Attention's sizes, and in what most weights are kept. Called before anything is made: the order of `kv_b` and the
     /// format of the cache may depend on them.
     ///
     /// # Errors
     /// Sizes that the backend cannot run.
-    fn prepare(&mut self, shape: &MlaShape, stored: DType) -> Result<()>;
+    fn prepare(&mut self, shape: &MlaShape, kept: DType) -> Result<()>;
     /// One layer's cache of `n_page` pages.
     fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Self::Cache>;
     /// Bytes of a row of it.

@@ -83,7 +83,8 @@ impl<B: Backend> Model<B> {
     /// # Errors
     /// Sizes that the backend cannot run.
     pub fn prepare(backend: &mut B, checkpoint: &Checkpoint) -> Result<()> {
-        backend.prepare(&scratch::mla_shape(&checkpoint.config), checkpoint.dtype())
+        let kept = checkpoint.dtype_as(backend.keep());
+        backend.prepare(&scratch::mla_shape(&checkpoint.config), kept)
     }
 
     /// Loads what the ordinary pass does without, so that a recorded one can show it: mini-deepseek's draft heads.

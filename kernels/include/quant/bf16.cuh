@@ -19,5 +19,7 @@ struct Bf16 {
 
   struct Scale {};
   static __device__ __forceinline__ Scale scale(const WeightMatrix&, unsigned, unsigned) { return {}; }
-  static __device__ __forceinline__ float add(float total, float part, const Scale&, int) { return __fadd_rn(total, part); }
+  static __device__ __forceinline__ float add(float total, float part, const Scale&, int) {
+    return __fadd_rn(total, part);
+  }
 };

@@ -10,9 +10,10 @@ struct Fp8 {
 
   static __device__ __forceinline__ size_t row_bytes(unsigned stride) { return stride; }
 
-  // Two e4m3 as two bf16: `sign` has theirs in place, `rest` the other seven bits, at the bottom of bf16's exponent. As bf16 the
-  // number is then 2^120 times too small, denormal ones included, and one exact multiplication sets it right. No card converts e4m3
-  // to bf16; by way of f16, where that is there, it takes more instructions than this. The two codes of NaN read as 480.
+  // Two e4m3 as two bf16: `sign` has theirs in place, `rest` the other seven bits, at the bottom of bf16's exponent. As
+  // bf16 the number is then 2^120 times too small, denormal ones included, and one exact multiplication sets it right.
+  // No card converts e4m3 to bf16; by way of f16, where that is there, it takes more instructions than this. The two
+  // codes of NaN read as 480.
   static __device__ __forceinline__ uint32_t two(uint32_t sign, uint32_t rest) {
     uint32_t d;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;"
@@ -35,7 +36,7 @@ struct Fp8 {
     float both;
   };
   static __device__ __forceinline__ Scale scale(const WeightMatrix& m, unsigned row, unsigned segment) {
-    return {static_cast<const float*>(m.scales)[size_t(row / 128) * m.scale_stride + segment]};
+    return {__ldg(static_cast<const float*>(m.scales) + size_t(row / 128) * m.scale_stride + segment)};
   }
   static __device__ __forceinline__ float add(float total, float part, const Scale& s, int) {
     return __fadd_rn(total, __fmul_rn(s.both, part));

@@ -9,8 +9,9 @@ struct Int8 : Scales32 {
 
   static __device__ __forceinline__ size_t row_bytes(unsigned stride) { return stride; }
 
-  // Two signed bytes, in the lower bytes of the halves, as two bf16. The lower seven bits behind the exponent of 2^7 are 128 more
-  // than they are; the sign, worth -128, lies where it turns the exponent of the 128 to be taken away into that of 256.
+  // Two signed bytes, in the lower bytes of the halves, as two bf16. The lower seven bits behind the exponent of 2^7
+  // are 128 more than they are; the sign, worth -128, lies where it turns the exponent of the 128 to be taken away into
+  // that of 256.
   static __device__ __forceinline__ uint32_t two(uint32_t word) {
     uint32_t d;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;"

@@ -2,7 +2,7 @@
 //!
 //! The counts are left in `target/tmp/kernel-counters.tsv` for `cargo xtask budget` and `docs/kernels.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -140,6 +140,18 @@ fn kernels_move_what_they_should() {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernel-counters.tsv");
     std::fs::write(out, lines).unwrap();
     assert!(complaints.is_empty(), "over budget:\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_kernel_is_measured_or_says_why_not() {
+    let budget = budget();
+    let measures = measures();
+    let measured: BTreeSet<&str> = measures.iter().map(|measure| measure.kernel.entry()).collect();
+    for kernel in Kernel::ALL {
+        let reason = own(&budget, *kernel, "unmeasured").and_then(Item::as_str);
+        let (is_measured, is_excused) = (measured.contains(kernel.entry()), reason.is_some());
+        assert!(is_measured != is_excused, "`{}`: {reason:?}", kernel.entry());
+    }
 }
 
 /// PTX of a source in `tests/worse`, for the oldest target.

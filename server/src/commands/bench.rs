@@ -201,7 +201,7 @@ mod tests {
     fn limits_have_room_for_the_longest_sequence_of_the_largest_batch() {
         let args = parse("--batch 1,200 --context 0,1000 --tokens 10 --runs 2").unwrap();
         let wanted = limits(&args);
-        assert_eq!((wanted.sequences_max, wanted.step_rows_max), (200, 200));
+        assert_eq!((wanted.sequences_max, wanted.step_rows_max), (200, 512));
         assert_eq!(wanted.context_tokens_max, 1000 + 1 + 2 * 10);
         assert!(wanted.check().is_ok());
         let long = parse("--batch 1 --prompt-tokens 5000 --step-rows 512").unwrap();

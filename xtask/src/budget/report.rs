@@ -44,7 +44,7 @@ What every CUDA kernel computes, what it costs at least, and what is known of it
 sources, the images that ship and the simulated cards' counters; `cargo xtask budget` fails when it is out of date.
 
 **Validated by simulation; not yet run on hardware.** Every number here is arithmetic, a compiler's report or a count of a
-simulated card. None is a measured time. `hadal selftest --device cuda` makes measurements where there is a card.
+simulated card. None is a measured time.
 
 - *Floor*: the larger of bytes over bandwidth and arithmetic over peak, with everything read once and written once. No launch
   is below 2 us, whatever its floor.

@@ -49,7 +49,7 @@ fn cases_are_found_and_unknown_ones_named() {
     assert_eq!(cases(folder.path(), &["b"]).unwrap(), ["b"]);
     assert!(cases(folder.path(), &["c"]).unwrap_err().contains("no case `c`"));
     let runs = runs_of(folder.path(), "a").unwrap();
-    assert_eq!((runs.len(), runs[0].model.as_str(), runs[0].modes.len()), (1, "a", 3));
+    assert_eq!((runs.len(), runs[0].model.as_str(), runs[0].modes.len()), (1, "a", 4));
     let notes = r#"{"files": {"legacy.pt": {}, "reject_x.pt": {}, "state_bf16.pt": {}}}"#;
     std::fs::write(folder.path().join("a/golden.json"), notes).unwrap();
     let runs = runs_of(folder.path(), "a").unwrap();

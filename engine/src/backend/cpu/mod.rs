@@ -246,12 +246,11 @@ impl Cpu {
         self.activations
     }
 
-    /// Chooses the latent cache's format for a model that is stored like that. A cache in bf16 is off by as much as inputs in
+    /// Chooses the latent cache's format for a model whose weights are mostly kept like that. A cache in bf16 is off by as much as inputs in
     /// whole numbers are; where inputs are pairs it would be what decides near-ties between experts.
-    fn choose_cache(&mut self, stored: DType) {
-        let is_blocks = self.keep.quant.is_some() || stored.block_len() > 1;
+    fn choose_cache(&mut self, kept: DType) {
         self.cache = self.cache_option.unwrap_or(match self.activations {
-            Activations::Int8 if is_blocks => CacheType::Bf16,
+            Activations::Int8 if kept.block_len() > 1 => CacheType::Bf16,
             _ => CacheType::F32,
         });
     }

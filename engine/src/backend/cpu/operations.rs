@@ -7,7 +7,7 @@ use crate::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, Role, RopeTable, RouteRule, RoutingTrace,
     ScratchShape, Use, Watch,
 };
-use crate::checkpoint::{Place, Tensor};
+use crate::checkpoint::{Keep, Place, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::quant::DType;
@@ -21,9 +21,13 @@ impl Backend for Cpu {
     type Plan = Plan;
     type Routing = Routing;
 
-    fn prepare(&mut self, shape: &MlaShape, stored: DType) -> Result<()> {
+    fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    fn prepare(&mut self, shape: &MlaShape, kept: DType) -> Result<()> {
         self.keep = self.keep.for_heads(shape.kv_lora_rank, shape.v_head_dim);
-        self.choose_cache(stored);
+        self.choose_cache(kept);
         Ok(())
     }
 

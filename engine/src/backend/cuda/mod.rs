@@ -174,11 +174,6 @@ impl Cuda {
         &self.device
     }
 
-    /// How matrices are kept.
-    pub fn keep(&self) -> Keep {
-        self.keep
-    }
-
     /// Bytes of the device that weights took.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes

@@ -14,7 +14,7 @@ use crate::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, Role, RopeTable, RouteRule, RoutingTrace,
     ScratchShape, Use, Watch,
 };
-use crate::checkpoint::Tensor;
+use crate::checkpoint::{Keep, Tensor};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::quant::DType;
@@ -60,7 +60,11 @@ impl Backend for Cuda {
     type Plan = Plan;
     type Routing = Routing;
 
-    fn prepare(&mut self, shape: &MlaShape, _stored: DType) -> Result<()> {
+    fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    fn prepare(&mut self, shape: &MlaShape, _kept: DType) -> Result<()> {
         let within = |what: &str, got: usize, most: usize| {
             if got <= most {
                 return Ok(());

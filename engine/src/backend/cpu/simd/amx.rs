@@ -13,6 +13,7 @@ use std::arch::asm;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::prefetch_far;
 use super::product::Product;
 
 /// Rows of a tile: outputs on the left, pairs of inputs' numbers on the right.
@@ -192,15 +193,21 @@ impl Block<'_> {
             asm!("tilezero tmm0", "tilezero tmm2", options(nostack, nomem));
             let (upper, lower) =
                 (w.row(self.outs.start), w.row(self.outs.start + TILE.min(n_out - 1)));
-            let mut copy: Weights = [[0; STEP]; 2 * TILE];
+            // The outputs after these are neighbours in memory; they are asked for meanwhile.
+            let next = upper.wrapping_add(2 * TILE * w.row_bytes);
+            let mut copy = MaybeUninit::<Weights>::uninit();
+            let copy: *mut [u16; STEP] = copy.as_mut_ptr().cast();
             for k in (0..self.p.dim).step_by(STEP) {
+                for line in 0..2 * TILE {
+                    prefetch_far(next.wrapping_add((k / STEP * 2 * TILE + line) * ROW_BYTES));
+                }
                 if k < whole {
                     load!("tmm4", upper.add(k * 2), w.row_bytes);
                     load!("tmm5", lower.add(k * 2), w.row_bytes);
                 } else {
-                    self.copy_step(&raw mut copy, self.outs.clone(), k);
-                    load!("tmm4", &raw const copy[0], ROW_BYTES);
-                    load!("tmm5", &raw const copy[TILE], ROW_BYTES);
+                    self.copy_step(copy.cast(), self.outs.clone(), k);
+                    load!("tmm4", copy, ROW_BYTES);
+                    load!("tmm5", copy.add(TILE), ROW_BYTES);
                 }
                 let at = k / 2 * stride + self.rows.start;
                 load!("tmm6", self.x.hi.add(at), stride * word);
@@ -210,11 +217,13 @@ impl Block<'_> {
                 add!("tmm0", "tmm4", "tmm7");
                 add!("tmm2", "tmm5", "tmm7");
             }
-            let mut sums = [[0.0f32; TILE * TILE]; 2];
-            store!("tmm0", &raw mut sums[0]);
-            store!("tmm2", &raw mut sums[1]);
-            self.write(&sums[0], self.outs.clone(), self.rows.clone());
-            self.write(&sums[1], self.outs.start + TILE..self.outs.end, self.rows.clone());
+            let mut sums = MaybeUninit::<[[f32; TILE * TILE]; 2]>::uninit();
+            let sums: *mut [f32; TILE * TILE] = sums.as_mut_ptr().cast();
+            // Of each row as many sums as there are inputs, and no others are read.
+            store!("tmm0", sums);
+            store!("tmm2", sums.add(1));
+            self.write(sums, self.outs.clone(), self.rows.clone());
+            self.write(sums.add(1), self.outs.start + TILE..self.outs.end, self.rows.clone());
         }
     }
 
@@ -231,6 +240,7 @@ impl Block<'_> {
         let rows = || {
             self.rows.clone().step_by(2 * TILE).map(|row| row..(row + 2 * TILE).min(self.rows.end))
         };
+        let rows_len = rows().len();
         // SAFETY: the caller's promise; sums are written in the first chunk and weights in each before they are read.
         unsafe {
             for chunk in (0..self.p.dim).step_by(CHUNK) {
@@ -243,6 +253,7 @@ impl Block<'_> {
                 }
                 for (j, rows) in rows().enumerate() {
                     for i in 0..outs().len() {
+                        self.fetch(chunk + CHUNK, (j * outs().len() + i, rows_len * outs().len()));
                         let sums = &raw mut (*room).sums[j][i];
                         let weights = (&raw const (*room).weights[i]).cast();
                         if rows.len() > TILE {
@@ -260,13 +271,27 @@ impl Block<'_> {
                     for (half, outs) in
                         [outs.clone(), outs.start + TILE..outs.end].into_iter().enumerate()
                     {
-                        self.write(&*sums.add(2 * half), outs.clone(), rows.start..middle);
+                        self.write(sums.add(2 * half), outs.clone(), rows.start..middle);
                         if middle < rows.end {
-                            self.write(&*sums.add(2 * half + 1), outs, middle..rows.end);
+                            self.write(sums.add(2 * half + 1), outs, middle..rows.end);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Asks for share `part` of `of` of the chunk of weights that begins at `k`: they are copied next.
+    fn fetch(&self, k: usize, (part, of): (usize, usize)) {
+        const LINES: usize = CHUNK / STEP;
+        if k >= self.p.dim || self.rows.start > 0 {
+            return;
+        }
+        let n = self.outs.len() * LINES;
+        for line in n * part / of..n * (part + 1) / of {
+            // SAFETY: the row is inside; what is asked for need not be.
+            let row = unsafe { self.p.w.row(self.outs.start + line / LINES) };
+            prefetch_far(row.wrapping_add(k * 2 + line % LINES * ROW_BYTES));
         }
     }
 
@@ -384,12 +409,18 @@ impl Block<'_> {
     /// Writes a tile of sums where its numbers belong.
     ///
     /// # Safety
-    /// As [`product_amx`]; at most sixteen `rows`, and the first sixteen of `outs` are written.
-    unsafe fn write(&self, sums: &[f32; TILE * TILE], outs: Range<usize>, rows: Range<usize>) {
+    /// As [`product_amx`]; at most sixteen `rows`, whose sums are there, and the first sixteen of `outs` are written.
+    unsafe fn write(
+        &self,
+        sums: *const [f32; TILE * TILE],
+        outs: Range<usize>,
+        rows: Range<usize>,
+    ) {
+        let sums: *const f32 = sums.cast();
         for (input, row) in rows.enumerate() {
             for (i, out) in outs.clone().take(TILE).enumerate() {
                 // SAFETY: outputs and inputs of the block are inside, as the caller promises.
-                unsafe { *self.p.y.add(row * self.p.y_stride + out) = sums[i * TILE + input] }
+                unsafe { *self.p.y.add(row * self.p.y_stride + out) = *sums.add(i * TILE + input) }
             }
         }
     }

@@ -38,13 +38,13 @@ mod pairs {
     use std::arch::x86_64::{
         __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtneps_pbh,
         _mm512_cvtpbh_ps, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
-        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_sub_ps,
+        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_ps,
     };
     use std::mem::transmute;
     use std::ops::Range;
 
     use super::super::product::{Pairs, Product};
-    use super::super::{Avx512, LANES, Lanes};
+    use super::super::{Avx512, LANES, Lanes, prefetch};
 
     /// Weights of one `vdpbf16ps`.
     const STEP: usize = 32;
@@ -100,17 +100,34 @@ mod pairs {
                 let value = _mm512_maskz_loadu_ps(mask, x.as_ptr().wrapping_add(k));
                 let rounded = _mm512_cvtneps_pbh(value);
                 let rest = _mm512_cvtneps_pbh(_mm512_sub_ps(value, _mm512_cvtpbh_ps(rounded)));
-                let store = |at: &mut [u16], pairs: __m256bh| {
-                    _mm256_storeu_si256(
-                        at.as_mut_ptr().add(k).cast(),
-                        transmute::<__m256bh, __m256i>(pairs),
-                    );
-                };
-                store(hi, rounded);
-                store(lo, rest);
+                let (rounded, rest) =
+                    (transmute::<__m256bh, __m256i>(rounded), transmute::<__m256bh, __m256i>(rest));
+                _mm256_storeu_si256(hi.as_mut_ptr().add(k).cast(), rounded);
+                _mm256_storeu_si256(lo.as_mut_ptr().add(k).cast(), rest);
             }
             k += LANES;
         }
+    }
+
+    /// How far ahead of a product its weights are asked for, in each matrix row.
+    const AHEAD_BYTES: usize = 1 << 10;
+
+    /// Thirty-two numbers of an input.
+    ///
+    /// # Safety
+    /// They are valid, and the processor has AVX-512.
+    #[inline(always)]
+    unsafe fn input(at: *const u16) -> __m512bh {
+        // SAFETY: the caller's promise.
+        unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())) }
+    }
+
+    /// # Safety
+    /// The processor has AVX-512.
+    #[inline(always)]
+    unsafe fn zero() -> __m512bh {
+        // SAFETY: the caller's promise.
+        unsafe { transmute::<__m512i, __m512bh>(_mm512_setzero_si512()) }
     }
 
     /// One tile: a single chain of sums for each output, values before remainders.
@@ -126,21 +143,27 @@ mod pairs {
     ) {
         // SAFETY: offsets stay below `dim` in the matrix (the tail is masked) and below `stride` in the inputs.
         unsafe {
-            let w: [*const u16; R] = std::array::from_fn(|r| p.w.row(out + r).cast());
+            // Loops, not closures: those would be compiled without the instruction set.
+            let mut w: [*const u16; R] = [std::ptr::null(); R];
+            for (r, w) in w.iter_mut().enumerate() {
+                *w = p.w.row(out + r).cast();
+            }
             let mut sums: [[__m512; C]; R] = [[_mm512_setzero_ps(); C]; R];
             let mut k = 0;
             while k < p.dim {
                 let n = (p.dim - k).min(STEP);
                 let mask = if n == STEP { u32::MAX } else { (1 << n) - 1 };
-                let input = |at: *const u16, c: usize| -> __m512bh {
-                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(
-                        at.add((row + c) * x.stride + k).cast(),
-                    ))
-                };
-                let hi: [__m512bh; C] = std::array::from_fn(|c| input(x.hi, c));
-                let lo: [__m512bh; C] = std::array::from_fn(|c| input(x.lo, c));
+                let (mut hi, mut lo) = ([zero(); C], [zero(); C]);
+                for c in 0..C {
+                    let at = (row + c) * x.stride + k;
+                    hi[c] = input(x.hi.add(at));
+                    lo[c] = input(x.lo.add(at));
+                }
                 for r in 0..R {
                     let at = w[r].wrapping_add(k);
+                    if C == 1 {
+                        prefetch(at.cast::<u8>().wrapping_add(AHEAD_BYTES));
+                    }
                     let weights = if n == STEP {
                         _mm512_loadu_si512(at.cast())
                     } else {

@@ -162,6 +162,32 @@ pub(super) trait Stored {
     unsafe fn load_tail<L: Lanes>(row: Self::Row, at: usize, n: usize) -> L::V;
 }
 
+/// Asks for the cache line at `at`, which may be anywhere: nothing is read.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; an address that is not there is left alone.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// The same, for what is used only after much else: the first-level cache is left alone.
+#[inline(always)]
+pub(super) fn prefetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Fewer than sixteen f32, the rest zero.
 ///
 /// # Safety
@@ -188,11 +214,15 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
 ) -> [[f32; C]; R] {
     // SAFETY: all offsets stay below `dim`; the rest is the caller's promise.
     unsafe {
+        // Loops, not closures: those would be compiled without the instruction set.
         let mut sums = [[L::splat(0.0); C]; R];
         let whole = dim / LANES * LANES;
         let mut k = 0;
         while k < whole {
-            let inputs: [L::V; C] = std::array::from_fn(|c| L::load(x[c].add(k)));
+            let mut inputs = [L::splat(0.0); C];
+            for c in 0..C {
+                inputs[c] = L::load(x[c].add(k));
+            }
             for r in 0..R {
                 let weights = S::load::<L>(w[r], k);
                 for c in 0..C {
@@ -202,8 +232,10 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
             k += LANES;
         }
         if whole < dim {
-            let inputs: [L::V; C] =
-                std::array::from_fn(|c| load_tail::<L>(x[c].add(whole), dim - whole));
+            let mut inputs = [L::splat(0.0); C];
+            for c in 0..C {
+                inputs[c] = load_tail::<L>(x[c].add(whole), dim - whole);
+            }
             for r in 0..R {
                 let weights = S::load_tail::<L>(w[r], whole, dim - whole);
                 for c in 0..C {
@@ -211,7 +243,6 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
                 }
             }
         }
-        // Loops, not closures: those would be compiled without the instruction set.
         let mut out = [[0.0; C]; R];
         for r in 0..R {
             for c in 0..C {

@@ -7,13 +7,15 @@
 mod amx;
 mod formats;
 #[cfg(target_arch = "x86_64")]
+mod rows;
+#[cfg(target_arch = "x86_64")]
 pub(in super::super) mod unpack;
 
-use super::Portable;
 use super::groups::Group;
 use super::ints::Ints;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
+use super::{Portable, prefetch};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::pool::Exclusive;
 use crate::quant::DType;
@@ -117,8 +119,8 @@ fn lines(dim: usize) -> usize {
     2 * bytes.unwrap_or(0).max(TILES_BYTES).div_ceil(LINE)
 }
 
-/// Runs a product on a matrix of `rows`, back to back, of which a panel at a time is packed into `room`. The same bits as
-/// [`product`] on its panels.
+/// Runs a product on a matrix of `rows`, back to back, in place or, where that is not faster, from a panel at a time that
+/// is packed into `room`. The same bits as [`product`] on its panels.
 ///
 /// # Safety
 /// As [`product`], the panels left out.
@@ -127,9 +129,18 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     let Some(panel_bytes) = Layout::of(p.dtype).and_then(|layout| layout.panel_bytes(p.dim)) else {
         return;
     };
+    #[cfg(target_arch = "x86_64")]
+    let in_place = match isa {
+        // SAFETY: the caller's promise.
+        Isa::Avx512Bf16 | Isa::Amx => unsafe { rows::product(p, rows, row_bytes) },
+        Isa::Portable | Isa::Avx2 => 0,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let in_place = 0;
     let (packed, room) = room.split_at_mut(room.len() / 2);
     let packed = &mut packed[..panel_bytes];
-    for (i, rows) in rows.chunks((OUTS * row_bytes).max(1)).enumerate() {
+    let rest = &rows[in_place * row_bytes..];
+    for (i, rows) in (in_place / OUTS..).zip(rest.chunks((OUTS * row_bytes).max(1))) {
         pack(p.dtype, rows, p.dim, packed);
         let outs = (p.outs - i * OUTS).min(OUTS);
         // SAFETY: one panel of the product, now in `room`.
@@ -195,7 +206,7 @@ unsafe fn portable<P: Panel>(p: &PanelProduct) {
     unsafe {
         for panel in 0..p.panels() {
             for row in 0..p.rows {
-                tile::<Portable, P, 1, 1>(p, panel, row);
+                tile::<Portable, P, 1, false>(p, panel, row);
             }
         }
     }
@@ -211,11 +222,11 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct) {
         for panel in 0..p.panels() {
             let mut row = 0;
             while row + 2 <= p.rows {
-                tile::<Avx2, P, 1, 2>(p, panel, row);
+                tile::<Avx2, P, 2, true>(p, panel, row);
                 row += 2;
             }
             if row < p.rows {
-                tile::<Avx2, P, 1, 1>(p, panel, row);
+                tile::<Avx2, P, 1, true>(p, panel, row);
             }
         }
     }
@@ -228,53 +239,71 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct) {
 unsafe fn avx512<P: Panel>(p: &PanelProduct) {
     // SAFETY: the caller's promise.
     unsafe {
-        if p.rows == 1 {
-            let mut panel = 0;
-            // One input: several streams of weights in flight.
-            while panel + 4 <= p.panels() {
-                tile::<Avx512, P, 4, 1>(p, panel, 0);
-                panel += 4;
-            }
-            while panel < p.panels() {
-                tile::<Avx512, P, 1, 1>(p, panel, 0);
-                panel += 1;
-            }
-            return;
-        }
         for first in (0..p.rows).step_by(ROWS) {
-            let end = (first + ROWS).min(p.rows);
+            let rows = (p.rows - first).min(ROWS);
+            // As even as can be: nine rows are five and four.
+            let tiles = rows.div_ceil(TILE_ROWS);
             for panel in 0..p.panels() {
-                let mut row = first;
-                while row + 16 <= end {
-                    tile::<Avx512, P, 1, 16>(p, panel, row);
-                    row += 16;
-                }
-                if row + 8 <= end {
-                    tile::<Avx512, P, 1, 8>(p, panel, row);
-                    row += 8;
-                }
-                if row + 4 <= end {
-                    tile::<Avx512, P, 1, 4>(p, panel, row);
-                    row += 4;
-                }
-                if row + 2 <= end {
-                    tile::<Avx512, P, 1, 2>(p, panel, row);
-                    row += 2;
-                }
-                if row < end {
-                    tile::<Avx512, P, 1, 1>(p, panel, row);
+                for tile in 0..tiles {
+                    let (row, next) = (rows * tile / tiles, rows * (tile + 1) / tiles);
+                    // The first to come reads from memory, others from the cache.
+                    let is_first = first == 0 && tile == 0;
+                    avx512_tile::<P>(p, panel, first + row, next - row, is_first);
                 }
             }
         }
     }
 }
 
-/// `N` panels from `panel` with `C` inputs from `row`.
+/// Rows of a tile: as many sums and products as there are registers for, beside weights.
+#[cfg(target_arch = "x86_64")]
+const TILE_ROWS: usize = 8;
+
+/// # Safety
+/// As [`product`]; at most [`TILE_ROWS`] rows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn avx512_tile<P: Panel>(
+    p: &PanelProduct,
+    panel: usize,
+    row: usize,
+    rows: usize,
+    is_first: bool,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (rows, is_first) {
+            (1, true) => tile::<Avx512, P, 1, true>(p, panel, row),
+            (2, true) => tile::<Avx512, P, 2, true>(p, panel, row),
+            (3, true) => tile::<Avx512, P, 3, true>(p, panel, row),
+            (4, true) => tile::<Avx512, P, 4, true>(p, panel, row),
+            (5, true) => tile::<Avx512, P, 5, true>(p, panel, row),
+            (6, true) => tile::<Avx512, P, 6, true>(p, panel, row),
+            (7, true) => tile::<Avx512, P, 7, true>(p, panel, row),
+            (8, true) => tile::<Avx512, P, 8, true>(p, panel, row),
+            (1, false) => tile::<Avx512, P, 1, false>(p, panel, row),
+            (2, false) => tile::<Avx512, P, 2, false>(p, panel, row),
+            (3, false) => tile::<Avx512, P, 3, false>(p, panel, row),
+            (4, false) => tile::<Avx512, P, 4, false>(p, panel, row),
+            (5, false) => tile::<Avx512, P, 5, false>(p, panel, row),
+            (6, false) => tile::<Avx512, P, 6, false>(p, panel, row),
+            (7, false) => tile::<Avx512, P, 7, false>(p, panel, row),
+            (8, false) => tile::<Avx512, P, 8, false>(p, panel, row),
+            _ => debug_assert!(false, "a tile of {rows} rows"),
+        }
+    }
+}
+
+/// How far ahead of a product its weights are asked for: about what arrives while a request is on its way. The
+/// processor itself looks ahead within 4 KiB only.
+const AHEAD_BYTES: usize = 6 << 10;
+
+/// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`FETCH`).
 ///
 /// # Safety
 /// As [`product`]; the tile lies inside.
 #[inline(always)]
-unsafe fn tile<L: Ints, P: Panel, const N: usize, const C: usize>(
+unsafe fn tile<L: Ints, P: Panel, const C: usize, const FETCH: bool>(
     p: &PanelProduct,
     panel: usize,
     row: usize,
@@ -285,27 +314,28 @@ unsafe fn tile<L: Ints, P: Panel, const N: usize, const C: usize>(
     unsafe {
         let at = p.panels.add(panel * units * unit_bytes);
         let x = p.x.add(row * p.x_stride);
-        let mut sums = [[L::splat(0.0); C]; N];
+        let mut sums = [L::splat(0.0); C];
         for unit in 0..units {
+            let (x, unit) = (x.add(unit * layout.groups), at.add(unit * unit_bytes));
+            if FETCH {
+                for line in (0..unit_bytes).step_by(LINE) {
+                    prefetch(unit.wrapping_add(AHEAD_BYTES + line));
+                }
+            }
             for group in 0..layout.groups {
-                let x = x.add(unit * layout.groups + group);
-                for_each!(PANEL < N, {
-                    let unit = at.add((PANEL * units + unit) * unit_bytes);
-                    let numbers = unit.add(layout.head_bytes + group * layout.group_bytes);
-                    let weights = P::read::<L>(unit, group, numbers);
-                    for_each!(ROW < C, {
-                        let x = &*x.add(ROW * p.x_stride);
-                        sums[PANEL][ROW] = P::add::<L>(sums[PANEL][ROW], &weights, x);
-                    });
+                let (x, numbers) =
+                    (x.add(group), unit.add(layout.head_bytes + group * layout.group_bytes));
+                let weights = P::read::<L>(unit, group, numbers);
+                for_each!(ROW < C, {
+                    let x = &*x.add(ROW * p.x_stride);
+                    sums[ROW] = P::add::<L>(sums[ROW], &weights, x);
                 });
             }
         }
-        for_each!(PANEL < N, {
-            let outs = p.outs - (panel + PANEL) * OUTS;
-            for_each!(ROW < C, {
-                let y = p.y.add((row + ROW) * p.y_stride + (panel + PANEL) * OUTS);
-                L::store_first(y, sums[PANEL][ROW], outs);
-            });
+        let outs = p.outs - panel * OUTS;
+        for_each!(ROW < C, {
+            let y = p.y.add((row + ROW) * p.y_stride + panel * OUTS);
+            L::store_first(y, sums[ROW], outs);
         });
     }
 }

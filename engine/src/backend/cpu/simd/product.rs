@@ -152,8 +152,13 @@ unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let w = std::array::from_fn(|r| S::row(&p.w, out + r));
-        let x = std::array::from_fn(|c| p.x.add((row + c) * p.x_stride));
+        let (mut w, mut x) = ([S::row(&p.w, out); R], [p.x; C]);
+        for (r, w) in w.iter_mut().enumerate() {
+            *w = S::row(&p.w, out + r);
+        }
+        for (c, x) in x.iter_mut().enumerate() {
+            *x = p.x.add((row + c) * p.x_stride);
+        }
         let sums = tile::<L, S, R, C>(w, x, p.dim);
         for (r, sums) in sums.iter().enumerate() {
             for (c, sum) in sums.iter().enumerate() {

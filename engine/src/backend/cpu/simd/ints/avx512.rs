@@ -1,10 +1,13 @@
 //! Sixty-four bytes as one AVX-512 register, with VNNI.
 
 use std::arch::x86_64::{
-    __m256i, __m512i, _mm_cvtsi32_si128, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_mask_storeu_ps,
-    _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_sll_epi16,
-    _mm512_srl_epi16, _mm512_storeu_si512, _mm512_sub_epi8,
+    __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_loadu_si256,
+    _mm512_add_epi32, _mm512_and_si512, _mm512_castsi128_si512, _mm512_cvtepi32_epi16,
+    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_sll_epi16,
+    _mm512_srl_epi16, _mm512_storeu_si512, _mm512_sub_epi8, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::Ints;
@@ -117,5 +120,52 @@ impl Avx512 {
     pub(in super::super) unsafe fn load_ints(at: *const i32) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { _mm512_loadu_si512(at.cast::<__m512i>()) }
+    }
+
+    /// Sixteen halves, little endian, `stride` bytes apart, widened. Two bytes after each are read, too.
+    ///
+    /// # Safety
+    /// As [`Ints`]; `15 * stride` is below 2^31.
+    #[inline(always)]
+    pub(in super::super) unsafe fn load_halves_apart(at: *const u8, stride: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(stride as i32));
+            let words = _mm512_i32gather_epi32::<1>(places, at.cast());
+            _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words))
+        }
+    }
+
+    /// Sixteen bytes of sixteen rows, `stride` bytes apart, turned: bytes `4 i` to `4 i + 3` of all rows are vector `i`.
+    ///
+    /// # Safety
+    /// As [`Ints`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn load_turned(at: *const u8, stride: usize) -> [__m512i; 4] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Rows `i`, `i + 4`, `i + 8`, `i + 12` beside each other, then four by four words in each quarter.
+            let mut rows = [_mm512_setzero_si512(); 4];
+            for (i, rows) in rows.iter_mut().enumerate() {
+                let at = at.add(i * stride);
+                let first = _mm512_castsi128_si512(_mm_loadu_si128(at.cast()));
+                let two =
+                    _mm512_inserti32x4::<1>(first, _mm_loadu_si128(at.add(4 * stride).cast()));
+                let three =
+                    _mm512_inserti32x4::<2>(two, _mm_loadu_si128(at.add(8 * stride).cast()));
+                *rows = _mm512_inserti32x4::<3>(three, _mm_loadu_si128(at.add(12 * stride).cast()));
+            }
+            let low = _mm512_unpacklo_epi32(rows[0], rows[1]);
+            let high = _mm512_unpackhi_epi32(rows[0], rows[1]);
+            let low_2 = _mm512_unpacklo_epi32(rows[2], rows[3]);
+            let high_2 = _mm512_unpackhi_epi32(rows[2], rows[3]);
+            [
+                _mm512_unpacklo_epi64(low, low_2),
+                _mm512_unpackhi_epi64(low, low_2),
+                _mm512_unpacklo_epi64(high, high_2),
+                _mm512_unpackhi_epi64(high, high_2),
+            ]
+        }
     }
 }

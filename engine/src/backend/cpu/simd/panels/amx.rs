@@ -2,20 +2,20 @@
 //!
 //! A panel's numbers are decoded once to signed bytes: a group is then eight rows of 64 bytes, what `tdpbssd` takes as its
 //! right tile, four numbers of sixteen outputs a row. The left tile is a group of up to sixteen inputs as they lie. Their
-//! product, sixteen inputs by sixteen outputs in whole numbers, goes through memory into vector registers, where
-//! factors are applied as without tiles. Products of the next groups run meanwhile. Intel 64 and IA-32 Architectures
-//! Software Developer's Manual, volume 2, `TDPBSSD`.
+//! product, sixteen inputs by sixteen outputs in whole numbers, goes through memory into vector registers, where factors are
+//! applied as without tiles. Products of the next groups run meanwhile. Intel 64 and IA-32 Architectures Software
+//! Developer's Manual, volume 2, `TDPBSSD`.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::formats::{Panel, layout};
-use super::{PanelProduct, TILES_BYTES, for_each};
+use super::{AHEAD_BYTES, LINE, PanelProduct, TILES_BYTES, for_each};
 use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx512, Lanes};
+use crate::backend::cpu::simd::{Avx512, Lanes, prefetch};
 use crate::quant::panels::{GROUP, OUTS, VECTOR};
 
 /// Inputs of a tile.
@@ -63,28 +63,41 @@ struct Chunk<'a> {
     groups: Range<usize>,
     /// The groups' numbers, decoded.
     numbers: *const u8,
+    /// Products in flight.
+    ring: *mut Dots,
 }
 
-/// A product's sum tile, from the group at `x` (rows `x_bytes` apart) and the decoded one at `w`, stored at `to`.
+/// A product in a sum tile, from the group at `x` (rows `x_bytes` apart) and the decoded one at `w`.
 macro_rules! multiply {
-    ($sum:literal, $inputs:literal, $weights:literal, $x:expr, $x_bytes:expr, $w:expr, $to:expr) => {
+    ($sum:literal, $inputs:literal, $weights:literal, $x:expr, $x_bytes:expr, $w:expr) => {
         asm!(
             concat!("tilezero ", $sum),
             concat!("tileloadd ", $inputs, ", [{x} + {x_bytes}]"),
             concat!("tileloadd ", $weights, ", [{w} + {w_bytes}]"),
             concat!("tdpbssd ", $sum, ", ", $inputs, ", ", $weights),
-            concat!("tilestored [{to} + {w_bytes}], ", $sum),
             x = in(reg) $x,
             x_bytes = in(reg) $x_bytes,
             w = in(reg) $w,
             w_bytes = in(reg) VECTOR,
+            options(nostack, readonly)
+        )
+    };
+}
+
+/// Stores a sum tile.
+macro_rules! store {
+    ($sum:literal, $to:expr) => {
+        asm!(
+            concat!("tilestored [{to} + {bytes}], ", $sum),
             to = in(reg) $to,
+            bytes = in(reg) VECTOR,
             options(nostack)
         )
     };
 }
 
-/// A product's first rows, as many as fill tiles; says how many.
+/// A product's first rows, as many as fill tiles; says how many. Fewer are faster without: a tile's product takes the same
+/// time for fewer inputs.
 ///
 /// # Safety
 /// As [`super::product`] on [`crate::backend::cpu::Isa::Amx`]; `room` is valid for [`TILES_BYTES`].
@@ -94,13 +107,16 @@ pub(super) unsafe fn product<P: Panel>(p: &PanelProduct, room: *mut u8) -> usize
     if !P::HAS_TILES || rows == 0 {
         return 0;
     }
+    let mut ring = [const { MaybeUninit::<Dots>::uninit() }; RING];
+    let ring = ring.as_mut_ptr().cast::<Dots>();
     // SAFETY: the caller's promise.
     unsafe {
         configure();
         for first in (0..rows).step_by(BLOCK) {
             for panel in (0..p.panels()).step_by(PANELS) {
                 let panels = panel..(panel + PANELS).min(p.panels());
-                block::<P>(p, panels, first..(first + BLOCK).min(rows), room);
+                let block = Block { p, panels, rows: first..(first + BLOCK).min(rows), ring };
+                block.run::<P>(room);
             }
         }
         asm!("tilerelease", options(nostack, nomem));
@@ -131,53 +147,80 @@ unsafe fn read<P: Panel>(p: &PanelProduct, panel: usize, group: usize) -> P::Gro
 }
 
 /// Some rows, whole tiles, of at most [`PANELS`] panels.
-///
-/// # Safety
-/// As [`product`]; tiles are configured.
-#[inline(always)]
-unsafe fn block<P: Panel>(
-    p: &PanelProduct,
+struct Block<'a> {
+    p: &'a PanelProduct,
     panels: Range<usize>,
     rows: Range<usize>,
-    room: *mut u8,
-) {
-    let mut sums = [[Sums([[0.0; OUTS]; ROWS]); PANELS]; BLOCK / ROWS];
-    let n_group = groups::<P>(p);
-    // SAFETY: the caller's promise; all parts lie inside.
-    unsafe {
-        for first in (0..n_group).step_by(GROUPS) {
-            let groups = first..(first + GROUPS).min(n_group);
-            for (panel, i) in panels.clone().zip(0..) {
-                decode::<P>(p, panel, groups.clone(), room.add(i * GROUPS * GROUP_BYTES));
-            }
-            for (row, sums) in rows.clone().step_by(ROWS).zip(&mut sums) {
-                for ((panel, i), sums) in panels.clone().zip(0..).zip(sums) {
-                    let (x, groups) = (p.x.add(row * p.x_stride), groups.clone());
-                    let numbers = room.add(i * GROUPS * GROUP_BYTES);
-                    Chunk { p, panel, x, groups, numbers }.add_to::<P>(sums);
+    /// Products in flight.
+    ring: *mut Dots,
+}
+
+impl Block<'_> {
+    /// # Safety
+    /// As [`product`]; tiles are configured.
+    #[inline(always)]
+    unsafe fn run<P: Panel>(&self, room: *mut u8) {
+        let Self { p, panels, rows, ring } = self;
+        let mut sums = [[Sums([[0.0; OUTS]; ROWS]); PANELS]; BLOCK / ROWS];
+        let (n_group, is_first) = (groups::<P>(p), rows.start == 0);
+        // SAFETY: the caller's promise; all parts lie inside.
+        unsafe {
+            for first in (0..n_group).step_by(GROUPS) {
+                let groups = first..(first + GROUPS).min(n_group);
+                for (panel, i) in panels.clone().zip(0..) {
+                    let (groups, room) = (groups.clone(), room.add(i * GROUPS * GROUP_BYTES));
+                    // The first rows to come read from memory, others from the cache.
+                    if is_first {
+                        decode::<P, true>(p, panel, groups, room);
+                    } else {
+                        decode::<P, false>(p, panel, groups, room);
+                    }
+                }
+                for (row, sums) in rows.clone().step_by(ROWS).zip(&mut sums) {
+                    for ((panel, i), sums) in panels.clone().zip(0..).zip(sums) {
+                        let (x, groups) = (p.x.add(row * p.x_stride), groups.clone());
+                        let numbers = room.add(i * GROUPS * GROUP_BYTES);
+                        Chunk { p, panel, x, groups, numbers, ring: *ring }.add_to::<P>(sums);
+                    }
                 }
             }
-        }
-        for (row, sums) in rows.step_by(ROWS).zip(&sums) {
-            for (panel, Sums(sums)) in panels.clone().zip(sums) {
-                for (row, sums) in (row..).zip(sums) {
-                    let y = p.y.add(row * p.y_stride + panel * OUTS);
-                    Avx512::store_first(y, Avx512::load(sums.as_ptr()), p.outs - panel * OUTS);
+            for (row, sums) in rows.clone().step_by(ROWS).zip(&sums) {
+                for (panel, Sums(sums)) in panels.clone().zip(sums) {
+                    for (row, sums) in (row..).zip(sums) {
+                        let y = p.y.add(row * p.y_stride + panel * OUTS);
+                        Avx512::store_first(y, Avx512::load(sums.as_ptr()), p.outs - panel * OUTS);
+                    }
                 }
             }
         }
     }
 }
 
-/// Some of a panel's numbers as signed bytes.
+/// Some of a panel's numbers as signed bytes. Those further on are asked for if these come from memory (`FETCH`).
 ///
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn decode<P: Panel>(p: &PanelProduct, panel: usize, groups: Range<usize>, room: *mut u8) {
+unsafe fn decode<P: Panel, const FETCH: bool>(
+    p: &PanelProduct,
+    panel: usize,
+    groups: Range<usize>,
+    room: *mut u8,
+) {
+    let layout = layout::<P>();
     for (group, i) in groups.zip(0..) {
         // SAFETY: the caller's promise.
         unsafe {
+            if FETCH {
+                // Heads are few: a group's share of its unit, and the next line.
+                let unit = panel * layout.units(p.dim) + group / layout.groups;
+                let at = p.panels.wrapping_add(unit * layout.unit_bytes() + AHEAD_BYTES);
+                let share = layout.unit_bytes().div_ceil(layout.groups);
+                let at = at.wrapping_add(group % layout.groups * share);
+                for line in (0..share).step_by(LINE) {
+                    prefetch(at.wrapping_add(line));
+                }
+            }
             let weights = read::<P>(p, panel, group);
             for (numbers, vector) in P::numbers::<Avx512>(&weights).iter().zip(0..) {
                 let signed = Avx512::byte_minus(*numbers, P::MINUS);
@@ -192,29 +235,31 @@ unsafe fn decode<P: Panel>(p: &PanelProduct, panel: usize, groups: Range<usize>,
 const RING: usize = 4;
 
 impl Chunk<'_> {
-    /// Adds the groups' products, in their order.
+    /// Adds the groups' products, in their order. A product begins three groups ahead and is stored one ahead: what is
+    /// behind a store that waits for its product would soon wait, too.
     ///
     /// # Safety
     /// As [`product`]; tiles are configured.
     #[inline(always)]
     unsafe fn add_to<P: Panel>(&self, Sums(memory): &mut Sums) {
-        let mut ring = [const { MaybeUninit::<Dots>::uninit() }; RING];
-        let ring = ring.as_mut_ptr().cast::<Dots>();
+        let Range { start, end } = self.groups;
         // SAFETY: the caller's promise; groups are inside.
         unsafe {
             let mut sums = [Avx512::splat(0.0); ROWS];
             for_each!(ROW < ROWS, {
                 sums[ROW] = Avx512::load(memory[ROW].as_ptr());
             });
-            for_each!(SLOT < AHEAD, {
-                self.begin::<SLOT>(self.groups.start + SLOT, ring);
-            });
-            for first in self.groups.clone().step_by(RING) {
+            self.begin::<0>(start);
+            self.begin::<1>(start + 1);
+            self.begin::<2>(start + 2);
+            self.store::<0>(start);
+            for first in (start..end).step_by(RING) {
                 for_each!(SLOT < RING, {
                     let group = first + SLOT;
-                    if group < self.groups.end {
-                        self.begin_ahead::<SLOT>(group + AHEAD, ring);
-                        self.end::<P>(group, ring.add(SLOT).cast(), &mut sums);
+                    if group < end {
+                        self.begin::<{ (SLOT + 3) % RING }>(group + 3);
+                        self.store::<{ (SLOT + 1) % RING }>(group + 1);
+                        self.end::<P>(group, self.ring.add(SLOT).cast(), &mut sums);
                     }
                 });
             }
@@ -224,29 +269,12 @@ impl Chunk<'_> {
         }
     }
 
-    /// Starts a group's product in the slot before `SLOT`.
+    /// Begins a group's product in a sum tile, if there is such a group.
     ///
     /// # Safety
     /// As [`Chunk::add_to`].
     #[inline(always)]
-    unsafe fn begin_ahead<const SLOT: usize>(&self, group: usize, ring: *mut Dots) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match SLOT {
-                0 => self.begin::<3>(group, ring),
-                1 => self.begin::<0>(group, ring),
-                2 => self.begin::<1>(group, ring),
-                _ => self.begin::<2>(group, ring),
-            }
-        }
-    }
-
-    /// Starts a group's product, if there is such a group.
-    ///
-    /// # Safety
-    /// As [`Chunk::add_to`].
-    #[inline(always)]
-    unsafe fn begin<const SLOT: usize>(&self, group: usize, ring: *mut Dots) {
+    unsafe fn begin<const SLOT: usize>(&self, group: usize) {
         if group >= self.groups.end {
             return;
         }
@@ -254,12 +282,32 @@ impl Chunk<'_> {
         unsafe {
             let (x, x_bytes) = (self.x.add(group), self.p.x_stride * size_of::<Group>());
             let w = self.numbers.add((group - self.groups.start) * GROUP_BYTES);
-            let to = ring.add(SLOT);
             match SLOT {
-                0 => multiply!("tmm0", "tmm4", "tmm6", x, x_bytes, w, to),
-                1 => multiply!("tmm1", "tmm5", "tmm7", x, x_bytes, w, to),
-                2 => multiply!("tmm2", "tmm4", "tmm6", x, x_bytes, w, to),
-                _ => multiply!("tmm3", "tmm5", "tmm7", x, x_bytes, w, to),
+                0 => multiply!("tmm0", "tmm4", "tmm6", x, x_bytes, w),
+                1 => multiply!("tmm1", "tmm5", "tmm7", x, x_bytes, w),
+                2 => multiply!("tmm2", "tmm4", "tmm6", x, x_bytes, w),
+                _ => multiply!("tmm3", "tmm5", "tmm7", x, x_bytes, w),
+            }
+        }
+    }
+
+    /// Stores a group's product.
+    ///
+    /// # Safety
+    /// As [`Chunk::add_to`].
+    #[inline(always)]
+    unsafe fn store<const SLOT: usize>(&self, group: usize) {
+        if group >= self.groups.end {
+            return;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            let to = self.ring.add(SLOT);
+            match SLOT {
+                0 => store!("tmm0", to),
+                1 => store!("tmm1", to),
+                2 => store!("tmm2", to),
+                _ => store!("tmm3", to),
             }
         }
     }
@@ -287,6 +335,3 @@ impl Chunk<'_> {
         }
     }
 }
-
-/// Groups between the start of a product and its use.
-const AHEAD: usize = RING - 1;

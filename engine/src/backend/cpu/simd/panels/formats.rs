@@ -42,8 +42,8 @@ pub(super) const fn layout<P: Panel>() -> Layout {
 
 /// Eight vectors of four numbers of each output, and what they are multiplied with.
 pub(super) struct Scaled<L: Ints> {
-    numbers: [L::Bytes; 8],
-    scale: L::V,
+    pub(super) numbers: [L::Bytes; 8],
+    pub(super) scale: L::V,
 }
 
 /// The same with what is added to every number.
