@@ -95,7 +95,11 @@ fn named(cpu: &mut Cpu, name: &str, dtype: DType, n_out: usize, dim: usize) -> W
         block: fp8::BLOCK,
     });
     let shape = vec![n_out, dim];
-    cpu.weight(&Tensor { name: name.into(), dtype, shape, bytes, scales }, hadal_engine::backend::Use::Product).unwrap()
+    cpu.weight(
+        &Tensor { name: name.into(), dtype, shape, bytes, scales },
+        hadal_engine::backend::Use::Product,
+    )
+    .unwrap()
 }
 
 /// A buffer of such numbers.

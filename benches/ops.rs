@@ -155,11 +155,14 @@ fn mla_decode(c: &mut Criterion) {
     for (name, shape) in [("16 heads", LITE), ("128 heads", V3)] {
         for context in [512, 4096] {
             let (mut cpu, mut plan) = backend(Activations::Bf16, shape, 1, context);
-            cpu.begin(&mut plan, &step(context, 1, 1), hadal_engine::backend::Watch::Outcome).unwrap();
+            cpu.begin(&mut plan, &step(context, 1, 1), hadal_engine::backend::Watch::Outcome)
+                .unwrap();
             let cache = cpu.cache(&shape, context.div_ceil(PAGE_TOKENS)).unwrap();
             let q_latent = buffer(&mut cpu, shape.n_head * shape.kv_lora_rank);
             let q = buffer(&mut cpu, shape.n_head * shape.qk_head_dim());
-            let mut o = cpu.alloc(1, shape.n_head * shape.kv_lora_rank, hadal_engine::backend::Role::Inner).unwrap();
+            let mut o = cpu
+                .alloc(1, shape.n_head * shape.kv_lora_rank, hadal_engine::backend::Role::Inner)
+                .unwrap();
             let per_key = 2 * shape.n_head * (2 * shape.kv_lora_rank + shape.qk_rope_head_dim);
             group.throughput(work(context * cpu.cache_row_bytes(&shape), context * per_key));
             group.bench_function(BenchmarkId::new(name, context), |b| {
@@ -176,7 +179,8 @@ fn mla_prefill(c: &mut Criterion) {
     let mut group = c.benchmark_group("mla_prefill, 16 heads, 128 rows");
     for context in [128, 1024] {
         let (mut cpu, mut plan) = backend(Activations::Bf16, LITE, ROWS, context);
-        cpu.begin(&mut plan, &step(context, ROWS, 0), hadal_engine::backend::Watch::Outcome).unwrap();
+        cpu.begin(&mut plan, &step(context, ROWS, 0), hadal_engine::backend::Watch::Outcome)
+            .unwrap();
         let cache = cpu.cache(&LITE, context.div_ceil(PAGE_TOKENS)).unwrap();
         let q = buffer(&mut cpu, ROWS * 16 * 192);
         let whole = matrix_of_rows(&mut cpu, DType::Bf16, 16 * 256, 512);
@@ -200,11 +204,19 @@ fn small(c: &mut Criterion) {
         let (mut cpu, mut plan) = backend(Activations::Bf16, V3, rows, 64.max(rows));
         let n = rows * D;
         let samples = (0..rows as u32).map(|row| SampleRow::greedy(row, 64)).collect();
-        cpu.begin(&mut plan, &Step { samples, ..step(64.max(rows), rows, 0) }, hadal_engine::backend::Watch::Outcome).unwrap();
+        cpu.begin(
+            &mut plan,
+            &Step { samples, ..step(64.max(rows), rows, 0) },
+            hadal_engine::backend::Watch::Outcome,
+        )
+        .unwrap();
         let table = matrix_of_rows(&mut cpu, DType::Bf16, 4096, D);
         let (norm, latent_norm) = (buffer(&mut cpu, D), buffer(&mut cpu, 512));
-        let (mut x, delta, mut y) =
-            (buffer(&mut cpu, n), buffer(&mut cpu, n), cpu.alloc(1, n, hadal_engine::backend::Role::Inner).unwrap());
+        let (mut x, delta, mut y) = (
+            buffer(&mut cpu, n),
+            buffer(&mut cpu, n),
+            cpu.alloc(1, n, hadal_engine::backend::Role::Inner).unwrap(),
+        );
         let mut row = |name: &str, bytes: usize, flops: usize, run: &mut dyn FnMut()| {
             group.throughput(work(bytes, flops));
             group.bench_function(BenchmarkId::new(name, rows), |b| b.iter(&mut *run));
