@@ -39,6 +39,7 @@ fn serve() -> SocketAddr {
                 loader: Arc::new(EngineLoader {
                     limits: Limits::default(),
                     cpu: CpuOptions::default(),
+                    device: hadal_engine::DeviceChoice::Cpu,
                 }),
                 api_keys: Vec::new(),
                 cors_origins: Vec::new(),

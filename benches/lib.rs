@@ -95,7 +95,11 @@ fn named(cpu: &mut Cpu, name: &str, dtype: DType, n_out: usize, dim: usize) -> W
         block: fp8::BLOCK,
     });
     let shape = vec![n_out, dim];
-    cpu.weight(&Tensor { name: name.into(), dtype, shape, bytes, scales }).unwrap()
+    cpu.weight(
+        &Tensor { name: name.into(), dtype, shape, bytes, scales },
+        hadal_engine::backend::Use::Product,
+    )
+    .unwrap()
 }
 
 /// A buffer of such numbers.
@@ -170,10 +174,10 @@ mod tests {
         for dtype in DType::ALL {
             let weight = matrix(&mut cpu, dtype, 4, 256);
             let x = buffer(&mut cpu, 256);
-            let mut y = cpu.alloc(4).unwrap();
+            let mut y = cpu.alloc(1, 4, hadal_engine::backend::Role::Inner).unwrap();
             cpu.linear(&mut y, &x, &weight, 1);
             let mut out = [0.0; 4];
-            cpu.read(&y, &mut out).unwrap();
+            cpu.read(&y, 4, &mut out).unwrap();
             assert!(out.iter().all(|y| y.is_finite() && *y != 0.0), "{dtype:?}: {out:?}");
         }
     }

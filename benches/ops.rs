@@ -53,7 +53,7 @@ fn linear(c: &mut Criterion) {
             (0..n_weight).map(|_| matrix(&mut cpu, dtype, N_OUT, DIM)).collect();
         for rows in [1, 4, 16, 128, 512] {
             let x = buffer(&mut cpu, rows * DIM);
-            let mut y = cpu.alloc(rows * N_OUT).unwrap();
+            let mut y = cpu.alloc(1, rows * N_OUT, hadal_engine::backend::Role::Inner).unwrap();
             let mut next = weights.iter().cycle();
             group.throughput(work(n_byte, 2 * rows * N_OUT * DIM));
             group.bench_function(BenchmarkId::new(&name, rows), |b| {
@@ -85,7 +85,7 @@ fn experts(c: &mut Criterion) {
             let x = buffer(&mut cpu, rows * D);
             cpu.route(&mut routing, &x, &gate, None, &rule(n_expert, 1), rows);
             let touched = cpu.touched(&routing) as usize;
-            let mut y = cpu.alloc(rows * D).unwrap();
+            let mut y = cpu.alloc(1, rows * D, hadal_engine::backend::Role::Inner).unwrap();
             group.throughput(work(touched * expert_bytes, rows * 6 * 3 * 2 * D * M));
             group.bench_function(BenchmarkId::new(&name, rows), |b| {
                 b.iter(|| cpu.experts(&mut y, None, black_box(&x), &routing, &weights, rows));
@@ -101,7 +101,7 @@ fn spread_gate(cpu: &mut Cpu, n_expert: usize, dim: usize) -> Weight {
     let bytes = numbers(n_expert * dim).iter().flat_map(|x| x.to_le_bytes()).collect();
     let (bytes, shape) = (Bytes::owned(bytes), vec![n_expert, dim]);
     let tensor = Tensor { name: "gate".into(), dtype: DType::F32, shape, bytes, scales: None };
-    cpu.weight(&tensor).unwrap()
+    cpu.weight(&tensor, hadal_engine::backend::Use::Product).unwrap()
 }
 
 fn route(c: &mut Criterion) {
@@ -132,14 +132,14 @@ fn head_linear(c: &mut Criterion) {
         for rows in [1, 8] {
             group.throughput(work(half, 2 * rows * 128 * 128 * 512));
             let q = buffer(&mut cpu, rows * 128 * 192);
-            let mut y = cpu.alloc(rows * 128 * 512).unwrap();
+            let mut y = cpu.alloc(1, rows * 128 * 512, hadal_engine::backend::Role::Inner).unwrap();
             group.bench_function(BenchmarkId::new(format!("key, {name}"), rows), |b| {
                 b.iter(|| {
                     cpu.head_linear(&mut y, black_box(&q), kv_b, HeadSide::Key, &V3, 0..rows);
                 });
             });
             let x = buffer(&mut cpu, rows * 128 * 512);
-            let mut y = cpu.alloc(rows * 128 * 128).unwrap();
+            let mut y = cpu.alloc(1, rows * 128 * 128, hadal_engine::backend::Role::Inner).unwrap();
             group.bench_function(BenchmarkId::new(format!("value, {name}"), rows), |b| {
                 b.iter(|| {
                     cpu.head_linear(&mut y, black_box(&x), kv_b, HeadSide::Value, &V3, 0..rows);
@@ -155,11 +155,14 @@ fn mla_decode(c: &mut Criterion) {
     for (name, shape) in [("16 heads", LITE), ("128 heads", V3)] {
         for context in [512, 4096] {
             let (mut cpu, mut plan) = backend(Activations::Bf16, shape, 1, context);
-            cpu.begin(&mut plan, &step(context, 1, 1)).unwrap();
+            cpu.begin(&mut plan, &step(context, 1, 1), hadal_engine::backend::Watch::Outcome)
+                .unwrap();
             let cache = cpu.cache(&shape, context.div_ceil(PAGE_TOKENS)).unwrap();
             let q_latent = buffer(&mut cpu, shape.n_head * shape.kv_lora_rank);
             let q = buffer(&mut cpu, shape.n_head * shape.qk_head_dim());
-            let mut o = cpu.alloc(shape.n_head * shape.kv_lora_rank).unwrap();
+            let mut o = cpu
+                .alloc(1, shape.n_head * shape.kv_lora_rank, hadal_engine::backend::Role::Inner)
+                .unwrap();
             let per_key = 2 * shape.n_head * (2 * shape.kv_lora_rank + shape.qk_rope_head_dim);
             group.throughput(work(context * cpu.cache_row_bytes(&shape), context * per_key));
             group.bench_function(BenchmarkId::new(name, context), |b| {
@@ -176,12 +179,13 @@ fn mla_prefill(c: &mut Criterion) {
     let mut group = c.benchmark_group("mla_prefill, 16 heads, 128 rows");
     for context in [128, 1024] {
         let (mut cpu, mut plan) = backend(Activations::Bf16, LITE, ROWS, context);
-        cpu.begin(&mut plan, &step(context, ROWS, 0)).unwrap();
+        cpu.begin(&mut plan, &step(context, ROWS, 0), hadal_engine::backend::Watch::Outcome)
+            .unwrap();
         let cache = cpu.cache(&LITE, context.div_ceil(PAGE_TOKENS)).unwrap();
         let q = buffer(&mut cpu, ROWS * 16 * 192);
         let whole = matrix_of_rows(&mut cpu, DType::Bf16, 16 * 256, 512);
         let kv_b = KvB::Whole(&whole);
-        let mut o = cpu.alloc(ROWS * 16 * 128).unwrap();
+        let mut o = cpu.alloc(1, ROWS * 16 * 128, hadal_engine::backend::Role::Inner).unwrap();
         let pairs = ROWS * (context - ROWS) + ROWS * (ROWS + 1) / 2;
         let flops = 2 * 16 * (192 + 128) * pairs + 2 * 16 * 256 * 512 * context;
         group.throughput(work(context * cpu.cache_row_bytes(&LITE) + 16 * 256 * 512 * 2, flops));
@@ -200,11 +204,19 @@ fn small(c: &mut Criterion) {
         let (mut cpu, mut plan) = backend(Activations::Bf16, V3, rows, 64.max(rows));
         let n = rows * D;
         let samples = (0..rows as u32).map(|row| SampleRow::greedy(row, 64)).collect();
-        cpu.begin(&mut plan, &Step { samples, ..step(64.max(rows), rows, 0) }).unwrap();
+        cpu.begin(
+            &mut plan,
+            &Step { samples, ..step(64.max(rows), rows, 0) },
+            hadal_engine::backend::Watch::Outcome,
+        )
+        .unwrap();
         let table = matrix_of_rows(&mut cpu, DType::Bf16, 4096, D);
         let (norm, latent_norm) = (buffer(&mut cpu, D), buffer(&mut cpu, 512));
-        let (mut x, delta, mut y) =
-            (buffer(&mut cpu, n), buffer(&mut cpu, n), cpu.alloc(n).unwrap());
+        let (mut x, delta, mut y) = (
+            buffer(&mut cpu, n),
+            buffer(&mut cpu, n),
+            cpu.alloc(1, n, hadal_engine::backend::Role::Inner).unwrap(),
+        );
         let mut row = |name: &str, bytes: usize, flops: usize, run: &mut dyn FnMut()| {
             group.throughput(work(bytes, flops));
             group.bench_function(BenchmarkId::new(name, rows), |b| b.iter(&mut *run));
@@ -240,7 +252,7 @@ fn small(c: &mut Criterion) {
 fn sample(c: &mut Criterion) {
     const VOCAB: usize = 129_280;
     let mut group = c.benchmark_group("sample, vocabulary of 129280");
-    let (mut cpu, _) = backend(Activations::Bf16, LITE, 1, 64);
+    let (mut cpu, plan) = backend(Activations::Bf16, LITE, 1, 64);
     // Spread as a model's: a few likely tokens and a long tail.
     let logits: Vec<f32> = numbers(VOCAB).iter().map(|x| x * x * x * 12.0).collect();
     let mut logits = cpu.vector(&logits).unwrap();
@@ -262,7 +274,7 @@ fn sample(c: &mut Criterion) {
         };
         group.throughput(work(VOCAB * 4, VOCAB));
         group.bench_function(name, |b| {
-            b.iter(|| cpu.sample(&mut out, black_box(&mut logits), VOCAB, &step));
+            b.iter(|| cpu.sample(&mut out, black_box(&mut logits), VOCAB, &plan, &step).unwrap());
         });
     }
     group.finish();

@@ -38,6 +38,7 @@ fn options(limits: &Limits, cpu: &CpuOptions) -> LoadOptions {
     LoadOptions {
         limits: limits.clone(),
         cpu: cpu.clone(),
+        device: hadal_engine::DeviceChoice::Cpu,
         now: Box::new(|| 0),
         on_stats: Box::new(|_| {}),
     }

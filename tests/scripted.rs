@@ -153,6 +153,8 @@ fn info(checkpoint: &Checkpoint) -> ModelInfo {
         cache_bytes: 0,
         n_page: 0,
         scratch_bytes: 0,
+        device: "cpu".into(),
+        device_why: "asked for".into(),
         isa: "portable",
         activations: "f32",
         threads: 1,

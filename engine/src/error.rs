@@ -1,9 +1,11 @@
 //! Everything the engine can refuse, and what kind of refusal it is.
 
+mod kind;
 mod size;
 
 use std::path::PathBuf;
 
+pub use kind::ErrorKind;
 use size::sized;
 
 /// The engine's result.
@@ -196,6 +198,14 @@ pub enum Error {
         /// What there is.
         found: String,
     },
+    /// A card, or its driver, refused or failed.
+    #[error("{device}: {problem}")]
+    Device {
+        /// The card: `cuda:0 (its name)`.
+        device: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// The model computed values that are no numbers.
     #[error(
         "the model produced values that are not finite (NaN or infinity) at position {position}"
@@ -213,38 +223,4 @@ pub enum Error {
         /// What the panic said.
         message: String,
     },
-}
-
-/// What a caller does about an [`Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The request or a setting is wrong; the caller can mend it.
-    Input,
-    /// The checkpoint's files are wrong or not supported.
-    Checkpoint,
-    /// Not enough memory now.
-    Memory,
-    /// The model has gone away.
-    Closed,
-    /// Ours.
-    Internal,
-}
-
-impl Error {
-    /// What a caller does about it.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::PromptEmpty
-            | Self::PromptTooLong { .. }
-            | Self::PromptTooLarge { .. }
-            | Self::TokenOutOfRange { .. }
-            | Self::Setting { .. }
-            | Self::Template { .. }
-            | Self::Isa { .. } => ErrorKind::Input,
-            Self::Memory { .. } => ErrorKind::Memory,
-            Self::Closed => ErrorKind::Closed,
-            Self::Internal { .. } | Self::NotFinite { .. } => ErrorKind::Internal,
-            _ => ErrorKind::Checkpoint,
-        }
-    }
 }

@@ -33,5 +33,6 @@ pub use request::{Event, FinishReason, Request, Sampling, Sink, Usage};
 pub use stats::Stats;
 pub use step::{PageId, Slot, Step, TokenId};
 pub use worker::{
-    Engine, EngineHandle, LoadOptions, MemoryPlan, ModelInfo, Place, Progress, Refused,
+    DeviceChoice, Engine, EngineHandle, LoadOptions, MemoryPlan, ModelInfo, Place, Progress,
+    Refused,
 };

@@ -64,6 +64,26 @@ pub struct Step {
 }
 
 impl Step {
+    /// A step of `n` sequences with one row each, token 0 at position 0, that all draw greedily: its sizes are what
+    /// matters.
+    pub fn decoding(n: usize) -> Self {
+        let n = n as u32;
+        Self {
+            tokens: (0..n).map(|_| TokenId(0)).collect(),
+            positions: vec![0; n as usize],
+            slots: (0..n).map(|_| Slot(0)).collect(),
+            row_start: (0..=n).collect(),
+            n_decode: n as usize,
+            page_start: (0..=n).collect(),
+            pages: (0..n).map(|_| PageId(0)).collect(),
+            context_len: vec![1; n as usize],
+            samples: (0..n).map(|row| SampleRow::greedy(row, 1)).collect(),
+            penalty_start: vec![0; n as usize + 1],
+            bias_start: vec![0; n as usize + 1],
+            ..Self::default()
+        }
+    }
+
     /// Rows of this step.
     pub fn n_row(&self) -> usize {
         self.tokens.len()

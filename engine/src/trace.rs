@@ -4,7 +4,9 @@
 //! The prompt goes through in chunks of `step_rows` rows in prompt form, then tokens are drawn greedily, one row a
 //! step, in decode form: the very steps a served request takes.
 
+use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::backend::cuda::{Cuda, CudaOptions, Device};
 use crate::checkpoint::{Checkpoint, Opened, Source, open_with_cache};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -25,6 +27,8 @@ pub struct TraceOptions {
     pub step_rows: usize,
     /// Threads, instruction set, activation form.
     pub cpu: CpuOptions,
+    /// The card that computes instead, by number.
+    pub cuda: Option<usize>,
 }
 
 /// One tensor of a trace.
@@ -76,15 +80,33 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     let step_rows = if options.step_rows == 0 { STEP_ROWS } else { options.step_rows };
     let limits = Limits { step_rows_max: step_rows, sequences_max: step_rows, ..Limits::default() };
     limits.check()?;
-    let n_page = n_token.div_ceil(PAGE_TOKENS);
-    let mut model =
-        Model::load(Cpu::new(&options.cpu)?, &checkpoint, &limits, n_page, &mut |_, _| {})?;
+    let tensors = match options.cuda {
+        None => run_on(Cpu::new(&options.cpu)?, &checkpoint, options, &limits)?,
+        Some(ordinal) => {
+            // A recorded pass shows nothing of what is inside it, and every pass is watched here.
+            let of_card = CudaOptions { quant: options.cpu.quant, records: false };
+            run_on(Cuda::new(Device::open(ordinal)?, of_card), &checkpoint, options, &limits)?
+        }
+    };
+    Ok(Trace { tensors, warning })
+}
+
+/// Loads into a backend and runs.
+fn run_on<B: Backend>(
+    backend: B,
+    checkpoint: &Checkpoint,
+    options: &TraceOptions,
+    limits: &Limits,
+) -> Result<Vec<TraceTensor>> {
+    let step_rows = limits.step_rows_max;
+    let n_page = (options.tokens.len() + options.n_greedy).div_ceil(PAGE_TOKENS);
+    let mut model = Model::load(backend, checkpoint, limits, n_page, &mut |_, _| {})?;
     if options.all {
-        model.load_drafts(&checkpoint)?;
+        model.load_drafts(checkpoint)?;
     }
     let has_mtp = options.all && checkpoint.has_mtp();
     if has_mtp {
-        model.load_mtp(&checkpoint, &limits, n_page)?;
+        model.load_mtp(checkpoint, limits, n_page)?;
     }
     let mut run = Run { model, sampled: Vec::new() };
 
@@ -114,7 +136,7 @@ pub fn run(source: &Source, options: &TraceOptions) -> Result<Trace> {
     } else {
         Recorder::default()
     };
-    Ok(Trace { tensors: collect(prompt, decode, drafts, tokens), warning })
+    Ok(collect(prompt, decode, drafts, tokens))
 }
 
 fn check(checkpoint: &Checkpoint, options: &TraceOptions, n_token: usize) -> Result<()> {
@@ -131,12 +153,12 @@ fn check(checkpoint: &Checkpoint, options: &TraceOptions, n_token: usize) -> Res
     }
 }
 
-struct Run {
-    model: Model<Cpu>,
+struct Run<B: Backend> {
+    model: Model<B>,
     sampled: Vec<Sampled>,
 }
 
-impl Run {
+impl<B: Backend> Run<B> {
     /// One step of a single sequence; every row gives its logits. Returns the last row's greedy token.
     fn forward(
         &mut self,

@@ -5,6 +5,7 @@
 //! forward pass fails, a mapped file loses its bytes or our own code panics, every live request is failed with the
 //! reason, the thread ends, and later submits are refused: one lost model is no reason to lose the process.
 
+mod device;
 mod handle;
 mod memory;
 mod plan;
@@ -17,9 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
-use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::backend::Backend;
+use crate::backend::cpu::CpuOptions;
 use crate::cache::pages::PagePool;
-use crate::checkpoint::{GenerationConfig, Opened, Source, TextFiles, open_with_cache};
+use crate::checkpoint::{Checkpoint, GenerationConfig, Opened, Source, TextFiles, open_with_cache};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::Model;
@@ -27,9 +29,11 @@ use crate::request::Request;
 use crate::sched::Scheduler;
 use crate::stats::Stats;
 use crate::step::{Sampled, Step};
+use device::{On, Placed, place};
 use handle::Door;
 use run::Worker;
 
+pub use device::DeviceChoice;
 pub use handle::{EngineHandle, HandleLimits, Place, Refused};
 pub use plan::MemoryPlan;
 
@@ -42,6 +46,8 @@ pub struct LoadOptions {
     pub limits: Limits,
     /// Threads, instruction set, activation form.
     pub cpu: CpuOptions,
+    /// Where to compute.
+    pub device: DeviceChoice,
     /// Nanoseconds since some fixed start; the engine reads time from here alone.
     pub now: Box<dyn Fn() -> u64 + Send>,
     /// Called on the engine thread with the counters after every step and when work ends.
@@ -78,7 +84,11 @@ pub struct ModelInfo {
     pub n_page: usize,
     /// Scratch.
     pub scratch_bytes: u64,
-    /// The instruction set chosen.
+    /// Where it is computed: `cpu`, or `cuda:0` and the card's name.
+    pub device: String,
+    /// Why there.
+    pub device_why: String,
+    /// The instruction set chosen; `cuda` on a card.
     pub isa: &'static str,
     /// `f32`, `bf16` or `int8`.
     pub activations: &'static str,
@@ -119,16 +129,49 @@ impl Engine {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let cpu = Cpu::new(&options.cpu)?;
-        load_on(cpu, source, options, progress)
+        let LoadOptions { limits, cpu, device, now, on_stats } = options;
+        limits.check()?;
+        let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
+        // Its range is held when the backend is made.
+        let threads = cpu.threads_wanted().clamp(1, 1024);
+        let Opened { checkpoint, warning } =
+            open_with_cache(source, cpu.quant, threads, &mut report)?;
+        // What the checkpoint itself ends answers with, the tokenizer's end token among it, is no request's to bound.
+        let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
+        let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
+        let limits = Limits { stop_tokens_max, ..limits };
+        let Placed { on, plan, why } = place(device, &cpu, &checkpoint, &limits)?;
+        plan.check()?;
+        let shared = Shared { checkpoint, plan, warning, why, now, on_stats };
+        match on {
+            On::Cpu(cpu) => {
+                let facts = Facts {
+                    dtype: shared.checkpoint.dtype_as(cpu.keep()).name(),
+                    isa: cpu.isa().name(),
+                    activations: cpu.activations().name(),
+                    threads: cpu.threads(),
+                };
+                load_on(*cpu, &facts, shared, &mut report)
+            }
+            On::Card(cuda) => {
+                let dtype = shared.checkpoint.dtype_as(cuda.keep()).name();
+                let facts = Facts { dtype, isa: "cuda", activations: "bf16", threads: 1 };
+                load_on(*cuda, &facts, shared, &mut report)
+            }
+        }
     }
 
     /// Whether the model could be loaded now; reads headers alone.
     ///
     /// # Errors
     /// What `load` would refuse, memory included.
-    pub fn check(source: &Source, limits: &Limits, cpu: &CpuOptions) -> Result<()> {
-        MemoryPlan::of(source, limits, cpu)?.check()
+    pub fn check(
+        source: &Source,
+        limits: &Limits,
+        cpu: &CpuOptions,
+        device: DeviceChoice,
+    ) -> Result<()> {
+        MemoryPlan::on(source, limits, cpu, device)?.0.check()
     }
 
     /// Drops the handle kept here and waits until the model's memory is given back. Other handles must be gone.
@@ -139,44 +182,51 @@ impl Engine {
     }
 }
 
+/// What loading needs whatever the backend.
+struct Shared {
+    checkpoint: Checkpoint,
+    plan: MemoryPlan,
+    warning: Option<String>,
+    why: String,
+    now: Box<dyn Fn() -> u64 + Send>,
+    on_stats: Box<dyn FnMut(&Stats) + Send>,
+}
+
+/// What a backend says of itself.
+struct Facts {
+    dtype: &'static str,
+    isa: &'static str,
+    activations: &'static str,
+    threads: usize,
+}
+
 /// Makes the model and starts its thread.
-fn load_on(
-    mut cpu: Cpu,
-    source: &Source,
-    options: LoadOptions,
-    progress: &mut dyn FnMut(Progress),
+fn load_on<B: Backend>(
+    backend: B,
+    facts: &Facts,
+    shared: Shared,
+    report: &mut dyn FnMut(u64, u64),
 ) -> Result<Engine> {
-    let LoadOptions { limits, cpu: CpuOptions { quant, .. }, now, on_stats } = options;
-    limits.check()?;
-    let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
-    let Opened { checkpoint, warning } =
-        open_with_cache(source, quant, cpu.threads(), &mut report)?;
-    // What the checkpoint itself ends answers with, the tokenizer's end token among it, is no request's to bound.
-    let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
-    let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
-    let limits = Limits { stop_tokens_max, ..limits };
-    Model::prepare(&mut cpu, &checkpoint);
-    let plan = MemoryPlan::for_checkpoint(&cpu, &checkpoint, &limits)?;
-    plan.check()?;
+    let Shared { checkpoint, plan, warning, why, now, on_stats } = shared;
     let (limits, n_page) = (&plan.limits, plan.n_page);
-    let keep = cpu.keep();
-    let (isa, activations, threads) = (cpu.isa().name(), cpu.activations().name(), cpu.threads());
-    let mut model = Model::load(cpu, &checkpoint, limits, n_page, &mut report)?;
+    let mut model = Model::load(backend, &checkpoint, limits, n_page, report)?;
     let watch = checkpoint.watch();
     watch.check()?;
     let info = ModelInfo {
         architecture: checkpoint.config.model_type.clone(),
         parameters: checkpoint.parameters(),
-        dtype: checkpoint.dtype_as(keep).name(),
+        dtype: facts.dtype,
         context_length: limits.context_tokens_max,
         vocab_size: checkpoint.config.vocab_size,
         weight_bytes: plan.weight_bytes(),
         cache_bytes: plan.cache_bytes,
         n_page,
         scratch_bytes: plan.scratch_bytes,
-        isa,
-        activations,
-        threads,
+        device: plan.card.clone().unwrap_or_else(|| "cpu".to_owned()),
+        device_why: why,
+        isa: facts.isa,
+        activations: facts.activations,
+        threads: facts.threads,
         generation: checkpoint.generation.clone(),
         warning,
     };

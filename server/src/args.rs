@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, CacheType, CpuOptions, Isa, Residence};
 use hadal_engine::checkpoint::{Quant, Target};
+use hadal_engine::{DeviceChoice, Limits};
 
 use crate::commands::{
     bench::BenchArgs, chat::ChatArgs, convert::ConvertArgs, inspect::InspectArgs,
-    logits::LogitsArgs, plan::PlanArgs, run::RunArgs, serve::ServeArgs, verify::VerifyArgs,
+    logits::LogitsArgs, plan::PlanArgs, run::RunArgs, selftest::SelftestArgs, serve::ServeArgs,
+    verify::VerifyArgs,
 };
 
 /// Serves DeepSeek-V3-family models from this machine: a chat page and an HTTP API, a terminal chat, and tools.
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Measure load time, prompt speed and answer speed, beside what this machine's memory and arithmetic allow
     Bench(BenchArgs),
+    /// Run every kernel's own checks on a CUDA card, and print a report to paste
+    Selftest(SelftestArgs),
 }
 
 /// Which model.
@@ -74,6 +77,10 @@ impl ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Computing")]
 pub(crate) struct ComputeArgs {
+    /// Where: auto is a CUDA card that the model fits, else the processor; cpu; cuda; or cuda:N, the card of that number.
+    /// The flags below are about the processor, but for --quant
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub(crate) device: DeviceChoice,
     /// Compute threads [default: the physical cores]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
@@ -108,6 +115,29 @@ impl ComputeArgs {
         let (threads, isa, activations) = (self.threads, self.isa, self.activations);
         let (weights, cache) = (self.weights.0, self.cache_type);
         CpuOptions { threads, isa, activations, weights, quant, cache }
+    }
+}
+
+/// Where and how a command computes.
+#[derive(Debug, Clone)]
+pub(crate) struct Compute {
+    /// Threads, instruction set, formats.
+    pub(crate) cpu: CpuOptions,
+    /// Where.
+    pub(crate) device: DeviceChoice,
+}
+
+impl From<&ComputeArgs> for Compute {
+    fn from(args: &ComputeArgs) -> Self {
+        Self { cpu: args.options(), device: args.device }
+    }
+}
+
+#[cfg(test)]
+impl Compute {
+    /// The processor, as it comes.
+    pub(crate) fn plain() -> Self {
+        Self { cpu: CpuOptions::default(), device: DeviceChoice::Cpu }
     }
 }
 
@@ -153,6 +183,11 @@ impl LimitArgs {
             ..limits
         }
     }
+}
+
+/// `--device`.
+pub(crate) fn device(text: &str) -> Result<DeviceChoice, String> {
+    DeviceChoice::parse(text).map_err(|_| "wanted auto, cpu, cuda or cuda:N".into())
 }
 
 /// `--isa`, and `HADAL_ISA`.

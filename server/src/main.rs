@@ -22,7 +22,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use args::{Cli, Command, ComputeArgs};
 use commands::unfinished::Unfinished;
-use commands::{Failure, Outcome, bench, chat, convert, inspect, logits, plan, run, serve, verify};
+use commands::{
+    Failure, Outcome, bench, chat, convert, inspect, logits, plan, run, selftest, serve, verify,
+};
 use signals::{shutdown, tidy_at_signals};
 
 fn main() -> ExitCode {
@@ -112,6 +114,7 @@ fn dispatch(cli: Cli, isa: Option<Isa>) -> Outcome {
             convert::run(&args, &unfinished)
         }
         Command::Verify(args) => verify::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Logits(mut args) => {
             args.compute.isa = args.compute.isa.or(isa);
             tidy_a_cache(&args.compute, &unfinished);

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hadal_engine::Limits;
 use hadal_engine::backend::cpu::CpuOptions;
+use hadal_engine::{DeviceChoice, Limits};
 use hadal_server::models::EngineLoader;
 use hadal_tests::client::{Answer, Call, read_until};
 use hadal_tests::scripted::Script;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 async fn demo() -> Server {
     let limits = Limits { sequences_max: 32, ..Limits::default() };
     let cpu = CpuOptions { threads: Some(2), ..CpuOptions::default() };
-    let loader = Arc::new(EngineLoader { limits, cpu });
+    let loader = Arc::new(EngineLoader { limits, cpu, device: DeviceChoice::Cpu });
     let server = Server::start(loader, Arc::new(Script::default()), Setup::default()).await;
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checkpoints/sft/demo");
     let to = server.root.path().join("real");
@@ -75,7 +75,11 @@ async fn thirty_two_streams_at_once_give_what_each_gives_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_may_have_more_end_tokens_than_a_request() {
-    let loader = EngineLoader { limits: Limits::default(), cpu: CpuOptions::default() };
+    let loader = EngineLoader {
+        limits: Limits::default(),
+        cpu: CpuOptions::default(),
+        device: DeviceChoice::Cpu,
+    };
     let (script, setup) = (Arc::new(Script::default()), Setup::default());
     let server = Server::start(Arc::new(loader), script, setup).await;
     // Every id of the vocabulary but the first two hundred.

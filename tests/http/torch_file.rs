@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hadal_engine::Limits;
 use hadal_engine::backend::cpu::{Activations, CpuOptions};
+use hadal_engine::{DeviceChoice, Limits};
 use hadal_server::models::EngineLoader;
 use hadal_tests::scripted::{Script, golden};
 use hadal_tests::server::{Server, Setup};
@@ -15,7 +15,8 @@ async fn server(texts: &[&str]) -> Server {
         activations: Some(Activations::F32),
         ..CpuOptions::default()
     };
-    let loader = Arc::new(EngineLoader { limits: Limits::default(), cpu });
+    let loader =
+        Arc::new(EngineLoader { limits: Limits::default(), cpu, device: DeviceChoice::Cpu });
     let server = Server::start(loader, Arc::new(Script::default()), Setup::default()).await;
     let to = server.root.path().join("pretrain");
     for (from, name) in [("pretrain_final.pt", "best.pt"), ("config.yaml", "config.yaml")]

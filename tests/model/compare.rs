@@ -25,7 +25,7 @@ pub(super) struct Limits {
     /// Golden top-2 margin below which another token is no error.
     pub(super) tie: f64,
     /// Golden selection margin below which another expert is no error.
-    route_tie: f64,
+    pub(super) route_tie: f64,
 }
 
 pub(super) const F32: Limits =

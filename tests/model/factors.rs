@@ -64,6 +64,7 @@ fn logits(folder: &Path) -> Vec<f32> {
         all: false,
         step_rows: 16,
         cpu: CpuOptions { activations: Some(Activations::F32), ..CpuOptions::default() },
+        cuda: None,
     };
     let trace = trace::run(&Source::Directory(folder.to_owned()), &options).unwrap();
     let logits = trace.tensors.into_iter().find(|tensor| tensor.name == "logits").unwrap();

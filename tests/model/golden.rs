@@ -116,6 +116,7 @@ pub(super) fn run_on(
         all: true,
         step_rows,
         cpu: cpu.clone(),
+        cuda: None,
     };
     let trace = trace::run(source, &options).unwrap();
     let arrays = trace.tensors.into_iter().map(|tensor| {

@@ -29,6 +29,7 @@ fn check(tensor: &str, at: usize, value: f32, want: Option<&str>) {
     let options = LoadOptions {
         limits: Limits::default(),
         cpu: CpuOptions::default(),
+        device: hadal_engine::DeviceChoice::Cpu,
         now: Box::new(|| 0),
         on_stats: Box::new(|_| {}),
     };

@@ -67,6 +67,7 @@ fn load(case: &str, setting: &Setting) -> Model {
             activations: Some(setting.activations),
             ..CpuOptions::default()
         },
+        device: hadal_engine::DeviceChoice::Cpu,
         now: Box::new(move || start.elapsed().as_nanos() as u64),
         on_stats: Box::new({
             let stats_in = stats_in.clone();

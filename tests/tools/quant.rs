@@ -34,6 +34,7 @@ fn run(source: &Source, tokens: &[u32], cpu: &CpuOptions) -> BTreeMap<String, Ve
         all: false,
         step_rows: 0,
         cpu: cpu.clone(),
+        cuda: None,
     };
     let floats = |data| match data {
         TraceData::F32(values) => values,

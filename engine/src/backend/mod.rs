@@ -9,6 +9,8 @@
 //! unless a range is given. Operations may panic on shapes that the model could not have built: those are bugs.
 
 pub mod cpu;
+pub mod cuda;
+mod uses;
 
 use std::ops::Range;
 
@@ -18,6 +20,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
+pub use uses::{KvBPart, Role, Use, Watch};
 
 /// Sizes of attention, the same in every layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -153,6 +156,8 @@ pub trait Backend: Send + 'static {
     type Cache: Send;
     /// A matrix in its checkpoint's format: mapped (CPU) or uploaded (GPU).
     type Weight: Send;
+    /// One layer's experts.
+    type Experts: Send;
     /// A step's index arrays, and how its work is split, on the device.
     type Plan: Send;
     /// Experts chosen for each row, and their weights.
@@ -164,36 +169,59 @@ pub trait Backend: Send + 'static {
     }
     /// Attention's sizes, and in what most weights are kept. Called before anything is made: the order of `kv_b` and the
     /// format of the cache may depend on them.
-    fn prepare(&mut self, shape: &MlaShape, kept: DType);
+    ///
+    /// # Errors
+    /// Sizes that the backend cannot run.
+    fn prepare(&mut self, shape: &MlaShape, kept: DType) -> Result<()>;
     /// One layer's cache of `n_page` pages.
     fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Self::Cache>;
     /// Bytes of a row of it.
     fn cache_row_bytes(&self, shape: &MlaShape) -> usize;
     /// The row at `slot`, `[c + n_k_pe * r]`; for traces and tests.
     fn read_latent(&self, cache: &Self::Cache, slot: Slot, out: &mut [f32]) -> Result<()>;
-    /// A buffer of `len` numbers.
-    fn alloc(&mut self, len: usize) -> Result<Self::Buf>;
-    /// A small tensor widened to the backend's activation type: norm weights, biases, tables.
+    /// A buffer of `rows` rows, of `dim` numbers at most.
+    fn alloc(&mut self, rows: usize, dim: usize, role: Role) -> Result<Self::Buf>;
+    /// A small tensor in f32: norm weights, biases, tables.
     fn vector(&mut self, values: &[f32]) -> Result<Self::Buf>;
+    /// Rows of `dim` numbers, as an operation's input.
+    fn rows(&mut self, values: &[f32], dim: usize) -> Result<Self::Buf>;
     /// A matrix, used in place where the format allows it and no other format was asked for. Touches its bytes, so that
     /// the first token need not.
-    fn weight(&mut self, tensor: &Tensor) -> Result<Self::Weight>;
+    fn weight(&mut self, tensor: &Tensor, used: Use) -> Result<Self::Weight>;
+    /// A layer's experts, all of one shape; `done(bytes)` after each matrix.
+    fn expert_weights(
+        &mut self,
+        tensors: &ExpertWeights<Tensor>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Self::Experts>;
     /// Room for the choices of `rows` rows.
     fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Self::Routing>;
     /// A choice made once for every row: all of `n_expert` experts, each with weight `1 / n_expert`.
     fn average_routing(&mut self, rows: usize, n_expert: usize) -> Result<Self::Routing>;
     /// Everything a step will need, made once.
     fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Self::Plan>;
-    /// Copies the first `out.len()` numbers from `buf`; for traces and tests.
-    fn read(&self, buf: &Self::Buf, out: &mut [f32]) -> Result<()>;
+    /// Copies the first rows of `dim` numbers from `buf`, as many as fill `out`; for traces and tests.
+    fn read(&self, buf: &Self::Buf, dim: usize, out: &mut [f32]) -> Result<()>;
     /// The first rows' choices: expert ids `[rows, K]`, weights `[rows, K]`, router logits `[rows, E]`.
     fn read_routing(&self, routing: &Self::Routing, rows: usize) -> Result<RoutingTrace>;
     /// Experts whose weights the rows of a `route` need, each counted once however many rows chose it; added up over
     /// all calls with this routing.
     fn touched(&self, routing: &Self::Routing) -> u64;
 
+    /// Numbers of decoding rows whose passes are worth recording, once everything is made: with each, a step of one row
+    /// a sequence is passed through the model after [`Backend::record_next`]. None where recording gains nothing.
+    fn recorded_rows(&self, limits: &Limits) -> Vec<usize> {
+        let _ = limits;
+        Vec::new()
+    }
+    /// The next pass is recorded and not run.
+    fn record_next(&mut self) {}
+
     /// Takes a step's indices. Called once a step, before everything else.
-    fn begin(&mut self, plan: &mut Self::Plan, step: &Step) -> Result<()>;
+    ///
+    /// # Errors
+    /// What the device refuses, or what went wrong on it in an earlier step.
+    fn begin(&mut self, plan: &mut Self::Plan, step: &Step, watch: Watch) -> Result<()>;
 
     /// 1. `y[row] = table[token[row]]`; `y [n_row, D]`, `table [V, D]`.
     fn embed(&mut self, y: &mut Self::Buf, table: &Self::Weight, plan: &Self::Plan);
@@ -312,7 +340,7 @@ pub trait Backend: Send + 'static {
         shared: Option<&Self::Buf>,
         x: &Self::Buf,
         routing: &Self::Routing,
-        weights: &ExpertWeights<Self::Weight>,
+        weights: &Self::Experts,
         rows: usize,
     );
     /// 12. `y = silu(gate) * up` over `rows * dim` numbers.
@@ -328,13 +356,17 @@ pub trait Backend: Send + 'static {
     fn gather_rows(&mut self, y: &mut Self::Buf, x: &Self::Buf, dim: usize, plan: &Self::Plan);
     /// 14. Draws one token a sample row from `logits [n_sample, V]`, which it may overwrite: bias, repetition, presence and frequency
     ///     penalties, temperature, top-k, top-p, min-p, draw by a hash of (seed, position).
+    ///
+    /// # Errors
+    /// What went wrong on the device in any operation of this step.
     fn sample(
         &mut self,
         out: &mut Vec<Sampled>,
         logits: &mut Self::Buf,
         vocab_size: usize,
+        plan: &Self::Plan,
         step: &Step,
-    );
+    ) -> Result<()>;
 }
 
 /// A step's routing, read back for traces.

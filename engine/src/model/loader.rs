@@ -1,7 +1,7 @@
 //! Takes tensors out of a checkpoint and counts their bytes.
 
-use crate::backend::Backend;
-use crate::checkpoint::Checkpoint;
+use crate::backend::{Backend, ExpertWeights, Use};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::{Error, Result};
 
 /// A checkpoint on its way into a backend.
@@ -29,12 +29,37 @@ impl<'a, B: Backend> Loader<'a, B> {
         (self.progress)(self.done_bytes, self.total_bytes);
     }
 
-    /// A matrix as it is stored.
+    /// A matrix that products read.
     pub(super) fn matrix(&mut self, name: &str) -> Result<B::Weight> {
+        self.matrix_for(name, Use::Product)
+    }
+
+    /// A matrix for one use.
+    pub(super) fn matrix_for(&mut self, name: &str, used: Use) -> Result<B::Weight> {
         let tensor = self.checkpoint.tensor(name)?;
-        let weight = self.backend.weight(&tensor)?;
+        let weight = self.backend.weight(&tensor, used)?;
         self.count(tensor.stored_bytes());
         Ok(weight)
+    }
+
+    /// `n` experts, whose matrices are called `{expert(e)}.gate_proj.weight` and so on.
+    pub(super) fn experts(
+        &mut self,
+        n: usize,
+        expert: impl Fn(usize) -> String,
+    ) -> Result<B::Experts> {
+        let checkpoint = self.checkpoint;
+        let all = |matrix: &str| -> Result<Vec<Tensor>> {
+            let name = |e| format!("{}.{matrix}.weight", expert(e));
+            (0..n).map(|e| checkpoint.tensor(&name(e))).collect()
+        };
+        let tensors =
+            ExpertWeights { gate: all("gate_proj")?, up: all("up_proj")?, down: all("down_proj")? };
+        let Self { backend, progress, done_bytes, total_bytes, .. } = self;
+        backend.expert_weights(&tensors, &mut |bytes| {
+            *done_bytes += bytes as u64;
+            progress(*done_bytes, *total_bytes);
+        })
     }
 
     /// A small tensor widened.

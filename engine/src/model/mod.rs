@@ -61,8 +61,8 @@ impl<B: Backend> Model<B> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
         let on = &mut backend;
-        Self::prepare(on, checkpoint);
-        let network = match checkpoint.config.architecture {
+        Self::prepare(on, checkpoint)?;
+        let mut network = match checkpoint.config.architecture {
             Architecture::DeepSeek => Network::DeepSeek(deepseek::DeepSeek::load(
                 on, checkpoint, limits, n_page, progress,
             )?),
@@ -70,13 +70,21 @@ impl<B: Backend> Model<B> {
                 Network::Mini(mini::Mini::load(on, checkpoint, limits, n_page, progress)?)
             }
         };
+        // Passes are recorded last: a recording holds on to the places of everything it reads.
+        for rows in backend.recorded_rows(limits) {
+            backend.record_next();
+            network.forward(&mut backend, &Step::decoding(rows), &mut Vec::new(), None)?;
+        }
         Ok(Self { backend, network })
     }
 
     /// Tells the backend what the model is like: before its memory is planned, and before anything is made.
-    pub fn prepare(backend: &mut B, checkpoint: &Checkpoint) {
+    ///
+    /// # Errors
+    /// Sizes that the backend cannot run.
+    pub fn prepare(backend: &mut B, checkpoint: &Checkpoint) -> Result<()> {
         let kept = checkpoint.dtype_as(backend.keep());
-        backend.prepare(&scratch::mla_shape(&checkpoint.config), kept);
+        backend.prepare(&scratch::mla_shape(&checkpoint.config), kept)
     }
 
     /// Loads what the ordinary pass does without, so that a recorded one can show it: mini-deepseek's draft heads.

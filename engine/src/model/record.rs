@@ -36,7 +36,7 @@ impl Recorder {
         n_row: usize,
     ) -> Result<()> {
         let mut values = vec![0.0; n_row * dim];
-        backend.read(buf, &mut values)?;
+        backend.read(buf, dim, &mut values)?;
         self.append(name, dim, &values);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Activations of one step, made once at load and sized for the largest step.
 
 use super::rope;
-use crate::backend::{Backend, MlaShape, ScratchShape};
+use crate::backend::{Backend, MlaShape, Role, ScratchShape};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::config::{Architecture, MoeConfig};
 use crate::error::Result;
@@ -85,43 +85,44 @@ fn expert_counts(config: &ModelConfig, moe: &MoeConfig) -> (usize, usize) {
     }
 }
 
-/// Lengths of all buffers, in the order of [`Scratch`]'s fields.
-fn lengths(config: &ModelConfig, limits: &Limits) -> [usize; 17] {
+/// Rows and widths of all buffers, in the order of [`Scratch`]'s fields.
+fn sizes(config: &ModelConfig, limits: &Limits) -> [(usize, usize); 17] {
     let (rows, samples) = (limits.step_rows_max, limits.sequences_max);
     let mla = mla_shape(config);
-    let hidden = rows * config.hidden_size;
-    let q_a = rows * config.q_lora_rank.unwrap_or(0);
-    let latent = rows * mla.n_head * mla.kv_lora_rank;
-    let mlp = rows * mlp_width(config);
-    let keys = rows * mla.n_head * mla.qk_head_dim();
+    let hidden = (rows, config.hidden_size);
+    let q_a = config.q_lora_rank.unwrap_or(0);
+    let latent = (rows, mla.n_head * mla.kv_lora_rank);
+    let mlp = (rows, mlp_width(config));
+    let keys = mla.n_head * mla.qk_head_dim();
     let (kv, own_keys, q_a_norm) = match config.architecture {
-        Architecture::DeepSeek => (rows * mla.latent_dim(), 0, q_a),
-        Architecture::Mini(_) => (rows * mla.kv_lora_rank, keys, 0),
+        Architecture::DeepSeek => (mla.latent_dim(), 0, q_a),
+        Architecture::Mini(_) => (mla.kv_lora_rank, keys, 0),
     };
     [
         hidden,
         hidden,
         hidden,
-        q_a,
-        q_a_norm,
-        keys,
-        kv,
-        own_keys,
+        (rows, q_a),
+        (rows, q_a_norm),
+        (rows, keys),
+        (rows, kv),
+        (rows, own_keys),
         latent,
         latent,
-        rows * mla.n_head * mla.v_head_dim,
+        (rows, mla.n_head * mla.v_head_dim),
         mlp,
         mlp,
         mlp,
         hidden,
-        samples * config.hidden_size,
-        samples * config.vocab_size,
+        (samples, config.hidden_size),
+        (samples, config.vocab_size),
     ]
 }
 
 /// Bytes of all buffers.
 pub(super) fn bytes(config: &ModelConfig, limits: &Limits) -> u64 {
-    lengths(config, limits).iter().map(|len| (len * size_of::<f32>()) as u64).sum()
+    let each = sizes(config, limits);
+    each.iter().map(|(rows, dim)| (rows * dim * size_of::<f32>()) as u64).sum()
 }
 
 impl<B: Backend> Scratch<B> {
@@ -145,25 +146,26 @@ impl<B: Backend> Scratch<B> {
             shared,
             last,
             logits,
-        ] = lengths(config, limits);
+        ] = sizes(config, limits);
+        let mut make = |(rows, dim), role| backend.alloc(rows, dim, role);
         Ok(Self {
-            x: backend.alloc(x)?,
-            y: backend.alloc(y)?,
-            delta: backend.alloc(delta)?,
-            q_a: backend.alloc(q_a)?,
-            q_a_norm: backend.alloc(q_a_norm)?,
-            q: backend.alloc(q)?,
-            kv: backend.alloc(kv)?,
-            k: backend.alloc(k)?,
-            q_latent: backend.alloc(q_latent)?,
-            o_latent: backend.alloc(o_latent)?,
-            heads: backend.alloc(heads)?,
-            gate: backend.alloc(gate)?,
-            up: backend.alloc(up)?,
-            product: backend.alloc(product)?,
-            shared: backend.alloc(shared)?,
-            last: backend.alloc(last)?,
-            logits: backend.alloc(logits)?,
+            x: make(x, Role::Sum)?,
+            y: make(y, Role::Inner)?,
+            delta: make(delta, Role::Inner)?,
+            q_a: make(q_a, Role::Inner)?,
+            q_a_norm: make(q_a_norm, Role::Inner)?,
+            q: make(q, Role::Inner)?,
+            kv: make(kv, Role::Inner)?,
+            k: make(k, Role::Inner)?,
+            q_latent: make(q_latent, Role::Inner)?,
+            o_latent: make(o_latent, Role::Inner)?,
+            heads: make(heads, Role::Inner)?,
+            gate: make(gate, Role::Inner)?,
+            up: make(up, Role::Inner)?,
+            product: make(product, Role::Inner)?,
+            shared: make(shared, Role::Inner)?,
+            last: make(last, Role::Inner)?,
+            logits: make(logits, Role::Sum)?,
         })
     }
 }

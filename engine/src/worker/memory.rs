@@ -44,14 +44,36 @@ pub(super) fn choose_pages(
     Ok(n_page.min(PAGES_MAX as u64) as usize)
 }
 
+/// The same on a card. A card's memory is nobody's to swap and mostly there for models: all that weights and scratch leave
+/// but a sixteenth, for what the driver takes itself and for pieces that fit nowhere.
+pub(super) fn choose_card_pages(
+    limits: &Limits,
+    footprint: Footprint,
+    free_bytes: u64,
+) -> Result<usize> {
+    if limits.cache_bytes.is_some() {
+        return choose_pages(limits, footprint, Some(free_bytes));
+    }
+    let context = pages_for(limits.context_tokens_max) as u64;
+    let room = (free_bytes - free_bytes / 16).saturating_sub(footprint.beside_bytes);
+    let all = context.saturating_mul(limits.sequences_max as u64);
+    // A context that the card cannot hold whole is cut to what it can; a page is the least there can be.
+    let n_page = (room / footprint.page_bytes.max(1)).min(all.max(context + 1)).max(1);
+    Ok(n_page.min(PAGES_MAX as u64) as usize)
+}
+
 /// Whether what is needed is free.
 ///
 /// # Errors
 /// [`Error::Memory`] when it is not.
-pub(super) fn check(needed_bytes: u64, free_bytes: Option<u64>) -> Result<()> {
+pub(super) fn check(needed_bytes: u64, free_bytes: Option<u64>, is_on_card: bool) -> Result<()> {
     match free_bytes {
         Some(free_bytes) if free_bytes < needed_bytes => Err(Error::Memory {
-            what: "the model with its weights, scratch and latent cache",
+            what: if is_on_card {
+                "the model on the card, with its weights, scratch and latent cache,"
+            } else {
+                "the model with its weights, scratch and latent cache"
+            },
             needed_bytes,
             free_bytes,
         }),
@@ -109,11 +131,11 @@ mod tests {
     fn what_does_not_fit_says_what_is_needed_and_free() {
         // A page less than one context and a page are not chosen, so this cannot fit.
         assert_eq!(choose_pages(&limits(None), FOOTPRINT, Some(709)).unwrap(), 11);
-        let error = check(710, Some(709)).unwrap_err().to_string();
+        let error = check(710, Some(709), false).unwrap_err().to_string();
         let want = "the model with its weights, scratch and latent cache needs 710 bytes, 709 bytes are free";
         assert_eq!(error, want);
-        check(710, Some(710)).unwrap();
-        check(710, None).unwrap();
+        check(710, Some(710), false).unwrap();
+        check(710, None, false).unwrap();
     }
 
     #[test]
@@ -121,6 +143,15 @@ mod tests {
         assert_eq!(choose_pages(&limits(Some(69)), FOOTPRINT, Some(660)).unwrap(), 6);
         let error = choose_pages(&limits(Some(9)), FOOTPRINT, None).unwrap_err().to_string();
         assert_eq!(error, "`cache-bytes` is 9, wanted at least 10, one page of 64 tokens");
+    }
+
+    #[test]
+    fn on_a_card_pages_take_what_is_left_but_a_sixteenth() {
+        let choose = |free| choose_card_pages(&limits(None), FOOTPRINT, free).unwrap();
+        assert_eq!(choose(1 << 30), 40);
+        assert_eq!(choose(800), 15);
+        assert_eq!(choose(600), 1);
+        assert_eq!(choose_card_pages(&limits(Some(69)), FOOTPRINT, 660).unwrap(), 6);
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use std::mem::size_of;
 
+use super::device::{DeviceChoice, Placed, place};
 use super::memory::{self, Footprint};
 use super::{CHANNEL_SPARE, Command};
 use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::backend::cuda::{Cuda, CudaOptions, Device};
 use crate::cache::pages::{PagePool, pages_for};
 use crate::checkpoint::{Checkpoint, Source, open_planned};
 use crate::error::Result;
@@ -15,6 +17,8 @@ use crate::sched::Scheduler;
 /// What a model will take, in bytes, and what there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryPlan {
+    /// The card that it is for; `None`: the processor. Everything but the text is then memory of the card.
+    pub card: Option<String>,
     /// Bounds as the model will have them: `context_tokens_max` is what the checkpoint and the cache allow.
     pub limits: Limits,
     /// Weights used where they lie in the mapped files: the system reads them in, and may drop them again.
@@ -49,16 +53,68 @@ impl MemoryPlan {
         limits.check()?;
         let checkpoint = open_planned(source, cpu.quant)?;
         let mut cpu = Cpu::new(cpu)?;
-        Model::prepare(&mut cpu, &checkpoint);
-        Self::for_checkpoint(&cpu, &checkpoint, limits)
+        Model::prepare(&mut cpu, &checkpoint)?;
+        Self::for_cpu(&cpu, &checkpoint, limits)
     }
 
-    /// The plan that loading follows.
-    pub(super) fn for_checkpoint(
-        cpu: &Cpu,
+    /// The same where `device` says; the name of the device, and why that one.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::of`], and what a card that was asked for refuses.
+    pub fn on(
+        source: &Source,
+        limits: &Limits,
+        cpu: &CpuOptions,
+        device: DeviceChoice,
+    ) -> Result<(Self, String)> {
+        limits.check()?;
+        let Placed { plan, why, .. } =
+            place(device, cpu, &open_planned(source, cpu.quant)?, limits)?;
+        Ok((plan, why))
+    }
+
+    /// The plan that loading on a card follows: loading itself, on an account instead of the card.
+    pub(super) fn for_card(
+        device: &Device,
+        options: CudaOptions,
         checkpoint: &Checkpoint,
         limits: &Limits,
     ) -> Result<Self> {
+        let mut limits = limits.clone();
+        limits.context_tokens_max =
+            limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
+        let account = Cuda::account(device, options);
+        let model = Model::load(account, checkpoint, &limits, 0, &mut |_, _| {})?;
+        let account = model.backend();
+        let asked_bytes = account.device().asked_bytes();
+        let weight_bytes = account.weight_bytes();
+        let footprint = Footprint {
+            beside_bytes: asked_bytes,
+            page_bytes: Model::page_bytes(account, checkpoint),
+        };
+        let (free_bytes, _) = device.memory()?;
+        let n_page = memory::choose_card_pages(&limits, footprint, free_bytes)?;
+        let full = (pages_for(limits.context_tokens_max) * limits.sequences_max) as u64;
+        limits.context_tokens_max =
+            limits.context_tokens_max.min(n_page * crate::step::PAGE_TOKENS);
+        Ok(Self {
+            card: Some(device.name().to_owned()),
+            limits,
+            mapped_bytes: 0,
+            encoded_bytes: 0,
+            copied_bytes: weight_bytes,
+            cache_bytes: footprint.page_bytes * n_page as u64,
+            n_page,
+            page_bytes: footprint.page_bytes,
+            cache_bytes_full: footprint.page_bytes.saturating_mul(full),
+            scratch_bytes: asked_bytes - weight_bytes,
+            text_bytes: checkpoint.text.loaded_bytes(),
+            free_bytes: Some(free_bytes),
+        })
+    }
+
+    /// The plan that loading on the processor follows.
+    pub(super) fn for_cpu(cpu: &Cpu, checkpoint: &Checkpoint, limits: &Limits) -> Result<Self> {
         let mut limits = limits.clone();
         limits.context_tokens_max =
             limits.context_tokens_max.min(checkpoint.config.max_position_embeddings);
@@ -86,6 +142,7 @@ impl MemoryPlan {
             limits.context_tokens_max.min(n_page * crate::step::PAGE_TOKENS);
         let page_bytes = footprint.page_bytes;
         Ok(Self {
+            card: None,
             limits,
             mapped_bytes,
             encoded_bytes,
@@ -105,9 +162,10 @@ impl MemoryPlan {
         self.mapped_bytes + self.encoded_bytes + self.copied_bytes
     }
 
-    /// Everything.
+    /// Everything that is where the weights are.
     pub fn needed_bytes(&self) -> u64 {
-        let beside = self.weight_bytes() + self.scratch_bytes + self.text_bytes;
+        let text = if self.card.is_some() { 0 } else { self.text_bytes };
+        let beside = self.weight_bytes() + self.scratch_bytes + text;
         beside.saturating_add(self.cache_bytes)
     }
 
@@ -116,7 +174,7 @@ impl MemoryPlan {
     /// # Errors
     /// [`crate::Error::Memory`] when it does not.
     pub fn check(&self) -> Result<()> {
-        memory::check(self.needed_bytes(), self.free_bytes)
+        memory::check(self.needed_bytes(), self.free_bytes, self.card.is_some())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 
-use hadal_engine::backend::cpu::CpuOptions;
 use hadal_engine::text::{Message, Text};
 use hadal_engine::{Engine, Event, Limits, Request, Sink};
 use tokio::runtime::Runtime;
@@ -14,7 +13,7 @@ use super::locate::locate;
 use super::printer::Printer;
 use super::sampling::SamplingArgs;
 use super::unfinished::Unfinished;
-use crate::args::ModelArgs;
+use crate::args::{Compute, ModelArgs};
 
 /// Events that may wait to be printed; a terminal that is further behind pauses its answer.
 const EVENTS_MAX: usize = 1024;
@@ -41,12 +40,12 @@ impl<'a> Talker<'a> {
     pub(crate) fn load(
         runtime: &'a Runtime,
         model: &ModelArgs,
-        cpu: CpuOptions,
+        compute: Compute,
         limits: Limits,
         unfinished: &Unfinished,
     ) -> Result<Self, Failure> {
         let located = locate(model)?;
-        let engine = load(&located.source, cpu, limits, unfinished)?;
+        let engine = load(&located.source, compute, limits, unfinished)?;
         let text = Text::open(&engine.text)?;
         Ok(Self { runtime, name: located.name, engine, text })
     }
@@ -176,7 +175,7 @@ mod tests {
         let talker = Talker::load(
             &runtime,
             &model,
-            CpuOptions::default(),
+            Compute::plain(),
             Limits::default(),
             &Unfinished::default(),
         )

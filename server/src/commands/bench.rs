@@ -26,7 +26,7 @@ use super::load::load_with;
 use super::locate::locate;
 use super::unfinished::Unfinished;
 use super::{Failure, Outcome};
-use crate::args::{ComputeArgs, ModelArgs};
+use crate::args::{Compute, ComputeArgs, ModelArgs};
 use clock::Clock;
 use figures::Bench;
 use log::Log;
@@ -145,7 +145,7 @@ fn loaded(
         let (start, log) = (Instant::now(), log.clone());
         let options = LoadOptions {
             on_stats: Box::new(move |stats| log.note(stats)),
-            ..super::load::options(args.compute.options(), limits.clone())
+            ..super::load::options(Compute::from(&args.compute), limits.clone())
         };
         let engine = load_with(source, options, unfinished)?;
         seconds.push(start.elapsed().as_secs_f64());

@@ -13,7 +13,7 @@ use super::conversation::{Chat, Room, Taken, message};
 use super::sampling::SamplingArgs;
 use super::unfinished::Unfinished;
 use super::{Failure, Outcome, tell};
-use crate::args::{ComputeArgs, LimitArgs, ModelArgs};
+use crate::args::{Compute, ComputeArgs, LimitArgs, ModelArgs};
 
 /// Flags of `hadal chat`.
 #[derive(Debug, Args)]
@@ -42,8 +42,8 @@ pub(crate) fn run(
     unfinished: &Unfinished,
     interrupted: impl AsyncFn(),
 ) -> Outcome {
-    let (cpu, limits) = (args.compute.options(), args.limits.limits());
-    let talker = Talker::load(runtime, &args.model, cpu, limits, unfinished)?;
+    let (compute, limits) = (Compute::from(&args.compute), args.limits.limits());
+    let talker = Talker::load(runtime, &args.model, compute, limits, unfinished)?;
     let mut chat = Chat::new(args.system.clone(), args.sampling.clone());
     let mut lines = Lines::open()?;
     if lines.is_terminal() {
@@ -139,7 +139,6 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use hadal_engine::Limits;
-    use hadal_engine::backend::cpu::CpuOptions;
 
     use super::*;
 
@@ -149,7 +148,7 @@ mod tests {
         let model = ModelArgs { checkpoints: None, model: None };
         let limits = Limits { context_tokens_max: 64, ..Limits::default() };
         let talker =
-            Talker::load(&runtime, &model, CpuOptions::default(), limits, &Unfinished::default())
+            Talker::load(&runtime, &model, Compute::plain(), limits, &Unfinished::default())
                 .unwrap();
         let mut chat = Chat::new(None, SamplingArgs::default());
         chat.sampling.max_tokens = 30;

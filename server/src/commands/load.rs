@@ -2,22 +2,22 @@
 
 use std::time::Instant;
 
-use hadal_engine::backend::cpu::CpuOptions;
 use hadal_engine::checkpoint::Source;
 use hadal_engine::{Engine, Limits, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 use super::unfinished::Unfinished;
+use crate::args::Compute;
 
 /// Loads with a progress bar, which shows on a terminal only.
 pub(crate) fn load(
     source: &Source,
-    cpu: CpuOptions,
+    compute: Compute,
     limits: Limits,
     unfinished: &Unfinished,
 ) -> Result<Engine, Failure> {
-    load_with(source, options(cpu, limits), unfinished)
+    load_with(source, options(compute, limits), unfinished)
 }
 
 /// The same with options of one's own.
@@ -34,6 +34,10 @@ pub(crate) fn load_with(
     });
     bar.finish_and_clear();
     let engine = engine?;
+    // On the processor of a machine without a card there is nothing to say.
+    if engine.info.device != "cpu" {
+        super::tell(format_args!("on {}: {}", engine.info.device, engine.info.device_why));
+    }
     if let Some(warning) = &engine.info.warning {
         super::tell(format_args!("warning: {warning}"));
     }
@@ -41,11 +45,13 @@ pub(crate) fn load_with(
 }
 
 /// A clock that begins now, and nobody to hear the counters.
-pub(crate) fn options(cpu: CpuOptions, limits: Limits) -> LoadOptions {
+pub(crate) fn options(compute: Compute, limits: Limits) -> LoadOptions {
     let start = Instant::now();
+    let Compute { cpu, device } = compute;
     LoadOptions {
         limits,
         cpu,
+        device,
         now: Box::new(move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)),
         on_stats: Box::new(|_| {}),
     }
@@ -65,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_clock_does_not_go_back() {
-        let options = options(CpuOptions::default(), Limits::default());
+        let options = options(Compute::plain(), Limits::default());
         let first = (options.now)();
         assert!((options.now)() >= first);
     }
@@ -73,8 +79,7 @@ mod tests {
     #[test]
     fn what_cannot_be_loaded_is_a_failure_with_its_path() {
         let source = Source::Directory("no-such-folder".into());
-        let problem =
-            load(&source, CpuOptions::default(), Limits::default(), &Unfinished::default());
+        let problem = load(&source, Compute::plain(), Limits::default(), &Unfinished::default());
         let problem = problem.err();
         let Some(Failure::Failed(problem)) = problem else { panic!("{problem:?}") };
         assert!(problem.contains("no-such-folder"), "{problem}");

@@ -6,9 +6,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hadal_engine::Limits;
 use hadal_engine::step::TokenId;
 use hadal_engine::trace::{self, Trace, TraceData, TraceOptions, TraceTensor};
+use hadal_engine::{DeviceChoice, Limits};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 
@@ -54,6 +54,10 @@ pub(crate) fn run(args: &LogitsArgs, unfinished: &Unfinished) -> Outcome {
         all: args.trace,
         step_rows: args.step_rows,
         cpu: args.compute.options(),
+        cuda: match args.compute.device {
+            DeviceChoice::Cuda(ordinal) => Some(ordinal),
+            DeviceChoice::Auto | DeviceChoice::Cpu => None,
+        },
     };
     let making = unfinished.begin_cache(&model.source, options.cpu.quant);
     let trace = trace::run(&model.source, &options)?;

@@ -13,6 +13,7 @@ pub(crate) mod plan;
 mod printer;
 pub(crate) mod run;
 pub(crate) mod sampling;
+pub(crate) mod selftest;
 pub(crate) mod serve;
 pub(crate) mod target;
 pub(crate) mod unfinished;

@@ -76,20 +76,20 @@ impl Speed {
 
 /// Plans and prints; fails when the model does not fit.
 pub(crate) fn run(args: &PlanArgs) -> Outcome {
-    let (name, plan, speed) = made(args).map_err(|failure| unless_told(args.json, failure))?;
+    let (name, plan, why, speed) = made(args).map_err(|failure| unless_told(args.json, failure))?;
     if args.json {
-        print_json(&as_json(&name, &plan, speed))?;
+        print_json(&as_json(&name, &plan, &why, speed))?;
     } else {
-        print_text(&as_text(&name, &plan, speed, args.compute.quant_cache))?;
+        print_text(&as_text(&name, &plan, &why, speed, args.compute.quant_cache))?;
     }
     plan.check().map_err(|problem| Failure::Failed(problem.to_string()))
 }
 
 /// Plans.
-fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, Speed), Failure> {
+fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, String, Speed), Failure> {
     let located = args.target.locate()?;
     let (limits, options) = (limits(args), args.compute.options());
-    let plan = MemoryPlan::of(&located.source, &limits, &options)?;
+    let (plan, why) = MemoryPlan::on(&located.source, &limits, &options, args.compute.device)?;
     let checkpoint = open_planned(&located.source, options.quant)?;
     let threads = Cpu::new(&options)?.threads();
     let bandwidth = args
@@ -104,7 +104,7 @@ fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, Speed), Failure> {
         cache_bytes: batch * plan.limits.context_tokens_max as f64 * token_bytes,
         bandwidth,
     };
-    Ok((located.name, plan, speed))
+    Ok((located.name, plan, why, speed))
 }
 
 fn limits(args: &PlanArgs) -> Limits {
@@ -120,7 +120,7 @@ fn limits(args: &PlanArgs) -> Limits {
 }
 
 /// For a person; `has_cache`: quantised weights are kept beside the checkpoint.
-fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> String {
+fn as_text(name: &str, plan: &MemoryPlan, why: &str, speed: Speed, has_cache: bool) -> String {
     let mut out = String::new();
     let limits = &plan.limits;
     // Writing to a string cannot fail.
@@ -129,15 +129,16 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> Stri
         "{name}: context of {} tokens, {} at once\n",
         limits.context_tokens_max, limits.sequences_max
     );
+    let device = plan.card.as_deref().unwrap_or("cpu");
+    let _ = writeln!(out, "  on {device}: {why}\n");
     let mut row = |what: &str, bytes: u64, note: &str| {
         let line = format!("  {what:26} {:>10}  {note}", size(bytes));
         let _ = writeln!(out, "{}", line.trim_end());
     };
-    row(
-        "weights, mapped",
-        plan.mapped_bytes,
-        "used in place; the system can drop and read them again",
-    );
+    if plan.card.is_none() {
+        let note = "used in place; the system can drop and read them again";
+        row("weights, mapped", plan.mapped_bytes, note);
+    }
     if plan.encoded_bytes > 0 {
         let note = if has_cache {
             "in a cache that the first load writes; where it cannot, in memory of our own"
@@ -146,7 +147,8 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> Stri
         };
         row("weights, resident", plan.encoded_bytes, note);
     }
-    row("weights, copied", plan.copied_bytes, "norms and biases");
+    let note = if plan.card.is_some() { "to the card" } else { "norms and biases" };
+    row("weights, copied", plan.copied_bytes, note);
     let full = if plan.cache_bytes < plan.cache_bytes_full {
         format!("shared; all at full length would take {}", size(plan.cache_bytes_full))
     } else {
@@ -155,7 +157,7 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> Stri
     row("latent cache", plan.cache_bytes, &full);
     row("scratch", plan.scratch_bytes, "");
     row("text", plan.text_bytes, "tokenizer and template, an estimate");
-    row("needed", plan.needed_bytes(), "");
+    row("needed", plan.needed_bytes(), if plan.card.is_some() { "on the card" } else { "" });
     match plan.free_bytes {
         Some(free) => {
             row("free now", free, if plan.check().is_ok() { "it fits" } else { "it does not fit" });
@@ -176,9 +178,11 @@ fn as_text(name: &str, plan: &MemoryPlan, speed: Speed, has_cache: bool) -> Stri
 }
 
 /// For a program.
-fn as_json(name: &str, plan: &MemoryPlan, speed: Speed) -> Value {
+fn as_json(name: &str, plan: &MemoryPlan, why: &str, speed: Speed) -> Value {
     json!({
         "model": name,
+        "device": plan.card.as_deref().unwrap_or("cpu"),
+        "device_why": why,
         "context_tokens": plan.limits.context_tokens_max,
         "batch": plan.limits.sequences_max,
         "bytes": {
@@ -206,6 +210,7 @@ mod tests {
     use super::*;
 
     const PLAN: fn() -> MemoryPlan = || MemoryPlan {
+        card: None,
         limits: Limits { context_tokens_max: 640, sequences_max: 4, ..Limits::default() },
         mapped_bytes: 1000,
         encoded_bytes: 0,
@@ -222,16 +227,16 @@ mod tests {
     #[test]
     fn the_parts_make_the_sum_and_a_byte_too_few_does_not_fit() {
         let speed = Speed { batch: 4.0, weight_bytes: 2e9, cache_bytes: 2e9, bandwidth: 20e9 };
-        let json = as_json("m", &PLAN(), speed);
+        let json = as_json("m", &PLAN(), "asked for", speed);
         assert_eq!(
             (json["bytes"]["needed"].as_u64(), json["fits"].as_bool()),
             (Some(1377), Some(false))
         );
         assert_eq!(json["decode_tokens_per_second_max"], json!({ "short": 40.0, "full": 20.0 }));
-        let text = as_text("m", &PLAN(), speed, false);
+        let text = as_text("m", &PLAN(), "asked for", speed, false);
         assert!(text.contains("does not fit") && text.contains("would take 4.0 kB"), "{text}");
         let roomy = MemoryPlan { free_bytes: Some(1377), cache_bytes_full: 300, ..PLAN() };
-        let text = as_text("m", &roomy, speed, false);
+        let text = as_text("m", &roomy, "asked for", speed, false);
         assert!(text.contains("it fits") && text.contains("full length"), "{text}");
     }
 

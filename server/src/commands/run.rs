@@ -10,7 +10,7 @@ use super::answer::{Asked, Talker};
 use super::sampling::SamplingArgs;
 use super::unfinished::Unfinished;
 use super::{Failure, Outcome};
-use crate::args::{ComputeArgs, LimitArgs, ModelArgs};
+use crate::args::{Compute, ComputeArgs, LimitArgs, ModelArgs};
 
 /// Flags of `hadal run`.
 #[derive(Debug, Args)]
@@ -44,8 +44,8 @@ pub(crate) fn run(args: &RunArgs, runtime: &Runtime, unfinished: &Unfinished) ->
     if prompt.is_empty() {
         return Err(Failure::Usage("the prompt is empty".into()));
     }
-    let (cpu, limits) = (args.compute.options(), args.limits.limits());
-    let talker = Talker::load(runtime, &args.model, cpu, limits, unfinished)?;
+    let (compute, limits) = (Compute::from(&args.compute), args.limits.limits());
+    let talker = Talker::load(runtime, &args.model, compute, limits, unfinished)?;
     let messages = [Message { role: Role::User, content: prompt }];
     let asked = if args.raw { Asked::Raw(&messages[0].content) } else { Asked::Chat(&messages) };
     talker.answer(asked, &args.sampling, std::future::pending)?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use hadal_engine::Progress;
 use hadal_engine::backend::cpu::Cpu;
+use hadal_engine::backend::cuda::Device;
 use hadal_engine::checkpoint::Source;
+use hadal_engine::{DeviceChoice, Progress};
 use hadal_server::models::{EngineLoader, Loaded, Loader, StatsCell};
 use hadal_server::{App, AppOptions, HttpLimits};
 use tokio::net::TcpListener;
@@ -99,7 +100,12 @@ impl Loader for Noted {
         stats: Arc<StatsCell>,
     ) -> hadal_engine::Result<Loaded> {
         let _making = self.unfinished.begin_cache(source, self.engine.cpu.quant);
-        self.engine.load(source, progress, stats)
+        let loaded = self.engine.load(source, progress, stats)?;
+        let info = &loaded.info;
+        if info.device != "cpu" {
+            tell(format_args!("on {}: {}", info.device, info.device_why));
+        }
+        Ok(loaded)
     }
 }
 
@@ -114,6 +120,10 @@ pub(crate) async fn run(
     let (limits, cpu) = (args.limits.limits(), args.compute.options());
     limits.check()?;
     Cpu::new(&cpu)?;
+    let device = args.compute.device;
+    if let DeviceChoice::Cuda(ordinal) = device {
+        Device::open(ordinal)?;
+    }
     let located = locate(&args.model)?;
     let beside = match &located.source {
         Source::Directory(path) | Source::File(path) => Some((located.name.clone(), path.clone())),
@@ -134,7 +144,7 @@ pub(crate) async fn run(
         embedded: Some(embedded::FILES),
         beside,
         loader: Arc::new(Noted {
-            engine: EngineLoader { limits, cpu },
+            engine: EngineLoader { limits, cpu, device },
             unfinished: unfinished.clone(),
         }),
         api_keys: keys,

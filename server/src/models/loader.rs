@@ -6,7 +6,9 @@ use std::time::Instant;
 use hadal_engine::backend::cpu::CpuOptions;
 use hadal_engine::checkpoint::Source;
 use hadal_engine::text::Text;
-use hadal_engine::{Engine, EngineHandle, Limits, LoadOptions, ModelInfo, Progress, Result, Stats};
+use hadal_engine::{
+    DeviceChoice, Engine, EngineHandle, Limits, LoadOptions, ModelInfo, Progress, Result, Stats,
+};
 
 /// The last counters a model's thread reported.
 #[derive(Debug, Default)]
@@ -73,11 +75,13 @@ pub struct EngineLoader {
     pub limits: Limits,
     /// Threads, instruction set, activation form.
     pub cpu: CpuOptions,
+    /// Where to compute.
+    pub device: DeviceChoice,
 }
 
 impl Loader for EngineLoader {
     fn check(&self, source: &Source) -> Result<()> {
-        Engine::check(source, &self.limits, &self.cpu)
+        Engine::check(source, &self.limits, &self.cpu, self.device)
     }
 
     fn load(
@@ -91,6 +95,7 @@ impl Loader for EngineLoader {
         let options = LoadOptions {
             limits: self.limits.clone(),
             cpu: self.cpu.clone(),
+            device: self.device,
             now: Box::new(move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)),
             on_stats: Box::new(move |stats| cell.set(stats)),
         };
@@ -98,6 +103,8 @@ impl Loader for EngineLoader {
         if let Some(warning) = &engine.info.warning {
             tracing::warn!("{warning}");
         }
+        let info = &engine.info;
+        tracing::info!("{} on {}: {}", info.architecture, info.device, info.device_why);
         let text = Text::open(&std::mem::take(&mut engine.text))?;
         let text = Arc::new(text.within(engine.info.context_length));
         let (handle, info) = (engine.handle.clone(), engine.info.clone());

@@ -23,7 +23,7 @@ mod tests {
         let mut step = step(&[Sequence { id: 1, before: 0, rows: 9 }], 0);
         step.samples = [8, 0, 3].map(|row| SampleRow::greedy(row, 9)).to_vec();
         let (mut cpu, mut plan) = backend_for(ways()[0], 2, EVEN);
-        cpu.begin(&mut plan, &step).unwrap();
+        cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         let x = numbers(1, 9 * 13);
         let x_buf = cpu.vector(&x).unwrap();
         let mut y = cpu.vector(&[9.0; 4 * 13]).unwrap();
@@ -36,11 +36,11 @@ mod tests {
     fn an_embedding_is_the_tables_row_widened() {
         let step = step(&[Sequence { id: 1, before: 5, rows: 9 }], 0);
         let (mut cpu, mut plan) = backend_for(ways()[0], 2, EVEN);
-        cpu.begin(&mut plan, &step).unwrap();
+        cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         for dtype in DType::ALL {
             let dim = width(dtype, 33);
             let table = matrix(2, dtype, 20, dim);
-            let mut y = cpu.alloc(9 * dim).unwrap();
+            let mut y = cpu.alloc(1, 9 * dim, crate::backend::Role::Inner).unwrap();
             cpu.embed(&mut y, &table.weight, &plan);
             // The step's tokens are its positions.
             let want: Vec<f32> =

@@ -215,10 +215,12 @@ mod tests {
         for (way, side) in ways().into_iter().flat_map(|way| [(way, Key), (way, Value)]) {
             let (x_width, y_width) = widths(side, &ODD);
             let mut cpu = backend(way, 2);
-            let joint = cpu.weight(&tensor).unwrap();
+            let joint = cpu.weight(&tensor, crate::backend::Use::Product).unwrap();
             let x = cpu.vector(&numbers(11, 4 * x_width)).unwrap();
-            let (mut one, mut two) =
-                (cpu.alloc(4 * y_width).unwrap(), cpu.alloc(4 * y_width).unwrap());
+            let (mut one, mut two) = (
+                cpu.alloc(1, 4 * y_width, crate::backend::Role::Inner).unwrap(),
+                cpu.alloc(1, 4 * y_width, crate::backend::Role::Inner).unwrap(),
+            );
             cpu.head_linear(&mut one, &x, KvB::Whole(&joint), side, &ODD, 0..4);
             let apart = KvB::Apart { key: &k_up.weight, value: &v_up.weight };
             cpu.head_linear(&mut two, &x, apart, side, &ODD, 0..4);

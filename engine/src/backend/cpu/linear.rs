@@ -58,7 +58,7 @@ mod tests {
     fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
         let mut cpu = backend(way, threads);
         let x = cpu.vector(x).unwrap();
-        let mut y = cpu.alloc(rows * weight.n_out).unwrap();
+        let mut y = cpu.alloc(1, rows * weight.n_out, crate::backend::Role::Inner).unwrap();
         cpu.linear(&mut y, &x, weight, rows);
         y.clone()
     }
@@ -163,7 +163,7 @@ mod tests {
                 let shape = ScratchShape { step_rows_max: rows, ..scratch_shape(ODD) };
                 cpu.reserve(&shape, &limits).unwrap();
                 let weight = matrix.in_panels(&mut cpu);
-                let mut all = cpu.alloc(rows * n_out).unwrap();
+                let mut all = cpu.alloc(1, rows * n_out, crate::backend::Role::Inner).unwrap();
                 cpu.linear(&mut all, &x, &weight, rows);
                 for (few, want) in x.chunks(7 * dim).zip(all.chunks(7 * n_out)) {
                     assert_same_bits(&run(way, 1, few, few.len() / dim, &weight), want);

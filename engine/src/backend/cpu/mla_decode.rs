@@ -371,11 +371,13 @@ mod tests {
 
     fn run_on(mut cpu: Cpu, mut plan: Plan, sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
         let step = step(sequences, sequences.len());
-        cpu.begin(&mut plan, &step).unwrap();
+        cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         let (q_latent, q) = inputs(sequences, shape);
         let (q_latent, q) = (cpu.vector(&q_latent).unwrap(), cpu.vector(&q).unwrap());
         let cache = cache(&mut cpu, sequences, &step, shape);
-        let mut o = cpu.alloc(step.n_row() * shape.n_head * shape.kv_lora_rank).unwrap();
+        let mut o = cpu
+            .alloc(1, step.n_row() * shape.n_head * shape.kv_lora_rank, crate::backend::Role::Inner)
+            .unwrap();
         cpu.mla_decode(&mut o, &q_latent, &q, &cache, shape, &plan);
         o.clone()
     }

@@ -416,7 +416,7 @@ mod tests {
         kv_b: &TestKvB,
     ) -> Vec<f32> {
         let step = step(sequences, n_decode);
-        cpu.begin(&mut plan, &step).unwrap();
+        cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         let q = cpu.vector(&queries(sequences, shape)).unwrap();
         let cache = cache(&mut cpu, sequences, &step, shape);
         let len = step.n_row() * shape.n_head * shape.v_head_dim;

@@ -215,8 +215,7 @@ impl Cpu {
         }
         let best = if isa == Isa::Portable { Activations::F32 } else { Activations::Int8 };
         let activations = options.activations.unwrap_or(best);
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let pool = Pool::new(options.threads.unwrap_or_else(cores))?;
+        let pool = Pool::new(options.threads_wanted())?;
         Ok(Self {
             threads: (0..pool.threads()).map(|_| ThreadScratch::default()).collect(),
             pool,

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{Cpu, Latents, Plan, Routing, Weight};
 use crate::backend::{
-    Backend, ExpertWeights, HeadSide, KvB, MlaShape, RopeTable, RouteRule, RoutingTrace,
-    ScratchShape,
+    Backend, ExpertWeights, HeadSide, KvB, MlaShape, Role, RopeTable, RouteRule, RoutingTrace,
+    ScratchShape, Use, Watch,
 };
 use crate::checkpoint::{Keep, Place, Tensor};
 use crate::error::Result;
@@ -17,6 +17,7 @@ impl Backend for Cpu {
     type Buf = Vec<f32>;
     type Cache = Latents;
     type Weight = Weight;
+    type Experts = ExpertWeights<Weight>;
     type Plan = Plan;
     type Routing = Routing;
 
@@ -24,9 +25,10 @@ impl Backend for Cpu {
         self.keep
     }
 
-    fn prepare(&mut self, shape: &MlaShape, kept: DType) {
+    fn prepare(&mut self, shape: &MlaShape, kept: DType) -> Result<()> {
         self.keep = self.keep.for_heads(shape.kv_lora_rank, shape.v_head_dim);
         self.choose_cache(kept);
+        Ok(())
     }
 
     fn cache(&mut self, shape: &MlaShape, n_page: usize) -> Result<Latents> {
@@ -42,15 +44,19 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn alloc(&mut self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+    fn alloc(&mut self, rows: usize, dim: usize, _role: Role) -> Result<Vec<f32>> {
+        Ok(vec![0.0; rows * dim])
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>> {
         Ok(values.to_vec())
     }
 
-    fn weight(&mut self, tensor: &Tensor) -> Result<Weight> {
+    fn rows(&mut self, values: &[f32], _dim: usize) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn weight(&mut self, tensor: &Tensor, _used: Use) -> Result<Weight> {
         let kept = self.keep.of(&tensor.name, tensor.dtype, &tensor.shape);
         if kept.place != Place::Stored {
             return super::resident::resident(self, tensor, kept);
@@ -59,6 +65,26 @@ impl Backend for Cpu {
         // One byte a page: the file is read now, where progress shows, and not under the first request.
         std::hint::black_box(tensor.bytes.iter().step_by(4096).fold(0u8, |sum, byte| sum ^ byte));
         Ok(weight)
+    }
+
+    fn expert_weights(
+        &mut self,
+        tensors: &ExpertWeights<Tensor>,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<ExpertWeights<Weight>> {
+        let mut each = |tensors: &[Tensor]| -> Result<Vec<Weight>> {
+            let one = |tensor: &Tensor| {
+                let weight = self.weight(tensor, Use::Product)?;
+                done(tensor.stored_bytes());
+                Ok(weight)
+            };
+            tensors.iter().map(one).collect()
+        };
+        Ok(ExpertWeights {
+            gate: each(&tensors.gate)?,
+            up: each(&tensors.up)?,
+            down: each(&tensors.down)?,
+        })
     }
 
     fn routing(&mut self, rows: usize, rule: &RouteRule) -> Result<Routing> {
@@ -74,7 +100,7 @@ impl Backend for Cpu {
         Ok(Plan::with_room(shape, limits))
     }
 
-    fn read(&self, buf: &Vec<f32>, out: &mut [f32]) -> Result<()> {
+    fn read(&self, buf: &Vec<f32>, _dim: usize, out: &mut [f32]) -> Result<()> {
         out.copy_from_slice(&buf[..out.len()]);
         Ok(())
     }
@@ -87,7 +113,7 @@ impl Backend for Cpu {
         routing.touched
     }
 
-    fn begin(&mut self, plan: &mut Plan, step: &Step) -> Result<()> {
+    fn begin(&mut self, plan: &mut Plan, step: &Step, _watch: Watch) -> Result<()> {
         plan.take(step);
         Ok(())
     }
@@ -241,8 +267,10 @@ impl Backend for Cpu {
         out: &mut Vec<Sampled>,
         logits: &mut Vec<f32>,
         vocab_size: usize,
+        _plan: &Plan,
         step: &Step,
-    ) {
+    ) -> Result<()> {
         super::sample::sample(self, out, logits, vocab_size, step);
+        Ok(())
     }
 }

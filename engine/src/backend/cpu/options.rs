@@ -211,6 +211,14 @@ pub struct CpuOptions {
     pub cache: Option<CacheType>,
 }
 
+impl CpuOptions {
+    /// Compute threads that are asked for, or the processors this process may use; held to no range.
+    pub(crate) fn threads_wanted(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.unwrap_or_else(cores)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -109,7 +109,7 @@ mod tests {
                 let mut x_buf = cpu.vector(&x).unwrap();
                 let (delta_buf, weight_buf) =
                     (cpu.vector(&delta).unwrap(), cpu.vector(&weight).unwrap());
-                let mut y = cpu.alloc(9 * dim).unwrap();
+                let mut y = cpu.alloc(1, 9 * dim, crate::backend::Role::Inner).unwrap();
                 // A chain of squares, a root, a division and two products: some roundings of 2^-24 each.
                 let bound = 2f64.powi(-24) * (dim as f64 / 32.0 + 8.0);
                 cpu.rms_norm(&mut y, &x_buf, &weight_buf, EPS, 9);

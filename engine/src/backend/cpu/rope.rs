@@ -151,7 +151,7 @@ mod tests {
             let step = step(&SEQUENCES, 1);
             for threads in 1..=3 {
                 let (mut cpu, mut plan) = backend_for(way, threads, shape);
-                cpu.begin(&mut plan, &step).unwrap();
+                cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
                 let table = table(&mut cpu, &cos, &sin, pairs);
                 let mut got = cpu.vector(&q).unwrap();
                 cpu.rope(&mut got, &table, &shape, &plan);
@@ -174,7 +174,7 @@ mod tests {
             let (kv, norm) = (numbers(3, ROWS * width), numbers(4, latent));
             let step = step(&SEQUENCES, 1);
             let (mut cpu, mut plan) = backend_for(way, 2, shape);
-            cpu.begin(&mut plan, &step).unwrap();
+            cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
             let table = table(&mut cpu, &cos, &sin, pairs);
             let (kv_buf, norm_buf) = (cpu.vector(&kv).unwrap(), cpu.vector(&norm).unwrap());
             let mut cache = nines(&mut cpu, &step, &shape);
@@ -205,7 +205,7 @@ mod tests {
         let (latent, k) = (numbers(3, ROWS * c), numbers(4, ROWS * shape.n_head * qk));
         let step = step(&SEQUENCES, 1);
         let (mut cpu, mut plan) = backend_for(ways()[0], 2, shape);
-        cpu.begin(&mut plan, &step).unwrap();
+        cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
         let (latent_buf, k_buf) = (cpu.vector(&latent).unwrap(), cpu.vector(&k).unwrap());
         let mut cache = nines(&mut cpu, &step, &shape);
         cpu.cache_store_heads(&mut cache, &latent_buf, &k_buf, &shape, &plan);

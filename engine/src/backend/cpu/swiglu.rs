@@ -67,7 +67,7 @@ mod tests {
         for way in ways() {
             let mut cpu = backend(way, 1);
             let (gate, up) = (cpu.vector(&gate).unwrap(), cpu.vector(&[1.0; 10]).unwrap());
-            let mut y = cpu.alloc(10).unwrap();
+            let mut y = cpu.alloc(1, 10, crate::backend::Role::Inner).unwrap();
             cpu.swiglu(&mut y, &gate, &up, 10, 1);
             assert!(y[..3].iter().all(|y| *y <= 0.0 && *y > -1e-30), "{:?}", &y[..3]);
             assert_eq!(&y[3..8], &[0.0, 0.0, 89.0, 200.0, 1e30]);

@@ -10,7 +10,7 @@
 //! Not loaded and not run while serving. Embedding and head are the model's own: the layer's copies are left alone.
 
 use super::{DeepSeek, attention, ffn};
-use crate::backend::Backend;
+use crate::backend::{Backend, Watch};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::Limits;
@@ -48,18 +48,18 @@ impl<B: Backend> DeepSeek<B> {
         recorder: &mut Recorder,
     ) -> Result<()> {
         let (rows, dim, layer) = (step.n_row(), self.hidden_size, self.weights.n_layer);
-        backend.begin(&mut self.plan, step)?;
+        backend.begin(&mut self.plan, step, Watch::Everything)?;
         let (s, Some(mtp)) = (&mut self.scratch, &self.mtp) else { return Ok(()) };
         backend.embed(&mut s.x, &self.weights.embed, &self.plan);
         backend.rms_norm(&mut s.y, &s.x, &mtp.enorm, self.eps, rows);
-        let embedded = read(backend, &s.y, rows * dim)?;
-        let states = backend.vector(hidden)?;
+        let embedded = read(backend, &s.y, dim, rows)?;
+        let states = backend.rows(hidden, dim)?;
         backend.rms_norm(&mut s.y, &states, &mtp.hnorm, self.eps, rows);
-        let normed = read(backend, &s.y, rows * dim)?;
+        let normed = read(backend, &s.y, dim, rows)?;
         // Put side by side on the host: this is no path of serving.
         let halves = embedded.chunks(dim).zip(normed.chunks(dim));
         let joined: Vec<f32> = halves.flat_map(|(e, h)| e.iter().chain(h)).copied().collect();
-        let joined = backend.vector(&joined)?;
+        let joined = backend.rows(&joined, 2 * dim)?;
         backend.linear(&mut s.x, &joined, &mtp.eh_proj, rows);
         let norm = &self.weights.layers[layer].input_norm;
         backend.rms_norm(&mut s.y, &s.x, norm, self.eps, rows);
@@ -76,8 +76,8 @@ impl<B: Backend> DeepSeek<B> {
     }
 }
 
-fn read<B: Backend>(backend: &B, buf: &B::Buf, len: usize) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; len];
-    backend.read(buf, &mut values)?;
+fn read<B: Backend>(backend: &B, buf: &B::Buf, dim: usize, rows: usize) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; dim * rows];
+    backend.read(buf, dim, &mut values)?;
     Ok(values)
 }

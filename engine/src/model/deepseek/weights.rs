@@ -1,6 +1,6 @@
 //! A model's weights, taken from the checkpoint by their released names.
 
-use crate::backend::{Backend, ExpertWeights, KvB};
+use crate::backend::{Backend, KvB, KvBPart, Use};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::config::MoeConfig;
 use crate::error::Result;
@@ -89,14 +89,14 @@ pub(super) struct Moe<B: Backend> {
     /// `[E]`.
     pub(super) bias: Option<B::Buf>,
     pub(super) shared: Option<Mlp<B>>,
-    pub(super) experts: ExpertWeights<B::Weight>,
+    pub(super) experts: B::Experts,
 }
 
 impl<B: Backend> Loader<'_, B> {
     /// Everything the configuration asks for.
     pub(super) fn weights(&mut self) -> Result<Weights<B>> {
         let config = &self.checkpoint.config;
-        let embed = self.matrix("model.embed_tokens.weight")?;
+        let embed = self.matrix_for("model.embed_tokens.weight", Use::Table)?;
         let kinds = config.is_moe_layer.iter().enumerate();
         let layers =
             kinds.map(|(i, is_moe)| self.layer(config, i, *is_moe)).collect::<Result<_>>()?;
@@ -155,10 +155,13 @@ impl<B: Backend> Loader<'_, B> {
         let whole = format!("{at}.kv_b_proj.weight");
         let key = format!("{at}.k_b_proj.weight");
         if self.checkpoint.has(&whole) || !self.checkpoint.has(&key) {
-            return Ok(KvB::Whole(self.matrix(&whole)?));
+            return Ok(KvB::Whole(self.matrix_for(&whole, Use::KvB(KvBPart::Whole))?));
         }
         let value = format!("{at}.v_b_proj.weight");
-        Ok(KvB::Halves { key: self.matrix(&key)?, value: self.matrix(&value)? })
+        Ok(KvB::Halves {
+            key: self.matrix_for(&key, Use::KvB(KvBPart::KeyTurned))?,
+            value: self.matrix_for(&value, Use::KvB(KvBPart::Value))?,
+        })
     }
 
     fn mlp(&mut self, at: &str, dim: usize) -> Result<Mlp<B>> {
@@ -171,7 +174,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn moe(&mut self, moe: &MoeConfig, at: &str) -> Result<Moe<B>> {
-        let gate = self.matrix(&format!("{at}.gate.weight"))?;
+        let gate = self.matrix_for(&format!("{at}.gate.weight"), Use::Router)?;
         let bias = if moe.has_correction_bias {
             Some(self.vector(&format!("{at}.gate.e_score_correction_bias"))?)
         } else {
@@ -181,13 +184,8 @@ impl<B: Backend> Loader<'_, B> {
             0 => None,
             n => Some(self.mlp(&format!("{at}.shared_experts"), n * moe.moe_intermediate_size)?),
         };
-        let mut experts = ExpertWeights { gate: Vec::new(), up: Vec::new(), down: Vec::new() };
-        for e in 0..moe.route.n_routed_experts {
-            let expert = self.mlp(&format!("{at}.experts.{e}"), moe.moe_intermediate_size)?;
-            experts.gate.push(expert.gate);
-            experts.up.push(expert.up);
-            experts.down.push(expert.down);
-        }
+        let n_expert = moe.route.n_routed_experts;
+        let experts = self.experts(n_expert, |e| format!("{at}.experts.{e}"))?;
         Ok(Moe { gate, bias, shared, experts })
     }
 }

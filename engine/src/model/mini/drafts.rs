@@ -8,7 +8,7 @@
 //! Nothing drafts with them yet: they are kept in the checkpoint, and traces show what they compute.
 
 use super::Mini;
-use crate::backend::Backend;
+use crate::backend::{Backend, Role};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::config::Architecture;
 use crate::error::Result;
@@ -41,9 +41,9 @@ impl<B: Backend> Drafts<B> {
     pub(super) fn load(backend: &mut B, checkpoint: &Checkpoint, rows: usize) -> Result<Self> {
         let config = &checkpoint.config;
         let Architecture::Mini(mini) = config.architecture else {
-            return Ok(Self { heads: Vec::new(), logits: backend.alloc(0)? });
+            return Ok(Self { heads: Vec::new(), logits: backend.alloc(0, 0, Role::Sum)? });
         };
-        let logits = backend.alloc(rows * config.vocab_size)?;
+        let logits = backend.alloc(rows, config.vocab_size, Role::Sum)?;
         let mut progress = |_, _| {};
         let mut loader = Loader::new(backend, checkpoint, &mut progress);
         let mut heads = Vec::new();
@@ -51,7 +51,7 @@ impl<B: Backend> Drafts<B> {
             let bias = checkpoint.tensor(&format!("mtp_head.projections.{d}.bias"))?.to_f32();
             heads.push(DraftHead {
                 projection: loader.matrix(&format!("mtp_head.projections.{d}.weight"))?,
-                bias: loader.backend.vector(&bias.repeat(rows))?,
+                bias: loader.backend.rows(&bias.repeat(rows), config.hidden_size)?,
                 norm: loader.vector(&format!("mtp_head.layer_norms.{d}.weight"))?,
                 output: if config.tie_word_embeddings {
                     None
@@ -73,8 +73,9 @@ pub(super) fn record<B: Backend>(
 ) -> Result<()> {
     let (s, Some(drafts)) = (&mut net.scratch, &mut net.drafts) else { return Ok(()) };
     for (d, head) in drafts.heads.iter().enumerate() {
-        backend.linear(&mut s.delta, &s.y, &head.projection, rows);
-        backend.add_rms_norm(&mut s.shared, &mut s.delta, &head.bias, &head.norm, EPS, rows);
+        // The stream is of no more use in this step.
+        backend.linear(&mut s.x, &s.y, &head.projection, rows);
+        backend.add_rms_norm(&mut s.shared, &mut s.x, &head.bias, &head.norm, EPS, rows);
         let output = head.output.as_ref().unwrap_or(&net.weights.embed);
         backend.linear(&mut drafts.logits, &s.shared, output, rows);
         let name = format!("mtp.{d}.logits");

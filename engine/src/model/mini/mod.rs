@@ -18,7 +18,7 @@ use super::loader::Loader;
 use super::record::Recorder;
 use super::scratch::{self, Scratch};
 use super::{latent, rope};
-use crate::backend::{Backend, MlaShape, RopeTable, RouteRule};
+use crate::backend::{Backend, MlaShape, RopeTable, RouteRule, Watch};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::Limits;
@@ -109,7 +109,8 @@ impl<B: Backend> Mini<B> {
         // The logits alone need no copies of what comes before them.
         let mut inner = recorder.as_deref_mut().filter(|recorder| recorder.all);
         let rows = step.n_row();
-        backend.begin(&mut self.plan, step)?;
+        let watch = if inner.is_some() { Watch::Everything } else { Watch::Outcome };
+        backend.begin(&mut self.plan, step, watch)?;
         backend.embed(&mut self.scratch.x, &self.weights.embed, &self.plan);
         let first_norm =
             self.weights.layers.first().map_or(&self.weights.norm, |layer| &layer.input_norm);
@@ -179,8 +180,7 @@ impl<B: Backend> Mini<B> {
         if let Some(recorder) = recorder {
             recorder.take(backend, "logits", &s.logits, self.vocab_size, n_sample)?;
         }
-        backend.sample(sampled, &mut s.logits, self.vocab_size, step);
-        Ok(())
+        backend.sample(sampled, &mut s.logits, self.vocab_size, &self.plan, step)
     }
 }
 

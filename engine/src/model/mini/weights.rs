@@ -1,6 +1,6 @@
 //! The weights, by the names the model's own trainers save them under.
 
-use crate::backend::{Backend, ExpertWeights};
+use crate::backend::{Backend, KvBPart, Use};
 use crate::checkpoint::ModelConfig;
 use crate::checkpoint::config::{Architecture, MoeConfig};
 use crate::error::Result;
@@ -62,8 +62,8 @@ pub(super) struct Moe<B: Backend> {
     pub(super) gate: B::Weight,
     /// `[E]`, added to the router's logits.
     pub(super) bias: Option<B::Buf>,
-    pub(super) shared: ExpertWeights<B::Weight>,
-    pub(super) experts: ExpertWeights<B::Weight>,
+    pub(super) shared: B::Experts,
+    pub(super) experts: B::Experts,
 }
 
 /// Everything the configuration asks for.
@@ -71,7 +71,7 @@ pub(super) fn load<B: Backend>(
     loader: &mut Loader<'_, B>,
     config: &ModelConfig,
 ) -> Result<Weights<B>> {
-    let embed = loader.matrix("embed_tokens.weight")?;
+    let embed = loader.matrix_for("embed_tokens.weight", Use::Table)?;
     let layers =
         (0..config.num_hidden_layers).map(|i| layer(loader, config, i)).collect::<Result<_>>()?;
     let norm = loader.vector("norm.weight")?;
@@ -103,8 +103,8 @@ fn attention<B: Backend>(loader: &mut Loader<'_, B>, at: &str) -> Result<Attenti
         q_down: loader.matrix(&format!("{at}.q_down_proj.weight"))?,
         q_up: loader.matrix(&format!("{at}.q_up_proj.weight"))?,
         kv_down: loader.matrix(&format!("{at}.kv_down_proj.weight"))?,
-        k_up: loader.matrix(&format!("{at}.k_up_proj.weight"))?,
-        v_up: loader.matrix(&format!("{at}.v_up_proj.weight"))?,
+        k_up: loader.matrix_for(&format!("{at}.k_up_proj.weight"), Use::KvB(KvBPart::Key))?,
+        v_up: loader.matrix_for(&format!("{at}.v_up_proj.weight"), Use::KvB(KvBPart::Value))?,
         o: loader.matrix(&format!("{at}.o_proj.weight"))?,
     })
 }
@@ -125,27 +125,11 @@ fn mixture<B: Backend>(
     at: &str,
 ) -> Result<Moe<B>> {
     let has_bias = matches!(config.architecture, Architecture::Mini(mini) if mini.router_bias);
-    let gate = loader.matrix(&format!("{at}.gate.gate.weight"))?;
+    let gate = loader.matrix_for(&format!("{at}.gate.gate.weight"), Use::Router)?;
     let bias = if has_bias { Some(loader.vector(&format!("{at}.gate.gate.bias"))?) } else { None };
-    let width = moe.moe_intermediate_size;
-    let experts = experts(loader, &format!("{at}.experts"), moe.route.n_routed_experts, width)?;
-    let shared =
-        self::experts(loader, &format!("{at}.shared_experts"), moe.n_shared_experts, width)?;
+    let routed = |e: usize| format!("{at}.experts.{e}.ffn");
+    let experts = loader.experts(moe.route.n_routed_experts, routed)?;
+    let shared = |e: usize| format!("{at}.shared_experts.{e}.ffn");
+    let shared = loader.experts(moe.n_shared_experts, shared)?;
     Ok(Moe { gate, bias, shared, experts })
-}
-
-fn experts<B: Backend>(
-    loader: &mut Loader<'_, B>,
-    at: &str,
-    n: usize,
-    width: usize,
-) -> Result<ExpertWeights<B::Weight>> {
-    let mut experts = ExpertWeights { gate: Vec::new(), up: Vec::new(), down: Vec::new() };
-    for e in 0..n {
-        let expert = mlp(loader, &format!("{at}.{e}.ffn"), width)?;
-        experts.gate.push(expert.gate);
-        experts.up.push(expert.up);
-        experts.down.push(expert.down);
-    }
-    Ok(experts)
 }

@@ -87,9 +87,9 @@ fn state_fields(state: &State) -> Value {
             "loaded": true,
             "context_length": loaded.info.context_length,
             "bytes": loaded.info.weight_bytes + loaded.info.cache_bytes + loaded.info.scratch_bytes,
-            "isa": loaded.info.isa,
-            "activations": loaded.info.activations,
-            "threads": loaded.info.threads,
+            "device": loaded.info.device,
+            "device_why": loaded.info.device_why,
+            "isa": loaded.info.isa, "activations": loaded.info.activations, "threads": loaded.info.threads,
         }),
         State::Failed(problem) => {
             json!({ "status": "error", "loaded": false, "error": problem.sentence() })

@@ -92,6 +92,7 @@ impl Report {
             "dtype": self.info.dtype,
             "weight_bytes": self.info.weight_bytes,
             "threads": self.info.threads,
+            "device": self.info.device,
             "isa": self.info.isa,
             "activations": self.info.activations,
             "clock": self.clock,

@@ -163,7 +163,7 @@ fn whole_numbers_and_panels_give_the_bits_of_products_one_by_one() {
             let got = run(way, 2, &x, None, &choices[..7 * K], &weights);
             let mut gating = backend(way, 1);
             let mut linear = |x: &[f32], weight: &Weight| {
-                let mut y = cpu.alloc(weight.n_out).unwrap();
+                let mut y = cpu.alloc(1, weight.n_out, crate::backend::Role::Inner).unwrap();
                 cpu.linear(&mut y, &x.to_vec(), weight, 1);
                 y
             };
@@ -173,7 +173,7 @@ fn whole_numbers_and_panels_give_the_bits_of_products_one_by_one() {
                     let (e, x) = (*expert as usize, &x[row * d..(row + 1) * d]);
                     let (gate, up) =
                         (linear(x, &rows.gate[e].weight), linear(x, &rows.up[e].weight));
-                    let mut product = gating.alloc(m).unwrap();
+                    let mut product = gating.alloc(1, m, crate::backend::Role::Inner).unwrap();
                     gating.swiglu(&mut product, &gate, &up, m, 1);
                     let down = linear(&product, &rows.down[e].weight);
                     want.iter_mut().zip(down).for_each(|(y, x)| *y += *weight * x);
@@ -223,7 +223,8 @@ fn an_average_is_the_sum_of_all_experts_over_their_number() {
     for way in ways() {
         let mut cpu = backend(way, 2);
         let all = cpu.average_routing(33, 3).unwrap();
-        let (x, mut y) = (cpu.vector(&x).unwrap(), cpu.alloc(33 * d).unwrap());
+        let (x, mut y) =
+            (cpu.vector(&x).unwrap(), cpu.alloc(1, 33 * d, crate::backend::Role::Inner).unwrap());
         cpu.experts(&mut y, None, &x, &all, &weights, 33);
         assert_close(&y, &want, |_| 2e-2);
     }

@@ -103,7 +103,7 @@ fn route_logits(logits: &[f32], bias: Option<&[f32]>, rule: &RouteRule) -> Routi
     let shape = vec![logits.len(), 1];
     let tensor = Tensor { name: "gate".into(), dtype: DType::F32, shape, bytes, scales: None };
     let mut cpu = backend(ways()[0], 1);
-    let gate = cpu.weight(&tensor).unwrap();
+    let gate = cpu.weight(&tensor, crate::backend::Use::Product).unwrap();
     let mut routing = cpu.routing(1, rule).unwrap();
     let one = cpu.vector(&[1.0]).unwrap();
     let bias = bias.map(|bias| cpu.vector(bias).unwrap());

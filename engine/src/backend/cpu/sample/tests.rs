@@ -39,7 +39,8 @@ impl Case {
         let mut logits = cpu.vector(&self.logits).unwrap();
         let mut out = Vec::new();
         let vocab_size = self.logits.len() / self.step.samples.len();
-        Backend::sample(cpu, &mut out, &mut logits, vocab_size, &self.step);
+        let plan = crate::backend::cpu::Plan::default();
+        Backend::sample(cpu, &mut out, &mut logits, vocab_size, &plan, &self.step).unwrap();
         out
     }
 }
@@ -304,6 +305,9 @@ fn a_draw_allocates_nothing() {
     let mut cpu = backend(ways()[0], 1);
     let mut buf = cpu.vector(&case.logits).unwrap();
     let mut out = Vec::with_capacity(3);
-    let bytes = allocated(|| Backend::sample(&mut cpu, &mut out, &mut buf, 6000, &case.step));
+    let plan = crate::backend::cpu::Plan::default();
+    let bytes = allocated(|| {
+        Backend::sample(&mut cpu, &mut out, &mut buf, 6000, &plan, &case.step).unwrap();
+    });
     assert_eq!((bytes, out.len()), (0, 3));
 }

@@ -26,6 +26,8 @@ fn report() -> Report {
             cache_bytes: 0,
             n_page: 1,
             scratch_bytes: 0,
+            device: "cpu".into(),
+            device_why: "asked for".into(),
             isa: "avx512",
             activations: "f32",
             threads: 1,

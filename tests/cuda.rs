@@ -1,0 +1,24 @@
+//! The CUDA backend end to end on the simulated card: the same host code and the same kernels as on a real one, behind the
+//! driver's own entry points.
+//!
+//! A process has one driver library, so these tests have a binary of their own, and take turns with the card.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "this crate is tests: a panic is how they fail, and what is skipped is printed"
+)]
+
+#[path = "cuda/card.rs"]
+mod card;
+#[path = "model/compare.rs"]
+#[allow(dead_code, reason = "some of its profiles are for other backends")]
+mod compare;
+#[path = "cuda/engine.rs"]
+mod engine;
+#[path = "cuda/golden.rs"]
+mod golden;
+#[path = "cuda/http.rs"]
+mod http;
