@@ -60,7 +60,7 @@ impl Sizes {
     pub(crate) fn of(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self, Error> {
         // Nothing is computed: one thread will do.
         let mut cpu = Cpu::new(&CpuOptions { threads: Some(1), ..options.clone() })?;
-        Model::prepare(&mut cpu, checkpoint);
+        Model::prepare(&mut cpu, checkpoint)?;
         let config = &checkpoint.config;
         let (mut rows, mut head, mut experts) =
             (Matrices::default(), Matrices::default(), Matrices::default());
