@@ -31,9 +31,6 @@ const OUTS: usize = 128;
 const ROWS: usize = 256;
 const CHUNK: usize = 128;
 
-/// Outputs of few inputs at once: four chains of sums, since each product waits for the one before it in its own.
-const OUTS_FEW: usize = 4 * TILE;
-
 /// Inputs split into bf16 pairs and turned: number `k` of input `row` is half `k % 2` of word `k / 2 * stride + row`.
 /// Zero up to a multiple of 32 numbers.
 #[derive(Clone, Copy)]
@@ -130,12 +127,7 @@ pub(in super::super) unsafe fn product_amx(p: &Product, x: &Columns, outs: Range
             }
         } else {
             configure(p.rows);
-            let mut out = outs.start;
-            while out + OUTS_FEW <= outs.end {
-                Block { p, x, outs: out..out + OUTS_FEW, rows: 0..p.rows }.few_whole();
-                out += OUTS_FEW;
-            }
-            for out in (out..outs.end).step_by(2 * TILE) {
+            for out in outs.clone().step_by(2 * TILE) {
                 let outs = out..(out + 2 * TILE).min(outs.end);
                 Block { p, x, outs, rows: 0..p.rows }.few();
             }

@@ -20,9 +20,6 @@ const OUTS: usize = 32;
 /// The same for panels: as many as are in flight at once with one input.
 const OUTS_PANELS: usize = 4 * PANEL_OUTS;
 
-/// The same for tiles of bf16: as many as are in flight at once with few inputs.
-const OUTS_TILES: usize = 64;
-
 /// Outputs of one task where a matrix has at least as many inputs: those are read again for each task.
 const OUTS_MANY: usize = 128;
 
@@ -69,7 +66,6 @@ pub(in super::super) fn multiply(
     let per_task = match inputs {
         _ if rows >= OUTS_MANY * segments.len() => OUTS_MANY,
         Inputs::Groups(_) => OUTS_PANELS,
-        Inputs::Split(pairs) if pairs.order == Order::Columns => OUTS_TILES,
         Inputs::Plain(_) | Inputs::Split(_) => OUTS,
     };
     let n_part = n_out.div_ceil(per_task);
