@@ -19,7 +19,7 @@ use super::card::{Card, card};
 use super::golden::folder;
 
 /// A simulated step takes a while.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const CASE: &str = "v3-tied-bf16";
 
 struct ChannelSink(Sender<Event>);
@@ -92,7 +92,7 @@ fn heard(events: &Receiver<Event>) -> Result<Vec<TokenId>, String> {
         match events.recv_timeout(PATIENCE).unwrap() {
             Event::Token(token) => tokens.push(token),
             Event::Done(..) => return Ok(tokens),
-            Event::Failed(why) => return Err(why.to_string()),
+            Event::Failed(why) => return Err(why),
         }
     }
 }
