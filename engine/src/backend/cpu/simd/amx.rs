@@ -157,6 +157,9 @@ macro_rules! add {
     };
 }
 
+// After the macros that it uses.
+mod few;
+
 /// Sums of 32 outputs and 32 inputs: tiles of outputs by inputs.
 type Sums = [[f32; TILE * TILE]; 4];
 
@@ -179,54 +182,6 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Up to 32 outputs of up to sixteen inputs, weights read where they lie: bound by memory.
-    ///
-    /// # Safety
-    /// As [`product_amx`]; the tiles are configured.
-    unsafe fn few(&self) {
-        let w = &self.p.w;
-        let (word, stride) = (size_of::<u32>(), self.x.stride);
-        let n_out = self.outs.len();
-        let whole = if n_out == 2 * TILE { self.p.dim / STEP * STEP } else { 0 };
-        // SAFETY: whole tiles lie inside the matrix; others are copied.
-        unsafe {
-            asm!("tilezero tmm0", "tilezero tmm2", options(nostack, nomem));
-            let (upper, lower) =
-                (w.row(self.outs.start), w.row(self.outs.start + TILE.min(n_out - 1)));
-            // The outputs after these are neighbours in memory; they are asked for meanwhile.
-            let next = upper.wrapping_add(2 * TILE * w.row_bytes);
-            let mut copy = MaybeUninit::<Weights>::uninit();
-            let copy: *mut [u16; STEP] = copy.as_mut_ptr().cast();
-            for k in (0..self.p.dim).step_by(STEP) {
-                for line in 0..2 * TILE {
-                    prefetch_far(next.wrapping_add((k / STEP * 2 * TILE + line) * ROW_BYTES));
-                }
-                if k < whole {
-                    load!("tmm4", upper.add(k * 2), w.row_bytes);
-                    load!("tmm5", lower.add(k * 2), w.row_bytes);
-                } else {
-                    self.copy_step(copy.cast(), self.outs.clone(), k);
-                    load!("tmm4", copy, ROW_BYTES);
-                    load!("tmm5", copy.add(TILE), ROW_BYTES);
-                }
-                let at = k / 2 * stride + self.rows.start;
-                load!("tmm6", self.x.hi.add(at), stride * word);
-                load!("tmm7", self.x.lo.add(at), stride * word);
-                add!("tmm0", "tmm4", "tmm6");
-                add!("tmm2", "tmm5", "tmm6");
-                add!("tmm0", "tmm4", "tmm7");
-                add!("tmm2", "tmm5", "tmm7");
-            }
-            let mut sums = MaybeUninit::<[[f32; TILE * TILE]; 2]>::uninit();
-            let sums: *mut [f32; TILE * TILE] = sums.as_mut_ptr().cast();
-            // Of each row as many sums as there are inputs, and no others are read.
-            store!("tmm0", sums);
-            store!("tmm2", sums.add(1));
-            self.write(sums, self.outs.clone(), self.rows.clone());
-            self.write(sums.add(1), self.outs.start + TILE..self.outs.end, self.rows.clone());
-        }
-    }
-
     /// Up to 128 outputs of up to 256 inputs: bound by arithmetic.
     ///
     /// # Safety

@@ -99,7 +99,9 @@ impl PairRows {
         (self.width, self.rows) = (dim.next_multiple_of(Order::STEP), rows);
         let len = self.order.len(rows, dim);
         assert!(len <= self.hi.numbers().len(), "no room for {rows} rows of {dim}");
-        let (order, width, places) = (self.order, self.width, self.order.places(rows));
+        let (width, places) = (self.width, self.order.places(rows));
+        // A single row is the same in both.
+        let order = if places == 1 { Order::Rows } else { self.order };
         let half = |half: &'_ mut Aligned| -> Exclusive<u16> {
             Exclusive::new(&mut half.room[half.start..])
         };
