@@ -8,6 +8,7 @@ use crate::quant::{DType, panels};
 
 /// What a backend does with matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own, in any mixture")]
 pub struct Keep {
     /// Writes them in another format.
     pub quant: Option<Target>,

@@ -105,7 +105,9 @@ pub(in super::super) fn accumulate(
         running.iter_mut().zip(scores.chunks_mut(PAGE_TOKENS)).zip(out.chunks_mut(dim))
     {
         let scores = &mut scores[..values.n()];
-        scores.iter_mut().for_each(|score| *score *= scale);
+        for score in scores.iter_mut() {
+            *score *= scale;
+        }
         running.take(isa, scores, out);
     }
     let p = Sums {

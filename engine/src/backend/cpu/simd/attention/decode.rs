@@ -248,7 +248,7 @@ impl Room {
                 let at: *mut f32 = row.as_mut_ptr().cast();
                 // SAFETY: rows are aligned.
                 unsafe {
-                    _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), _mm512_set1_ps(*factor)))
+                    _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), _mm512_set1_ps(*factor)));
                 }
             }
         }
