@@ -87,10 +87,8 @@ impl Setup {
             scratch: root.join("target").join(scratch),
         };
         if !setup.binary.exists() {
-            return Err(format!(
-                "{} is not there: `cargo build --release` first",
-                setup.binary.display()
-            ));
+            let binary = setup.binary.display();
+            return Err(format!("{binary} is not there: `cargo build --release` first"));
         }
         std::fs::create_dir_all(&setup.scratch)
             .map_err(|problem| format!("{}: {problem}", setup.scratch.display()))?;
@@ -112,10 +110,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         TILES => processor.contains("amx_bf16"),
         _ => true,
     };
-    println!(
-        "{:28} {:9} {:5}  {:>9} {:>9} {:>7}  verdict",
-        "case", "kernels", "acts", "max abs", "max KL", "greedy"
-    );
+    println!("case{:24} kernels   acts     max abs    max KL  greedy  verdict", "");
     let (mut failed, mut skipped) = (0, 0);
     for Run { case, model, modes, wanted } in &runs {
         for mode in modes.iter().copied() {

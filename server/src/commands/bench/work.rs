@@ -1,9 +1,8 @@
 //! What a forward pass has to read and to compute, counted from a checkpoint's own tensors and sizes.
 //!
 //! Counted is what the model needs, not what a kernel does: a weight once a step however many rows use it, a latent
-//! once a step and sequence, an expert when a row goes to it, the head for rows that want a token alone. A
-//! multiplication and an addition are two operations. Norms, softmax and rotations are left out: together they are
-//! below a hundredth.
+//! once a step and sequence, an expert when a row goes to it, the head for rows that want a token alone. A multiplication
+//! and an addition are two operations. Norms, softmax and rotations are left out: together below a hundredth.
 
 use hadal_engine::Error;
 use hadal_engine::backend::cpu::{Cpu, CpuOptions};
@@ -53,10 +52,7 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// From a checkpoint, its matrices and cache kept as `options` say.
-    ///
-    /// # Errors
-    /// What the backend refuses.
+    /// From a checkpoint, its matrices and cache kept as `options` say; what the backend refuses is an error.
     pub(crate) fn of(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self, Error> {
         // Nothing is computed: one thread will do.
         let mut cpu = Cpu::new(&CpuOptions { threads: Some(1), ..options.clone() })?;
@@ -123,8 +119,7 @@ impl Sizes {
         }
     }
 
-    /// A lone prompt of `tokens`, `step_rows` at a time, that touches so many experts in all its steps together and
-    /// whose last row wants a token.
+    /// A lone prompt of `tokens`, `step_rows` at a time, that touches so many experts in all; its last row wants a token.
     pub(crate) fn prompt(&self, tokens: u32, step_rows: usize, touched: f64) -> Work {
         let n = f64::from(tokens);
         // A step reads what is stored before it and, as new rows are keys too, its own.

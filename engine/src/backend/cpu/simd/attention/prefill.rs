@@ -6,21 +6,23 @@
 //! `O^T [v, row] += V^T P^T`. Latents and weights of the expansion are bf16; keys, values, queries and softmax weights are
 //! pairs. With 128 + 64 and 128 numbers a head that is 1,024 products of 16 x 16 x 32 to expand a page, and 240 for 32 rows.
 
+mod expand;
+mod lanes;
+
 use std::arch::x86_64::{
-    _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmpgt_epi32_mask,
-    _mm512_div_ps, _mm512_load_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_store_ps, _mm512_store_si512, _mm512_storeu_si512,
+    _mm512_add_epi32, _mm512_cmpgt_epi32_mask, _mm512_loadu_si512, _mm512_set1_epi32,
 };
 
 use super::super::rows::Rows;
 use super::softmax::Softmaxes;
+use super::tiles;
 use super::tiles::{
-    Lane16, ROW_BYTES, STEP, Tile, add, configure, load, put, release, row, split_and_turn, store,
-    turn, zero,
+    ROW_BYTES, STEP, Tile, add, configure, load, release, split_and_turn, store, turn, zero,
 };
-use super::words::{SIDE, pair, split, transpose};
+use super::words::SIDE;
 use crate::backend::cpu::latents::Halves;
 use crate::step::PAGE_TOKENS;
+use lanes::{divided, pair_weights, scale_lanes};
 
 /// Tiles of a page's keys.
 const KEY_TILES: usize = PAGE_TOKENS / SIDE;
@@ -216,139 +218,6 @@ impl Room {
         }
     }
 
-    /// Latents by words; keys that nobody sees become zero, whatever their memory holds.
-    ///
-    /// # Safety
-    /// The page's rows are as wide as the head says.
-    unsafe fn turn_latents(&mut self, latents: Rows<'_>, half: usize) {
-        let ((at, stride), steps) = (latents.bf16_at(), self.head.latent / STEP);
-        let to = &mut self.latents[half * KEY_TILES * steps..(half + 1) * KEY_TILES * steps];
-        for (i, tile) in to.iter_mut().enumerate() {
-            let first = i / steps * SIDE;
-            let n = latents.n().saturating_sub(first).min(SIDE);
-            let from = at.cast::<u8>().wrapping_add(first * stride + i % steps * ROW_BYTES);
-            // SAFETY: the caller's promise; `n` rows are seen.
-            unsafe { turn(tile, from, stride, n) }
-        }
-    }
-
-    /// `K`, as pairs, the rotary key behind it.
-    ///
-    /// # Safety
-    /// Tiles are configured, and the page's 64 rows are as wide as the head says.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn expand_keys(&mut self, page: Halves<'_>) {
-        let (latents, head) = (page.rows, self.head);
-        let (at, stride) = latents.bf16_at();
-        let rests_at: Option<*const u8> = page.rests.map(|rests| rests.bf16_at().0.cast());
-        let (steps, per_key) = (head.latent / STEP, head.key() / STEP);
-        let at: *const u8 = at.cast();
-        let (values, rests) = self.keys.split_at_mut(KEY_TILES * per_key);
-        let mut sums = [Tile::ZERO; 4];
-        // SAFETY: the caller's promise.
-        unsafe {
-            for upper in (0..latents.n().div_ceil(SIDE)).step_by(2) {
-                let from = at.wrapping_add(upper * SIDE * stride);
-                for (step, pair) in self.expand.chunks(2 * steps).enumerate() {
-                    zero!("tmm0" "tmm1" "tmm2" "tmm3");
-                    let (left, right) = pair.split_at(steps);
-                    for (k, (left, right)) in left.iter().zip(right).enumerate() {
-                        load!("tmm4", from.wrapping_add(k * ROW_BYTES), stride);
-                        load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
-                        load!("tmm6", left);
-                        load!("tmm7", right);
-                        add!("tmm0", "tmm4", "tmm6");
-                        add!("tmm1", "tmm4", "tmm7");
-                        add!("tmm2", "tmm5", "tmm6");
-                        add!("tmm3", "tmm5", "tmm7");
-                        if let Some(at) = rests_at {
-                            let from = at.wrapping_add(upper * SIDE * stride + k * ROW_BYTES);
-                            load!("tmm4", from, stride);
-                            load!("tmm5", from.wrapping_add(SIDE * stride), stride);
-                            add!("tmm0", "tmm4", "tmm6");
-                            add!("tmm1", "tmm4", "tmm7");
-                            add!("tmm2", "tmm5", "tmm6");
-                            add!("tmm3", "tmm5", "tmm7");
-                        }
-                    }
-                    store!("tmm0", &raw mut sums[0]);
-                    store!("tmm1", &raw mut sums[1]);
-                    store!("tmm2", &raw mut sums[2]);
-                    store!("tmm3", &raw mut sums[3]);
-                    for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
-                        let to = (upper + i) * per_key + step;
-                        split_halves(&mut values[to], &mut rests[to], sums);
-                    }
-                }
-            }
-            for key in 0..latents.n() {
-                let from = at.wrapping_add(key * stride + head.latent * 2);
-                for step in 0..head.rope / STEP {
-                    let to = key / SIDE * per_key + head.nope / STEP + step;
-                    let numbers = _mm512_loadu_si512(from.wrapping_add(step * ROW_BYTES).cast());
-                    let value = values[to].0[key % SIDE].as_mut_ptr();
-                    _mm512_store_si512(value.cast(), numbers);
-                    let numbers = rests_at.map_or(_mm512_setzero_si512(), |at| {
-                        let from = key * stride + head.latent * 2 + step * ROW_BYTES;
-                        _mm512_loadu_si512(at.wrapping_add(from).cast())
-                    });
-                    let rest = rests[to].0[key % SIDE].as_mut_ptr();
-                    _mm512_store_si512(rest.cast(), numbers);
-                }
-            }
-        }
-    }
-
-    /// `V^T`, as pairs.
-    ///
-    /// # Safety
-    /// As [`Room::expand_keys`], for `w_uv`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn expand_values(&mut self, w_uv: Rows<'_>, n_key: usize, has_rests: bool) {
-        let ((at, stride), head) = (w_uv.bf16_at(), self.head);
-        let steps = head.latent / STEP;
-        let (latents, latent_rests) = self.latents.split_at(KEY_TILES * steps);
-        let (values, rests) = self.values.split_at_mut(KEY_STEPS * head.value / SIDE);
-        let mut sums = [Tile::ZERO; 4];
-        // SAFETY: the caller's promise.
-        unsafe {
-            for upper in (0..head.value / SIDE).step_by(2) {
-                let from = at.cast::<u8>().wrapping_add(upper * SIDE * stride);
-                for step in 0..n_key.div_ceil(STEP) {
-                    zero!("tmm0" "tmm1" "tmm2" "tmm3");
-                    let first = 2 * step * steps;
-                    for k in 0..steps {
-                        let (left, right) = (&latents[first + k], &latents[first + steps + k]);
-                        load!("tmm4", from.wrapping_add(k * ROW_BYTES), stride);
-                        load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
-                        load!("tmm6", left);
-                        load!("tmm7", right);
-                        add!("tmm0", "tmm4", "tmm6");
-                        add!("tmm1", "tmm4", "tmm7");
-                        add!("tmm2", "tmm5", "tmm6");
-                        add!("tmm3", "tmm5", "tmm7");
-                        if has_rests {
-                            load!("tmm6", &raw const latent_rests[first + k]);
-                            load!("tmm7", &raw const latent_rests[first + steps + k]);
-                            add!("tmm0", "tmm4", "tmm6");
-                            add!("tmm1", "tmm4", "tmm7");
-                            add!("tmm2", "tmm5", "tmm6");
-                            add!("tmm3", "tmm5", "tmm7");
-                        }
-                    }
-                    store!("tmm0", &raw mut sums[0]);
-                    store!("tmm1", &raw mut sums[1]);
-                    store!("tmm2", &raw mut sums[2]);
-                    store!("tmm3", &raw mut sums[3]);
-                    for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
-                        let to = (upper + i) * KEY_STEPS + step;
-                        split_halves(&mut values[to], &mut rests[to], sums);
-                    }
-                }
-            }
-        }
-    }
-
     /// Rows `both * 32` to `both * 32 + 31` over the page's first `n_key` keys.
     ///
     /// # Safety
@@ -465,86 +334,6 @@ impl Room {
                 store!("tmm1", &raw mut out[n_tile + upper]);
                 store!("tmm2", &raw mut out[upper + 1]);
                 store!("tmm3", &raw mut out[n_tile + upper + 1]);
-            }
-        }
-    }
-}
-
-/// Two tiles of sums side by side as one of values and one of remainders.
-///
-/// # Safety
-/// The processor has AVX-512 BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-#[inline]
-unsafe fn split_halves(values: &mut Tile, rests: &mut Tile, sums: &[Tile; 2]) {
-    // SAFETY: tiles have sixteen rows.
-    unsafe {
-        for i in 0..SIDE {
-            for (half, sums) in sums.iter().enumerate() {
-                let (value, rest) = split(_mm512_castsi512_ps(row(sums, i)));
-                put(values, i, half, value);
-                put(rests, i, half, rest);
-            }
-        }
-    }
-}
-
-/// Softmax weights, a key a row, as words of neighbouring keys: values, then remainders.
-///
-/// # Safety
-/// As [`split_halves`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-#[inline]
-unsafe fn pair_weights(scores: &[Tile], weights: &mut [Tile]) {
-    let (values, rests) = weights.split_at_mut(KEY_STEPS);
-    // SAFETY: tiles have sixteen rows, and those are aligned.
-    unsafe {
-        for first in (0..PAGE_TOKENS).step_by(2) {
-            let tile = &scores[first / SIDE];
-            let even = split(_mm512_castsi512_ps(row(tile, first % SIDE)));
-            let odd = split(_mm512_castsi512_ps(row(tile, first % SIDE + 1)));
-            let (step, to) = (first / STEP, first % STEP / 2);
-            let value = values[step].0[to].as_mut_ptr();
-            _mm512_store_si512(value.cast(), pair(even.0, odd.0));
-            let rest = rests[step].0[to].as_mut_ptr();
-            _mm512_store_si512(rest.cast(), pair(even.1, odd.1));
-        }
-    }
-}
-
-/// `tile[row][lane] *= factors[lane]`.
-///
-/// # Safety
-/// The processor has AVX-512.
-#[target_feature(enable = "avx512f")]
-unsafe fn scale_lanes(tiles: &mut [Tile], factors: &Lane16) {
-    // SAFETY: rows are aligned.
-    unsafe {
-        let factors = _mm512_load_ps(factors.0.as_ptr());
-        for row in tiles.iter_mut().flat_map(|tile| &mut tile.0) {
-            let at: *mut f32 = row.as_mut_ptr().cast();
-            _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), factors));
-        }
-    }
-}
-
-/// Sixteen numbers of up to sixteen rows, divided by the rows' sums: `out [row, stride]`.
-///
-/// # Safety
-/// The processor has AVX-512.
-#[target_feature(enable = "avx512f")]
-unsafe fn divided(tile: &Tile, sums: &Lane16, out: &mut [f32], stride: usize) {
-    let mut rows = [_mm512_setzero_si512(); SIDE];
-    // SAFETY: rows are aligned, and `out` is looked at before it is written.
-    unsafe {
-        let sums = _mm512_load_ps(sums.0.as_ptr());
-        for (i, to) in rows.iter_mut().enumerate() {
-            *to = _mm512_castps_si512(_mm512_div_ps(_mm512_castsi512_ps(row(tile, i)), sums));
-        }
-        transpose(&mut rows);
-        for (numbers, out) in rows.into_iter().zip(out.chunks_mut(stride)) {
-            if let Some(out) = out.first_chunk_mut::<SIDE>() {
-                _mm512_storeu_si512(out.as_mut_ptr().cast(), numbers);
             }
         }
     }
