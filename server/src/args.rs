@@ -79,7 +79,7 @@ impl ModelArgs {
 pub(crate) struct ComputeArgs {
     /// Where: auto is a CUDA card that the model fits, else the processor; cpu; cuda; or cuda:N, the card of that number.
     /// The flags below are about the processor, but for --quant
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub(crate) device: DeviceChoice,
     /// Compute threads [default: the physical cores]
     #[arg(long, value_name = "N")]

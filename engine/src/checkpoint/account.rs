@@ -83,22 +83,27 @@ impl Checkpoint {
         self.used().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// Most frequent dtype by bytes.
+    /// Most frequent dtype by numbers.
     pub fn dtype(&self) -> DType {
         self.dtype_as(Keep::default())
     }
 
-    /// Most frequent dtype by stored bytes, when matrices are kept as `keep` says.
+    /// Most frequent dtype by numbers, when matrices are kept as `keep` says: the same whether they were quantised before or
+    /// are quantised as they load.
     pub fn dtype_as(&self, keep: impl Into<Keep>) -> DType {
         let keep = keep.into();
         let kept = |name: &String| {
             let entry = self.tensors.get(name)?;
-            Some((keep.of(name, entry.dtype?, &entry.shape).dtype, entry.bytes.len()))
+            let numbers = entry.shape.iter().product::<usize>();
+            Some((keep.of(name, entry.dtype?, &entry.shape).dtype, numbers))
         };
         let used: Vec<(DType, usize)> = self.used.iter().filter_map(kept).collect();
-        let bytes = |dtype| {
-            used.iter().filter(|(used, _)| *used == dtype).map(|(_, bytes)| bytes).sum::<usize>()
+        let numbers = |dtype| {
+            used.iter()
+                .filter(|(used, _)| *used == dtype)
+                .map(|(_, numbers)| numbers)
+                .sum::<usize>()
         };
-        DType::ALL.into_iter().max_by_key(|dtype| bytes(*dtype)).unwrap_or(DType::F32)
+        DType::ALL.into_iter().max_by_key(|dtype| numbers(*dtype)).unwrap_or(DType::F32)
     }
 }
