@@ -202,12 +202,7 @@ fn quant(text: &str) -> Result<Target, String> {
 }
 
 fn activations(text: &str) -> Result<Activations, String> {
-    match text {
-        "f32" => Ok(Activations::F32),
-        "bf16" => Ok(Activations::Bf16),
-        "int8" => Ok(Activations::Int8),
-        _ => Err("wanted f32, bf16 or int8".into()),
-    }
+    Activations::parse(text).map_err(|_| "wanted f32, bf16 or int8".into())
 }
 
 /// `--cache-type`.

@@ -189,11 +189,8 @@ impl Work<'_> {
                 let mut running = [Running::START; GROUP_MAX];
                 let running = &mut running[..heads.len()];
                 let mut span = std::mem::take(&mut s.mla.span);
-                for index in 0..SPANS {
-                    if index == 0 {
-                        self.span(&mut s.mla, row, heads.clone(), index, running, out);
-                        continue;
-                    }
+                self.span(&mut s.mla, row, heads.clone(), 0, running, out);
+                for index in 1..SPANS {
                     let mut others = [Running::START; GROUP_MAX];
                     let others = &mut others[..heads.len()];
                     if !self.span(&mut s.mla, row, heads.clone(), index, others, &mut span) {

@@ -17,7 +17,8 @@ use super::super::rows::Rows;
 use super::softmax::Softmaxes;
 use super::tiles;
 use super::tiles::{
-    ROW_BYTES, STEP, Tile, add, configure, load, release, split_and_turn, store, turn, zero,
+    ROW_BYTES, STEP, Tile, add, add_four, configure, load, release, split_and_turn, store, turn,
+    zero,
 };
 use super::words::SIDE;
 use crate::backend::cpu::latents::Halves;
@@ -266,22 +267,13 @@ impl Room {
                     load!("tmm5", &raw const keys[second + k]);
                     load!("tmm6", &raw const query_rests[left + k]);
                     load!("tmm7", &raw const query_rests[right + k]);
-                    add!("tmm0", "tmm4", "tmm6");
-                    add!("tmm1", "tmm4", "tmm7");
-                    add!("tmm2", "tmm5", "tmm6");
-                    add!("tmm3", "tmm5", "tmm7");
+                    add_four!();
                     load!("tmm6", &raw const queries[left + k]);
                     load!("tmm7", &raw const queries[right + k]);
-                    add!("tmm0", "tmm4", "tmm6");
-                    add!("tmm1", "tmm4", "tmm7");
-                    add!("tmm2", "tmm5", "tmm6");
-                    add!("tmm3", "tmm5", "tmm7");
+                    add_four!();
                     load!("tmm4", &raw const key_rests[first + k]);
                     load!("tmm5", &raw const key_rests[second + k]);
-                    add!("tmm0", "tmm4", "tmm6");
-                    add!("tmm1", "tmm4", "tmm7");
-                    add!("tmm2", "tmm5", "tmm6");
-                    add!("tmm3", "tmm5", "tmm7");
+                    add_four!();
                 }
                 store!("tmm0", &raw mut self.scores[upper]);
                 store!("tmm1", &raw mut self.scores[KEY_TILES + upper]);
@@ -313,22 +305,13 @@ impl Room {
                     load!("tmm5", &raw const values[second]);
                     load!("tmm6", &raw const left[KEY_STEPS + k]);
                     load!("tmm7", &raw const right[KEY_STEPS + k]);
-                    add!("tmm0", "tmm4", "tmm6");
-                    add!("tmm1", "tmm4", "tmm7");
-                    add!("tmm2", "tmm5", "tmm6");
-                    add!("tmm3", "tmm5", "tmm7");
+                    add_four!();
                     load!("tmm6", &raw const left[k]);
                     load!("tmm7", &raw const right[k]);
-                    add!("tmm0", "tmm4", "tmm6");
-                    add!("tmm1", "tmm4", "tmm7");
-                    add!("tmm2", "tmm5", "tmm6");
-                    add!("tmm3", "tmm5", "tmm7");
+                    add_four!();
                     load!("tmm4", &raw const value_rests[first]);
                     load!("tmm5", &raw const value_rests[second]);
-                    add!("tmm0", "tmm4", "tmm6");
-                    add!("tmm1", "tmm4", "tmm7");
-                    add!("tmm2", "tmm5", "tmm6");
-                    add!("tmm3", "tmm5", "tmm7");
+                    add_four!();
                 }
                 store!("tmm0", &raw mut out[upper]);
                 store!("tmm1", &raw mut out[n_tile + upper]);

@@ -71,6 +71,16 @@ macro_rules! add {
     };
 }
 
+/// Adds two left tiles (4, 5) times two right ones (6, 7) onto four sums (0 to 3), left by right.
+macro_rules! add_four {
+    () => {
+        add!("tmm0", "tmm4", "tmm6");
+        add!("tmm1", "tmm4", "tmm7");
+        add!("tmm2", "tmm5", "tmm6");
+        add!("tmm3", "tmm5", "tmm7");
+    };
+}
+
 /// Sets tiles to zero.
 macro_rules! zero {
     ($($tile:literal)*) => {
@@ -85,7 +95,7 @@ macro_rules! release {
     };
 }
 
-pub(super) use {add, load, release, store, zero};
+pub(super) use {add, add_four, load, release, store, zero};
 
 /// Sixteen rows of 64 bytes, `stride` bytes apart and the rest of them zero, turned into a `B` tile: word `w` of row `r`
 /// becomes word `r` of row `w`.

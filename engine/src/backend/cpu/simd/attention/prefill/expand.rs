@@ -3,7 +3,7 @@
 use std::arch::x86_64::{_mm512_loadu_si512, _mm512_setzero_si512, _mm512_store_si512};
 
 use super::super::super::rows::Rows;
-use super::super::tiles::{ROW_BYTES, STEP, Tile, add, load, store, turn, zero};
+use super::super::tiles::{ROW_BYTES, STEP, Tile, add, add_four, load, store, turn, zero};
 use super::super::words::SIDE;
 use super::lanes::split_halves;
 use super::{KEY_STEPS, KEY_TILES, Room};
@@ -38,7 +38,6 @@ impl Room {
         let (steps, per_key) = (head.latent / STEP, head.key() / STEP);
         let at: *const u8 = at.cast();
         let (values, rests) = self.keys.split_at_mut(KEY_TILES * per_key);
-        let mut sums = [Tile::ZERO; 4];
         // SAFETY: the caller's promise.
         unsafe {
             for upper in (0..latents.n().div_ceil(SIDE)).step_by(2) {
@@ -51,28 +50,16 @@ impl Room {
                         load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
                         load!("tmm6", left);
                         load!("tmm7", right);
-                        add!("tmm0", "tmm4", "tmm6");
-                        add!("tmm1", "tmm4", "tmm7");
-                        add!("tmm2", "tmm5", "tmm6");
-                        add!("tmm3", "tmm5", "tmm7");
+                        add_four!();
                         if let Some(at) = rests_at {
                             let from = at.wrapping_add(upper * SIDE * stride + k * ROW_BYTES);
                             load!("tmm4", from, stride);
                             load!("tmm5", from.wrapping_add(SIDE * stride), stride);
-                            add!("tmm0", "tmm4", "tmm6");
-                            add!("tmm1", "tmm4", "tmm7");
-                            add!("tmm2", "tmm5", "tmm6");
-                            add!("tmm3", "tmm5", "tmm7");
+                            add_four!();
                         }
                     }
-                    store!("tmm0", &raw mut sums[0]);
-                    store!("tmm1", &raw mut sums[1]);
-                    store!("tmm2", &raw mut sums[2]);
-                    store!("tmm3", &raw mut sums[3]);
-                    for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
-                        let to = (upper + i) * per_key + step;
-                        split_halves(&mut values[to], &mut rests[to], sums);
-                    }
+                    let upper = upper * per_key + step;
+                    store_pairs((values, rests), [upper, upper + per_key]);
                 }
             }
             for key in 0..latents.n() {
@@ -103,7 +90,6 @@ impl Room {
         let steps = head.latent / STEP;
         let (latents, latent_rests) = self.latents.split_at(KEY_TILES * steps);
         let (values, rests) = self.values.split_at_mut(KEY_STEPS * head.value / SIDE);
-        let mut sums = [Tile::ZERO; 4];
         // SAFETY: the caller's promise.
         unsafe {
             for upper in (0..head.value / SIDE).step_by(2) {
@@ -117,29 +103,37 @@ impl Room {
                         load!("tmm5", from.wrapping_add(SIDE * stride + k * ROW_BYTES), stride);
                         load!("tmm6", left);
                         load!("tmm7", right);
-                        add!("tmm0", "tmm4", "tmm6");
-                        add!("tmm1", "tmm4", "tmm7");
-                        add!("tmm2", "tmm5", "tmm6");
-                        add!("tmm3", "tmm5", "tmm7");
+                        add_four!();
                         if has_rests {
                             load!("tmm6", &raw const latent_rests[first + k]);
                             load!("tmm7", &raw const latent_rests[first + steps + k]);
-                            add!("tmm0", "tmm4", "tmm6");
-                            add!("tmm1", "tmm4", "tmm7");
-                            add!("tmm2", "tmm5", "tmm6");
-                            add!("tmm3", "tmm5", "tmm7");
+                            add_four!();
                         }
                     }
-                    store!("tmm0", &raw mut sums[0]);
-                    store!("tmm1", &raw mut sums[1]);
-                    store!("tmm2", &raw mut sums[2]);
-                    store!("tmm3", &raw mut sums[3]);
-                    for (i, sums) in sums.as_chunks::<2>().0.iter().enumerate() {
-                        let to = (upper + i) * KEY_STEPS + step;
-                        split_halves(&mut values[to], &mut rests[to], sums);
-                    }
+                    let upper = upper * KEY_STEPS + step;
+                    store_pairs((values, rests), [upper, upper + KEY_STEPS]);
                 }
             }
+        }
+    }
+}
+
+/// Writes the four sums as pairs: tiles 0 and 1 side by side into the first tile of either, 2 and 3 into the second.
+///
+/// # Safety
+/// Tiles are configured, and the processor has AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn store_pairs((values, rests): (&mut [Tile], &mut [Tile]), to: [usize; 2]) {
+    let mut sums = [Tile::ZERO; 4];
+    // SAFETY: the caller's promise.
+    unsafe {
+        store!("tmm0", &raw mut sums[0]);
+        store!("tmm1", &raw mut sums[1]);
+        store!("tmm2", &raw mut sums[2]);
+        store!("tmm3", &raw mut sums[3]);
+        for (to, sums) in to.into_iter().zip(sums.as_chunks::<2>().0) {
+            split_halves(&mut values[to], &mut rests[to], sums);
         }
     }
 }
