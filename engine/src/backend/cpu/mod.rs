@@ -119,6 +119,16 @@ impl Weight {
         (self.is_panels && is_whole).then(|| &self.bytes[first * bytes..end * bytes])
     }
 
+    /// Where row `out`, or the panel that has it, begins.
+    fn place_of(&self, out: usize) -> *const u8 {
+        let begin = if self.is_panels {
+            out / panels::OUTS * self.panel_bytes()
+        } else {
+            out * self.row_bytes
+        };
+        self.bytes.as_ptr().wrapping_add(begin)
+    }
+
     /// The rows from `first` on, for kernels.
     fn rows_from(&self, first: usize) -> simd::Matrix {
         assert!(!self.is_panels, "a matrix in panels has no rows");

@@ -118,6 +118,7 @@ pub(in super::super) fn panel_heads(
         let outs: Range<usize> = start..(start + per_task).min(y_dim);
         let p = PanelProduct {
             panels: weight.bytes.as_ptr(),
+            next: weight.place_of((head * y_dim + start + per_task).min(weight.n_out)),
             dtype: weight.dtype,
             outs: outs.len(),
             dim: weight.dim,

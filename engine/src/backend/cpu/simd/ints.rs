@@ -35,8 +35,6 @@ pub(in super::super) trait Ints: Lanes {
     unsafe fn dot(sum: Self::I, w: Self::Bytes, x: *const [i8; 4]) -> Self::I;
     /// [`Ints::dot`] for any `w`.
     unsafe fn dot_wide(sum: Self::I, w: Self::Bytes, x: *const [i8; 4]) -> Self::I;
-    /// `a + b`.
-    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I;
     /// `a * b`, which stays below 2^31.
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I;
     /// Sixteen halves, little endian, widened.
@@ -84,11 +82,6 @@ impl Ints for Portable {
     unsafe fn dot_wide(sum: Self::I, w: Self::Bytes, x: *const [i8; 4]) -> Self::I {
         // SAFETY: the caller's promise.
         unsafe { Self::dot(sum, w, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I {
-        std::array::from_fn(|i| a[i] + b[i])
     }
 
     #[inline(always)]

@@ -71,16 +71,22 @@ pub(in super::super) fn multiply(
     let n_part = n_out.div_ceil(per_task);
     let y = Exclusive::new(y);
     let (rooms, room_bytes) = rooms.each();
+    let threads = pool.threads();
+    let begin = |task: usize| {
+        let segment = segments.get(task / n_part)?;
+        Some((*segment, &weights[segment.weight as usize], task % n_part * per_task))
+    };
     pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, thread| {
-        let segment = segments[task / n_part];
-        let weight = &weights[segment.weight as usize];
-        let start = task % n_part * per_task;
+        let Some((segment, weight, start)) = begin(task) else { return };
+        // Threads take turns, or nearly.
+        let next = begin(task + threads).map(|(_, weight, start)| weight.place_of(start));
         let y = y.at(segment.start as usize * n_out);
         // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
         // checked when the backend was made. A thread runs one task at a time, so its room is its own.
         unsafe {
             let room = rooms.slice(thread * room_bytes, room_bytes);
-            part(isa, y, inputs, weight, segment, start..(start + per_task).min(n_out), room);
+            let outs = start..(start + per_task).min(n_out);
+            part(isa, y, inputs, (weight, next), segment, outs, room);
         }
     });
 }
@@ -116,7 +122,7 @@ fn check(
     }
 }
 
-/// Some outputs of a segment; `y` is its first row.
+/// Some outputs of a segment; `y` is its first row. After them this thread reads from `next` on, as far as is known.
 ///
 /// # Safety
 /// Lengths are as [`check`] wants them, no other thread has these outputs, and the processor has `isa`.
@@ -124,7 +130,7 @@ unsafe fn part(
     isa: Isa,
     y: *mut f32,
     inputs: Inputs<'_>,
-    weight: &Weight,
+    (weight, next): (&Weight, Option<*const u8>),
     segment: Segment,
     outs: Range<usize>,
     room: &mut [u8],
@@ -140,6 +146,7 @@ unsafe fn part(
             Inputs::Groups(groups) => {
                 let p = PanelProduct {
                     panels: weight.bytes.as_ptr(),
+                    next: next.unwrap_or(weight.place_of(outs.start)),
                     dtype: weight.dtype,
                     outs: outs.len(),
                     dim,
@@ -170,8 +177,7 @@ pub(super) unsafe fn panel_part(
     // SAFETY: the caller's promise; outputs begin at whole panels.
     unsafe {
         if weight.is_panels {
-            let panel_bytes = bytes.len() / weight.n_out.div_ceil(PANEL_OUTS);
-            let panels = bytes[outs.start / PANEL_OUTS * panel_bytes..].as_ptr();
+            let panels = weight.place_of(outs.start);
             let half = room.len() / 2;
             super::panels::product(isa, &PanelProduct { panels, ..p }, &mut room[half..]);
         } else {

@@ -15,17 +15,20 @@ use super::groups::Group;
 use super::ints::Ints;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
-use super::{Portable, prefetch};
+use super::{Portable, prefetch, prefetch_far};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::pool::Exclusive;
 use crate::quant::DType;
 use crate::quant::panels::{GROUP, Layout, OUTS, pack};
 use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
 
-/// Runs a block for every index below a constant up to sixteen, each time as code of its own: the compiler leaves loops
-/// of this size as loops, and arrays that they index in memory.
+/// Runs a block for every index below a constant up to eight or sixteen, each time as code of its own: the compiler leaves
+/// loops of this size as loops, and arrays that they index in memory.
 macro_rules! for_each {
-    ($i:ident < $n:ident, $body:block) => {
+    ($i:ident < $n:ident, 8, $body:block) => {
+        for_each!(@ $i, $n, $body, 0 1 2 3 4 5 6 7);
+    };
+    ($i:ident < $n:ident, 16, $body:block) => {
         for_each!(@ $i, $n, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
     };
     (@ $i:ident, $n:ident, $body:block, $($index:literal)*) => {
@@ -45,6 +48,8 @@ use for_each;
 pub(super) struct PanelProduct {
     /// The first panel.
     pub(super) panels: *const u8,
+    /// What is read after the last panel, as far as is known; asked for while the last are multiplied. Never read.
+    pub(super) next: *const u8,
     /// How numbers are stored.
     pub(super) dtype: DType,
     /// Outputs; the last panel may have fewer than sixteen.
@@ -294,9 +299,43 @@ unsafe fn avx512_tile<P: Panel>(
     }
 }
 
-/// How far ahead of a product its weights are asked for: about what arrives while a request is on its way. The
-/// processor itself looks ahead within 4 KiB only.
-const AHEAD_BYTES: usize = 6 << 10;
+/// How far ahead of a product its weights are asked for, from memory into the second-level cache: about what arrives while a
+/// request is on its way, and more. The processor itself looks ahead within 4 KiB only.
+const FAR_BYTES: usize = 8 << 10;
+
+/// The same from there into the first-level cache, which has few requests at a time: enough for it, not for memory.
+const NEAR_BYTES: usize = 2 << 10;
+
+/// A product's panels as they are read: one after another, and then what comes next.
+struct Ahead {
+    end: *const u8,
+    next: *const u8,
+}
+
+impl Ahead {
+    fn of<P: Panel>(p: &PanelProduct) -> Self {
+        let panel_bytes = layout::<P>().units(p.dim) * layout::<P>().unit_bytes();
+        Self { end: p.panels.wrapping_add(p.panels() * panel_bytes), next: p.next }
+    }
+
+    /// What is read `bytes` after `at`.
+    #[inline(always)]
+    fn of_place(&self, at: *const u8, bytes: usize) -> *const u8 {
+        let at = at.wrapping_add(bytes);
+        if at < self.end { at } else { self.next.wrapping_add(at.addr() - self.end.addr()) }
+    }
+}
+
+/// Asks for group number `group`'s share of a unit that is near and of one that is far.
+#[inline(always)]
+fn ask(layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
+    let lines = layout.unit_bytes() / LINE;
+    let share = lines.div_ceil(layout.groups);
+    for line in group * share..(group * share + share).min(lines) {
+        prefetch(near.wrapping_add(line * LINE));
+        prefetch_far(far.wrapping_add(line * LINE));
+    }
+}
 
 /// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`FETCH`).
 ///
@@ -310,6 +349,7 @@ unsafe fn tile<L: Ints, P: Panel, const C: usize, const FETCH: bool>(
 ) {
     let layout = layout::<P>();
     let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
+    let ahead = Ahead::of::<P>(p);
     // SAFETY: the caller's promise: whole units of weights and of inputs.
     unsafe {
         let at = p.panels.add(panel * units * unit_bytes);
@@ -317,23 +357,19 @@ unsafe fn tile<L: Ints, P: Panel, const C: usize, const FETCH: bool>(
         let mut sums = [L::splat(0.0); C];
         for unit in 0..units {
             let (x, unit) = (x.add(unit * layout.groups), at.add(unit * unit_bytes));
-            if FETCH {
-                for line in (0..unit_bytes).step_by(LINE) {
-                    prefetch(unit.wrapping_add(AHEAD_BYTES + line));
-                }
-            }
+            let later = (ahead.of_place(unit, NEAR_BYTES), ahead.of_place(unit, FAR_BYTES));
             for group in 0..layout.groups {
+                if FETCH {
+                    ask(layout, later, group);
+                }
                 let (x, numbers) =
                     (x.add(group), unit.add(layout.head_bytes + group * layout.group_bytes));
                 let weights = P::read::<L>(unit, group, numbers);
-                for_each!(ROW < C, {
-                    let x = &*x.add(ROW * p.x_stride);
-                    sums[ROW] = P::add::<L>(sums[ROW], &weights, x);
-                });
+                P::add::<L, C>(&mut sums, &weights, x, p.x_stride);
             }
         }
         let outs = p.outs - panel * OUTS;
-        for_each!(ROW < C, {
+        for_each!(ROW < C, 8, {
             let y = p.y.add((row + ROW) * p.y_stride + panel * OUTS);
             L::store_first(y, sums[ROW], outs);
         });

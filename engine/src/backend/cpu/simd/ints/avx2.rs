@@ -75,12 +75,6 @@ impl Ints for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I {
-        // SAFETY: see the impl.
-        unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
-    }
-
-    #[inline(always)]
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: see the impl.
         unsafe { (_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1)) }

@@ -2,12 +2,12 @@
 
 use std::arch::x86_64::{
     __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_loadu_si256,
-    _mm512_add_epi32, _mm512_and_si512, _mm512_castsi128_si512, _mm512_cvtepi32_epi16,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4,
-    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_sll_epi16,
-    _mm512_srl_epi16, _mm512_storeu_si512, _mm512_sub_epi8, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_and_si512, _mm512_castsi128_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_loadu_si512,
+    _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi8,
+    _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_sll_epi16, _mm512_srl_epi16,
+    _mm512_storeu_si512, _mm512_sub_epi8, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::Ints;
@@ -58,12 +58,6 @@ impl Ints for Avx512 {
     unsafe fn dot_wide(sum: Self::I, w: Self::Bytes, x: *const [i8; 4]) -> Self::I {
         // SAFETY: see the impl.
         unsafe { Self::dot(sum, w, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_int(a: Self::I, b: Self::I) -> Self::I {
-        // SAFETY: see the impl.
-        unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]

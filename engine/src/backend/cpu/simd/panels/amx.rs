@@ -11,11 +11,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::formats::{Panel, layout};
-use super::{AHEAD_BYTES, LINE, PanelProduct, TILES_BYTES, for_each};
+use super::{LINE, PanelProduct, TILES_BYTES, for_each};
 use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx512, Lanes, prefetch};
+use crate::backend::cpu::simd::{Avx512, Lanes, prefetch_far};
 use crate::quant::panels::{GROUP, OUTS, VECTOR};
 
 /// Inputs of a tile.
@@ -169,18 +169,19 @@ impl Block<'_> {
                 let groups = first..(first + GROUPS).min(n_group);
                 for (panel, i) in panels.clone().zip(0..) {
                     let (groups, room) = (groups.clone(), room.add(i * GROUPS * GROUP_BYTES));
-                    // The first rows to come read from memory, others from the cache.
-                    if is_first {
-                        decode::<P, true>(p, panel, groups, room);
-                    } else {
-                        decode::<P, false>(p, panel, groups, room);
-                    }
+                    decode::<P>(p, panel, groups, room);
                 }
                 for (row, sums) in rows.clone().step_by(ROWS).zip(&mut sums) {
                     for ((panel, i), sums) in panels.clone().zip(0..).zip(sums) {
                         let (x, groups) = (p.x.add(row * p.x_stride), groups.clone());
                         let numbers = room.add(i * GROUPS * GROUP_BYTES);
-                        Chunk { p, panel, x, groups, numbers, ring: *ring }.add_to::<P>(sums);
+                        let chunk = Chunk { p, panel, x, groups, numbers, ring: *ring };
+                        // Meanwhile the next chunk comes from memory, if it was not here before.
+                        if is_first && row == rows.start {
+                            chunk.add_to::<P, true>(sums);
+                        } else {
+                            chunk.add_to::<P, false>(sums);
+                        }
                     }
                 }
             }
@@ -196,31 +197,15 @@ impl Block<'_> {
     }
 }
 
-/// Some of a panel's numbers as signed bytes. Those further on are asked for if these come from memory (`FETCH`).
+/// Some of a panel's numbers as signed bytes.
 ///
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn decode<P: Panel, const FETCH: bool>(
-    p: &PanelProduct,
-    panel: usize,
-    groups: Range<usize>,
-    room: *mut u8,
-) {
-    let layout = layout::<P>();
+unsafe fn decode<P: Panel>(p: &PanelProduct, panel: usize, groups: Range<usize>, room: *mut u8) {
     for (group, i) in groups.zip(0..) {
         // SAFETY: the caller's promise.
         unsafe {
-            if FETCH {
-                // Heads are few: a group's share of its unit, and the next line.
-                let unit = panel * layout.units(p.dim) + group / layout.groups;
-                let at = p.panels.wrapping_add(unit * layout.unit_bytes() + AHEAD_BYTES);
-                let share = layout.unit_bytes().div_ceil(layout.groups);
-                let at = at.wrapping_add(group % layout.groups * share);
-                for line in (0..share).step_by(LINE) {
-                    prefetch(at.wrapping_add(line));
-                }
-            }
             let weights = read::<P>(p, panel, group);
             for (numbers, vector) in P::numbers::<Avx512>(&weights).iter().zip(0..) {
                 let signed = Avx512::byte_minus(*numbers, P::MINUS);
@@ -241,12 +226,12 @@ impl Chunk<'_> {
     /// # Safety
     /// As [`product`]; tiles are configured.
     #[inline(always)]
-    unsafe fn add_to<P: Panel>(&self, Sums(memory): &mut Sums) {
+    unsafe fn add_to<P: Panel, const FETCH: bool>(&self, Sums(memory): &mut Sums) {
         let Range { start, end } = self.groups;
         // SAFETY: the caller's promise; groups are inside.
         unsafe {
             let mut sums = [Avx512::splat(0.0); ROWS];
-            for_each!(ROW < ROWS, {
+            for_each!(ROW < ROWS, 16, {
                 sums[ROW] = Avx512::load(memory[ROW].as_ptr());
             });
             self.begin::<0>(start);
@@ -254,18 +239,41 @@ impl Chunk<'_> {
             self.begin::<2>(start + 2);
             self.store::<0>(start);
             for first in (start..end).step_by(RING) {
-                for_each!(SLOT < RING, {
+                for_each!(SLOT < RING, 8, {
                     let group = first + SLOT;
                     if group < end {
+                        if FETCH {
+                            self.ask::<P>(group);
+                        }
                         self.begin::<{ (SLOT + 3) % RING }>(group + 3);
                         self.store::<{ (SLOT + 1) % RING }>(group + 1);
                         self.end::<P>(group, self.ring.add(SLOT).cast(), &mut sums);
                     }
                 });
             }
-            for_each!(ROW < ROWS, {
+            for_each!(ROW < ROWS, 16, {
                 Avx512::store(memory[ROW].as_mut_ptr(), sums[ROW]);
             });
+        }
+    }
+
+    /// Asks for the group a chunk further on: of this panel, of the next that comes in its place, or of what is read after
+    /// all panels.
+    #[inline(always)]
+    fn ask<P: Panel>(&self, group: usize) {
+        let (layout, n_group) = (layout::<P>(), groups::<P>(self.p));
+        let (mut panel, mut group) = (self.panel, group + GROUPS);
+        if group >= n_group {
+            (panel, group) = (panel + PANELS, group - n_group);
+        }
+        let left = panel.checked_sub(self.p.panels());
+        let (panels, panel) = left.map_or((self.p.panels, panel), |panel| (self.p.next, panel));
+        let unit = panel * layout.units(self.p.dim) + group / layout.groups;
+        // Heads are few: a group's share of its unit, and the next line.
+        let share = layout.unit_bytes().div_ceil(layout.groups);
+        let at = panels.wrapping_add(unit * layout.unit_bytes() + group % layout.groups * share);
+        for line in (0..share).step_by(LINE) {
+            prefetch_far(at.wrapping_add(line));
         }
     }
 
@@ -327,7 +335,7 @@ impl Chunk<'_> {
         unsafe {
             let weights = read::<P>(self.p, self.panel, group);
             let x = self.x.add(group);
-            for_each!(ROW < ROWS, {
+            for_each!(ROW < ROWS, 16, {
                 let (dot, x) =
                     (Avx512::load_ints(dots.add(ROW).cast()), x.add(ROW * self.p.x_stride));
                 sums[ROW] = P::finish::<Avx512>(sums[ROW], dot, &weights, &*x);

@@ -1,5 +1,6 @@
 //! How each format's panels are read: layouts in `crate::quant::panels`.
 
+use super::for_each;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
 use crate::quant::DType;
@@ -12,12 +13,38 @@ use crate::quant::panels::{Layout, OUTS, VECTOR};
 pub(in super::super) trait Panel {
     /// The format.
     const DTYPE: DType;
+    /// Whether numbers have eight bits, not fewer.
+    const IS_WIDE: bool = false;
     /// A group, ready for any number of inputs.
     type Group<L: Ints>;
     /// Group number `group` of a unit, whose numbers are at `numbers`.
     unsafe fn read<L: Ints>(unit: *const u8, group: usize, numbers: *const u8) -> Self::Group<L>;
-    /// `sum + group . x`, rounded once (twice with minima) after the product of factors.
-    unsafe fn add<L: Ints>(sum: L::V, group: &Self::Group<L>, x: &Group) -> L::V;
+    /// What a sum of products begins with: what weights that are stored too large add too much.
+    fn begin(x: &Group) -> i32;
+    /// Adds a group's products with `C` inputs, `x_stride` groups apart, to their sums: `sum + group . x`, rounded once
+    /// (twice with minima) after the product of factors.
+    ///
+    /// A step of all inputs comes before the next: a chain of one input's eight steps would fill the processor's queue
+    /// with what waits for one another.
+    #[inline(always)]
+    unsafe fn add<L: Ints, const C: usize>(
+        sums: &mut [L::V; C],
+        group: &Self::Group<L>,
+        x: *const Group,
+        x_stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut dots = [L::splat_int(0); C];
+            for_each!(ROW < C, 8, {
+                dots[ROW] = L::splat_int(Self::begin(&*x.add(ROW * x_stride)));
+            });
+            add_steps::<L, Self, C>(&mut dots, Self::numbers::<L>(group), x, x_stride, 0);
+            for_each!(ROW < C, 8, {
+                sums[ROW] = Self::finish::<L>(sums[ROW], dots[ROW], group, &*x.add(ROW * x_stride));
+            });
+        }
+    }
     /// Whether a group is one product of signed bytes: [`Panel::add`] in two parts, of which tiles do the first.
     const HAS_TILES: bool = true;
     /// A product with number `k` of a group, times the scale that is its own: formats that have one say so.
@@ -100,16 +127,31 @@ unsafe fn six_bits<L: Ints>(at: *const u8) -> [L::Bytes; 8] {
     }
 }
 
-/// `begin + numbers . x`.
+/// Adds the products of some of a group's vectors, from number `first` on, with `C` inputs.
+///
+/// # Safety
+/// As [`Panel`]; at most eight vectors.
 #[inline(always)]
-unsafe fn dot<L: Ints>(begin: i32, numbers: &[L::Bytes; 8], x: &Group) -> L::I {
-    // SAFETY: a group has eight times four numbers; weights of at most six bits.
+unsafe fn add_steps<L: Ints, P: Panel + ?Sized, const C: usize>(
+    dots: &mut [L::I; C],
+    numbers: &[L::Bytes],
+    x: *const Group,
+    x_stride: usize,
+    first: usize,
+) {
+    let n = numbers.len();
+    // SAFETY: the caller's promise: a group has eight times four numbers.
     unsafe {
-        let (mut sum, x) = (L::splat_int(begin), x.q.as_ptr().cast::<[i8; 4]>());
-        for (i, numbers) in numbers.iter().enumerate() {
-            sum = L::dot(sum, *numbers, x.add(i));
-        }
-        sum
+        for_each!(STEP < n, 8, {
+            for_each!(ROW < C, 8, {
+                let x = (*x.add(ROW * x_stride)).q.as_ptr().cast::<[i8; 4]>().add(first + STEP);
+                dots[ROW] = if P::IS_WIDE {
+                    L::dot_wide(dots[ROW], numbers[STEP], x)
+                } else {
+                    L::dot(dots[ROW], numbers[STEP], x)
+                };
+            });
+        });
     }
 }
 
@@ -146,16 +188,11 @@ impl Panel for Q8_0 {
         }
     }
 
+    const IS_WIDE: bool = true;
+
     #[inline(always)]
-    unsafe fn add<L: Ints>(sum: L::V, group: &Scaled<L>, x: &Group) -> L::V {
-        // SAFETY: as in `dot`; weights of eight bits.
-        unsafe {
-            let (mut dot, q) = (L::splat_int(x.minus_128), x.q.as_ptr().cast::<[i8; 4]>());
-            for (i, numbers) in group.numbers.iter().enumerate() {
-                dot = L::dot_wide(dot, *numbers, q.add(i));
-            }
-            add_scaled::<L>(sum, dot, group.scale, x)
-        }
+    fn begin(x: &Group) -> i32 {
+        x.minus_128
     }
 
     const MINUS: u8 = 128;
@@ -189,12 +226,8 @@ macro_rules! one_factor {
             }
 
             #[inline(always)]
-            unsafe fn add<L: Ints>(sum: L::V, group: &Scaled<L>, x: &Group) -> L::V {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let dot = dot::<L>(x.$minus, &group.numbers, x);
-                    add_scaled::<L>(sum, dot, group.scale, x)
-                }
+            fn begin(x: &Group) -> i32 {
+                x.$minus
             }
 
             const MINUS: u8 = $less;
@@ -216,17 +249,7 @@ macro_rules! one_factor {
 one_factor!(Q4_0, four_bits, minus_8 = 8);
 one_factor!(Q5_0, five_bits, minus_16 = 16);
 
-/// `sum + group . x` where numbers have an offset.
-#[inline(always)]
-unsafe fn add_shifted<L: Ints>(sum: L::V, group: &Shifted<L>, x: &Group) -> L::V {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let dot = dot::<L>(0, &group.scaled.numbers, x);
-        finish_shifted::<L>(sum, dot, group, x)
-    }
-}
-
-/// The offset's share is `offset * (scale of x * sum of x)`.
+/// `sum + group . x` where numbers have an offset, whose share is `offset * (scale of x * sum of x)`.
 #[inline(always)]
 unsafe fn finish_shifted<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
     // SAFETY: no memory is touched.
@@ -254,9 +277,8 @@ impl Panel for Q5_1 {
     }
 
     #[inline(always)]
-    unsafe fn add<L: Ints>(sum: L::V, group: &Shifted<L>, x: &Group) -> L::V {
-        // SAFETY: the caller's promise.
-        unsafe { add_shifted::<L>(sum, group, x) }
+    fn begin(_: &Group) -> i32 {
+        0
     }
 
     const MINUS: u8 = 0;
@@ -297,9 +319,8 @@ macro_rules! scales_and_minima {
             }
 
             #[inline(always)]
-            unsafe fn add<L: Ints>(sum: L::V, group: &Shifted<L>, x: &Group) -> L::V {
-                // SAFETY: the caller's promise.
-                unsafe { add_shifted::<L>(sum, group, x) }
+            fn begin(_: &Group) -> i32 {
+                0
             }
 
             const MINUS: u8 = 0;
@@ -339,19 +360,39 @@ impl Panel for Q6K {
         }
     }
 
+    /// Each half has a sum of its own.
     #[inline(always)]
-    unsafe fn add<L: Ints>(sum: L::V, group: &Halved<L>, x: &Group) -> L::V {
+    fn begin(x: &Group) -> i32 {
+        x.minus_32[0]
+    }
+
+    #[inline(always)]
+    unsafe fn add<L: Ints, const C: usize>(
+        sums: &mut [L::V; C],
+        group: &Halved<L>,
+        x: *const Group,
+        x_stride: usize,
+    ) {
         // SAFETY: the caller's promise. A half is within 16 * 32 * 127, with its scale within 128 of that, both halves
-        // below 2^24: exact, also as f32.
+        // below 2^24: exact as f32, whose products are faster than those of whole numbers.
         unsafe {
-            let q = x.q.as_ptr().cast::<[i8; 4]>();
-            let mut halves = [L::splat_int(x.minus_32[0]), L::splat_int(x.minus_32[1])];
-            for (i, numbers) in group.scaled.numbers.iter().enumerate() {
-                halves[i / 4] = L::dot(halves[i / 4], *numbers, q.add(i));
-            }
-            let first = L::mul_int(halves[0], group.scales[0]);
-            let dot = L::add_int(first, L::mul_int(halves[1], group.scales[1]));
-            add_scaled::<L>(sum, dot, group.scaled.scale, x)
+            let (first, second) = group.scaled.numbers.split_at(4);
+            let (mut dots, mut halves) = ([L::splat_int(0); C], [L::splat(0.0); C]);
+            for_each!(ROW < C, 8, {
+                dots[ROW] = L::splat_int(Self::begin(&*x.add(ROW * x_stride)));
+            });
+            add_steps::<L, Self, C>(&mut dots, first, x, x_stride, 0);
+            let scales = [L::to_f32(group.scales[0]), L::to_f32(group.scales[1])];
+            for_each!(ROW < C, 8, {
+                halves[ROW] = L::mul(L::to_f32(dots[ROW]), scales[0]);
+                dots[ROW] = L::splat_int((*x.add(ROW * x_stride)).minus_32[1]);
+            });
+            add_steps::<L, Self, C>(&mut dots, second, x, x_stride, 4);
+            for_each!(ROW < C, 8, {
+                let dot = L::fused(L::to_f32(dots[ROW]), scales[1], halves[ROW]);
+                let scale = L::mul(group.scaled.scale, L::splat((*x.add(ROW * x_stride)).scale));
+                sums[ROW] = L::fused(dot, scale, sums[ROW]);
+            });
         }
     }
 

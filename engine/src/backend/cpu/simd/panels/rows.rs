@@ -5,7 +5,6 @@
 
 use super::formats::{Panel, Q4_0, Q8_0, Scaled};
 use super::{LINE, PanelProduct, TILE_ROWS, for_each};
-use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
 use crate::backend::cpu::simd::{Avx512, Lanes, prefetch_far};
 use crate::quant::DType;
@@ -92,11 +91,15 @@ unsafe fn all<B: Blocks>(p: &PanelProduct, rows: *const u8, row_bytes: usize, pa
     let tiles = p.rows.div_ceil(TILE_ROWS);
     for panel in 0..panels {
         for i in 0..tiles {
-            let (row, next) = (p.rows * i / tiles, p.rows * (i + 1) / tiles);
+            let (row, end) = (p.rows * i / tiles, p.rows * (i + 1) / tiles);
             // SAFETY: the caller's promise.
             unsafe {
-                let t = Tile { p, at: rows.add(panel * OUTS * row_bytes), row_bytes, panel, row };
-                match next - row {
+                let at = rows.add(panel * OUTS * row_bytes);
+                // The sixteen rows after these are asked for meanwhile: all of them are neighbours in memory.
+                let is_last = panel + 1 == panels && p.outs == panels * OUTS;
+                let next = if is_last { p.next } else { at.wrapping_add(OUTS * row_bytes) };
+                let t = Tile { p, at, next, row_bytes, panel, row };
+                match end - row {
                     1 => t.run::<B, 1>(),
                     2 => t.run::<B, 2>(),
                     3 => t.run::<B, 3>(),
@@ -116,6 +119,8 @@ struct Tile<'a> {
     p: &'a PanelProduct,
     /// The first row's first block.
     at: *const u8,
+    /// What is read after these rows.
+    next: *const u8,
     row_bytes: usize,
     panel: usize,
     /// The first input.
@@ -128,49 +133,28 @@ impl Tile<'_> {
     #[inline(always)]
     unsafe fn run<B: Blocks, const C: usize>(&self) {
         let (p, groups) = (self.p, self.p.dim / GROUP);
-        // The sixteen rows after these are asked for meanwhile: all of them are neighbours in memory.
-        let next = self.at.wrapping_add(OUTS * self.row_bytes);
         // SAFETY: the caller's promise: whole groups of weights and of inputs.
         unsafe {
             let x = p.x.add(self.row * p.x_stride);
             let mut sums = [Avx512::splat(0.0); C];
             for group in 0..groups {
                 for byte in (0..OUTS * B::BYTES).step_by(LINE) {
-                    prefetch_far(next.wrapping_add(group * OUTS * B::BYTES + byte));
+                    prefetch_far(self.next.wrapping_add(group * OUTS * B::BYTES + byte));
                 }
                 let weights = B::read_rows(self.at.add(group * B::BYTES), self.row_bytes);
-                add::<B, C>(&mut sums, &weights, x.add(group), p.x_stride);
+                B::add::<Avx512, C>(&mut sums, &weights, x.add(group), p.x_stride);
             }
             if !groups.is_multiple_of(2) {
                 // Panels have whole units: a group of zeros, which changes the sign of a zero.
                 let zero = Avx512::splat(0.0);
-                for_each!(ROW < C, {
+                for_each!(ROW < C, 8, {
                     sums[ROW] = Avx512::fused(zero, zero, sums[ROW]);
                 });
             }
-            for_each!(ROW < C, {
+            for_each!(ROW < C, 8, {
                 let y = p.y.add((self.row + ROW) * p.y_stride + self.panel * OUTS);
                 Avx512::store(y, sums[ROW]);
             });
         }
-    }
-}
-
-/// Adds a group's products with `C` inputs.
-///
-/// # Safety
-/// As [`Tile::run`].
-#[inline(always)]
-unsafe fn add<B: Blocks, const C: usize>(
-    sums: &mut [<Avx512 as Lanes>::V; C],
-    weights: &B::Group<Avx512>,
-    x: *const Group,
-    x_stride: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        for_each!(ROW < C, {
-            sums[ROW] = B::add::<Avx512>(sums[ROW], weights, &*x.add(ROW * x_stride));
-        });
     }
 }
