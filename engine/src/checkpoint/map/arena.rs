@@ -20,7 +20,7 @@ pub(super) struct Chunk {
 }
 
 /// Bytes of the large pages that chunks ask for: a fifth more bandwidth than with pages of 4 KiB.
-const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// Bytes of the largest chunk that is made for several rooms. The first is a page, each one twice the last.
 const CHUNK_MAX: usize = 256 << 20;
