@@ -82,6 +82,8 @@ impl Backend for Cpu {
     }
 
     fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Plan> {
+        // All matrices are there by now.
+        resident::release_copied(self);
         self.make_scratch(shape);
         Ok(Plan::with_room(shape, limits))
     }

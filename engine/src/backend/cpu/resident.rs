@@ -84,8 +84,15 @@ pub(super) fn together(cpu: &mut Cpu, all: &[(&Tensor, Kept)]) -> Result<Vec<Wei
     if let Some(error) = problem.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
+    let copied = cuts.iter().filter(|cut| cut.kept.place != Place::Stored);
+    cpu.copied.extend(copied.map(|cut| cut.tensor.bytes.clone()));
     let bytes = room.freeze();
     cuts.iter().map(|cut| cut.finish(&bytes)).collect()
+}
+
+/// Gives back the file's pages that came again after they were copied: a fault beside them maps some of its neighbours.
+pub(super) fn release_copied(cpu: &mut Cpu) {
+    cpu.copied.drain(..).for_each(|bytes| bytes.release());
 }
 
 /// How one matrix is cut for threads.
