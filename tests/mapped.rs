@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hadal_engine::backend::cpu::{CpuOptions, Residence};
-use hadal_engine::checkpoint::{HUGE_PAGE, Quant, Source, Target};
+use hadal_engine::checkpoint::{Arena, Quant, Source, Target};
 use hadal_engine::{DeviceChoice, Engine, Limits, LoadOptions, MemoryPlan};
 
 /// Bytes of the process in memory: its own, and those of files.
@@ -41,7 +41,7 @@ fn blocks(folder: &Path) {
 }
 
 /// Large pages of which a part may be left, one in each of the chunks that so small a model takes.
-const LEFT: f64 = 4.0 * HUGE_PAGE as f64;
+const LEFT: f64 = 4.0 * Arena::HUGE_PAGE as f64;
 
 /// Loads, and holds what the process grew by to the plan: memory of its own and of files, each within a tenth of the
 /// weights. Scratch and cache are not touched before they are used.

@@ -149,7 +149,8 @@ impl Engine {
         let files = std::mem::take(&mut opened.shared.checkpoint.text);
         let (engine, made) = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("hadal-text".to_owned());
-            let thread = thread.spawn_scoped(scope, || read(&files)).map_err(no_thread)?;
+            let thread =
+                thread.spawn_scoped(scope, || read(&files)).map_err(|error| no_thread(&error))?;
             let engine = opened.load(&mut report);
             // Waited for either way; a panic there is one here, as if it had been read here.
             let made = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -225,7 +226,7 @@ impl Ready {
 }
 
 /// The system's refusal of a thread.
-fn no_thread(error: std::io::Error) -> Error {
+fn no_thread(error: &std::io::Error) -> Error {
     Error::Internal { message: format!("cannot start a thread of the model: {error}") }
 }
 
@@ -321,6 +322,6 @@ fn start(
         on_stats,
     };
     let thread = std::thread::Builder::new().name("hadal-engine".to_owned());
-    let thread = thread.spawn(move || worker.run()).map_err(no_thread)?;
+    let thread = thread.spawn(move || worker.run()).map_err(|error| no_thread(&error))?;
     Ok((EngineHandle::to_thread(sender, limits, vocab_size, door), thread))
 }

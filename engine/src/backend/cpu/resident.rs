@@ -11,9 +11,12 @@ use std::sync::{Mutex, PoisonError};
 
 use super::simd::panels::pack_on;
 use super::{Cpu, Isa, Weight};
-use crate::checkpoint::{Bytes, HUGE_PAGE, Kept, Place, Tensor};
+use crate::checkpoint::{Arena, Bytes, Kept, Place, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::panels;
+
+/// Bytes of a large page.
+const HUGE_PAGE: usize = Arena::HUGE_PAGE;
 
 /// Numbers that a thread encodes at once.
 const PIECE_LEN: usize = 1 << 18;
@@ -48,7 +51,9 @@ pub(super) fn weights(
         });
         let (first, others) = rest.split_at(n.count());
         made.extend(together(cpu, first)?);
-        first.iter().for_each(|(tensor, _)| done(tensor.stored_bytes()));
+        for (tensor, _) in first {
+            done(tensor.stored_bytes());
+        }
         rest = others;
     }
     Ok(made)

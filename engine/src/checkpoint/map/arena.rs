@@ -20,7 +20,7 @@ pub(super) struct Chunk {
 }
 
 /// Bytes of the large pages that chunks ask for: a fifth more bandwidth than with pages of 4 KiB.
-pub const HUGE_PAGE: usize = 2 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Bytes of the largest chunk that is made for several rooms. The first is a page, each one twice the last.
 const CHUNK_MAX: usize = 256 << 20;
@@ -68,6 +68,9 @@ pub struct Room {
 }
 
 impl Arena {
+    /// Bytes of a large page. Chunks begin with one, so that a room's address says where the next begins.
+    pub const HUGE_PAGE: usize = HUGE_PAGE;
+
     /// Room for `len` bytes at a whole cache line.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::__m512i;
 
+use super::LINE;
 use super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-use super::{LINE, for_each};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::ints::Ints;
 use crate::backend::cpu::simd::{Avx512, prefetch_far};
@@ -89,9 +89,9 @@ impl Blocks for Q8_0 {
             for half in 0..2 {
                 let turned = Avx512::load_turned(at.add(2 + half * OUTS), stride);
                 // The sign bit turned.
-                for_each!(I < VECTORS_OF_16, {
-                    put(groups, half * VECTORS_OF_16 + I, Avx512::byte_minus(turned[I], 128));
-                });
+                for (i, turned) in turned.into_iter().enumerate() {
+                    put(groups, half * VECTORS_OF_16 + i, Avx512::byte_minus(turned, 128));
+                }
             }
         }
     }
@@ -164,10 +164,10 @@ impl Blocks for Q5K {
                     let to = groups.add(group * 5 * VECTOR);
                     put_halves(to, words, 4 * half as i32);
                     let mut bits = Avx512::splat_int(0);
-                    for_each!(I < WORDS, {
-                        let moved = Avx512::byte_bits(high[I], group as i32 - I as i32, 1 << I);
+                    for (i, high) in high.into_iter().enumerate() {
+                        let moved = Avx512::byte_bits(high, group as i32 - i as i32, 1 << i);
                         bits = Avx512::byte_or(bits, moved);
-                    });
+                    }
                     put(to, 4, bits);
                 }
             }
@@ -185,9 +185,9 @@ impl Blocks for Q6K {
             // What fills the vector up.
             store_halves(head, 1, Avx512::splat_int(0));
             let scales = Avx512::load_turned(at.add(q6_k::LEN * 3 / 4), stride);
-            for_each!(I < VECTORS_OF_16, {
-                put(head.add(VECTOR), I, Avx512::bytes_apart(scales[I]));
-            });
+            for (i, scales) in scales.into_iter().enumerate() {
+                put(head.add(VECTOR), i, Avx512::bytes_apart(scales));
+            }
             for half in 0..2 {
                 let high = load_32(at.add(q6_k::LEN / 2 + half * GROUP), stride);
                 for pair in 0..2 {
@@ -213,11 +213,11 @@ unsafe fn upper_bits(to: *mut u8, high: [__m512i; WORDS], run: i32) {
     unsafe {
         for half in 0..2 {
             let mut bits = Avx512::splat_int(0);
-            for_each!(I < VECTORS_OF_16, {
-                let by = 2 * (run - I as i32);
-                let moved = Avx512::byte_bits(high[4 * half + I], by, 3 << (2 * I));
+            for (i, high) in high[4 * half..4 * half + 4].iter().enumerate() {
+                let by = 2 * (run - i as i32);
+                let moved = Avx512::byte_bits(*high, by, 3 << (2 * i));
                 bits = Avx512::byte_or(bits, moved);
-            });
+            }
             put(to, half, bits);
         }
     }
@@ -247,9 +247,9 @@ unsafe fn put_turned(to: *mut u8, at: *const u8, stride: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let turned = Avx512::load_turned(at, stride);
-        for_each!(I < VECTORS_OF_16, {
-            put(to, I, turned[I]);
-        });
+        for (i, turned) in turned.into_iter().enumerate() {
+            put(to, i, turned);
+        }
     }
 }
 
@@ -275,11 +275,11 @@ unsafe fn load_32(at: *const u8, stride: usize) -> [__m512i; WORDS] {
 unsafe fn put_halves(to: *mut u8, words: [__m512i; WORDS], shift: i32) {
     // SAFETY: the caller's promise.
     unsafe {
-        for_each!(I < VECTORS_OF_16, {
-            let low = Avx512::byte_bits(words[I], shift, 15);
-            let high = Avx512::byte_bits(words[I + 4], shift - 4, 15 << 4);
-            put(to, I, Avx512::byte_or(low, high));
-        });
+        for i in 0..VECTORS_OF_16 {
+            let low = Avx512::byte_bits(words[i], shift, 15);
+            let high = Avx512::byte_bits(words[i + 4], shift - 4, 15 << 4);
+            put(to, i, Avx512::byte_or(low, high));
+        }
     }
 }
 
