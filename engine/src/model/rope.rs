@@ -39,8 +39,8 @@ const NEAR: usize = 256;
 /// Cosines and sines of `position * frequency`, `[context, r / 2]` each, times `factor`.
 ///
 /// A hundred thousand positions are millions of angles, a good part of a second if each cosine is a series of its own. So
-/// angles are added, in f64: `cos(a + b) = cos a cos b - sin a sin b`. That is off by some 1e-16, the product of a late position and
-/// its frequency by 1e-11, and an f32 by 6e-8.
+/// angles are added, in f64: `cos(a + b) = cos a cos b - sin a sin b`. That is off by some 1e-16; the product of a late
+/// position and its frequency by 1e-11, and an f32 by 6e-8.
 fn turns(frequencies: &[f64], context: usize, factor: f64) -> [Vec<f32>; 2] {
     let at = |position: usize| -> Vec<(f64, f64)> {
         frequencies.iter().map(|w| (position as f64 * w).sin_cos()).collect()

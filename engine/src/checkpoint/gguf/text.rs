@@ -265,8 +265,8 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// `tokenizer.json`; what is left out there is `null` or `false`. Written from the file's own texts: as a tree of values it takes many
-/// times as long.
+/// `tokenizer.json`; what is left out there is `null` or `false`. Written from the file's own texts: as a tree of values it
+/// takes many times as long.
 #[derive(Serialize)]
 struct TokenizerFile<'a> {
     version: &'static str,
