@@ -129,36 +129,34 @@ impl Engine {
         options: LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let LoadOptions { limits, cpu, device, now, on_stats } = options;
-        limits.check()?;
         let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
-        // Its range is held when the backend is made.
-        let threads = cpu.threads_wanted().clamp(1, 1024);
-        let Opened { checkpoint, warning } =
-            open_with_cache(source, cpu.quant, threads, &mut report)?;
-        // What the checkpoint itself ends answers with, the tokenizer's end token among it, is no request's to bound.
-        let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
-        let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
-        let limits = Limits { stop_tokens_max, ..limits };
-        let Placed { on, plan, why } = place(device, &cpu, &checkpoint, &limits)?;
-        plan.check()?;
-        let shared = Shared { checkpoint, plan, warning, why, now, on_stats };
-        match on {
-            On::Cpu(cpu) => {
-                let facts = Facts {
-                    dtype: shared.checkpoint.dtype_as(cpu.keep()).name(),
-                    isa: cpu.isa().name(),
-                    activations: cpu.activations().name(),
-                    threads: cpu.threads(),
-                };
-                load_on(*cpu, &facts, shared, &mut report)
-            }
-            On::Card(cuda) => {
-                let dtype = shared.checkpoint.dtype_as(cuda.keep()).name();
-                let facts = Facts { dtype, isa: "cuda", activations: "bf16", threads: 1 };
-                load_on(*cuda, &facts, shared, &mut report)
-            }
-        }
+        open(source, options, &mut report)?.load(&mut report)
+    }
+
+    /// [`Engine::load`] while `read` makes something of the text side, on a thread of its own: a vocabulary takes about as
+    /// long to read as a gigabyte of weights.
+    ///
+    /// # Errors
+    /// As of [`Engine::load`]; what `read` returns, an error or not, is the caller's to look at.
+    pub fn load_beside<T: Send>(
+        source: &Source,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+        read: impl FnOnce(&TextFiles) -> T + Send,
+    ) -> Result<(Self, T)> {
+        let mut report = |done_bytes, total_bytes| progress(Progress { done_bytes, total_bytes });
+        let mut opened = open(source, options, &mut report)?;
+        let files = std::mem::take(&mut opened.shared.checkpoint.text);
+        let (engine, made) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("hadal-text".to_owned());
+            let thread =
+                thread.spawn_scoped(scope, || read(&files)).map_err(|error| no_thread(&error))?;
+            let engine = opened.load(&mut report);
+            // Waited for either way; a panic there is one here, as if it had been read here.
+            let made = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok((engine?, made))
+        })?;
+        Ok((Self { text: files, ..engine }, made))
     }
 
     /// Whether the model could be loaded now; reads headers alone.
@@ -180,6 +178,56 @@ impl Engine {
         // The thread catches its own panics; what it had to say, it said to each sink.
         let _ = self.thread.join();
     }
+}
+
+/// A checkpoint that is read, and where it will be computed: all but the weights.
+struct Ready {
+    on: On,
+    shared: Shared,
+}
+
+/// Reads all but the weights.
+fn open(source: &Source, options: LoadOptions, report: &mut dyn FnMut(u64, u64)) -> Result<Ready> {
+    let LoadOptions { limits, cpu, device, now, on_stats } = options;
+    limits.check()?;
+    // Its range is held when the backend is made.
+    let threads = cpu.threads_wanted().clamp(1, 1024);
+    let Opened { checkpoint, warning } = open_with_cache(source, cpu.quant, threads, report)?;
+    // What the checkpoint itself ends answers with, the tokenizer's end token among it, is no request's to bound.
+    let own_stops = checkpoint.generation.eos_token_ids.len().saturating_add(1);
+    let stop_tokens_max = limits.stop_tokens_max.saturating_add(own_stops);
+    let limits = Limits { stop_tokens_max, ..limits };
+    let Placed { on, plan, why } = place(device, &cpu, &checkpoint, &limits)?;
+    plan.check()?;
+    Ok(Ready { on, shared: Shared { checkpoint, plan, warning, why, now, on_stats } })
+}
+
+impl Ready {
+    /// Loads the weights and starts the model's thread.
+    fn load(self, report: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
+        let Self { on, shared } = self;
+        match on {
+            On::Cpu(cpu) => {
+                let facts = Facts {
+                    dtype: shared.checkpoint.dtype_as(cpu.keep()).name(),
+                    isa: cpu.isa().name(),
+                    activations: cpu.activations().name(),
+                    threads: cpu.threads(),
+                };
+                load_on(*cpu, &facts, shared, report)
+            }
+            On::Card(cuda) => {
+                let dtype = shared.checkpoint.dtype_as(cuda.keep()).name();
+                let facts = Facts { dtype, isa: "cuda", activations: "bf16", threads: 1 };
+                load_on(*cuda, &facts, shared, report)
+            }
+        }
+    }
+}
+
+/// The system's refusal of a thread.
+fn no_thread(error: &std::io::Error) -> Error {
+    Error::Internal { message: format!("cannot start a thread of the model: {error}") }
 }
 
 /// What loading needs whatever the backend.
@@ -274,8 +322,6 @@ fn start(
         on_stats,
     };
     let thread = std::thread::Builder::new().name("hadal-engine".to_owned());
-    let thread = thread.spawn(move || worker.run()).map_err(|error| Error::Internal {
-        message: format!("cannot start the model's thread: {error}"),
-    })?;
+    let thread = thread.spawn(move || worker.run()).map_err(|error| no_thread(&error))?;
     Ok((EngineHandle::to_thread(sender, limits, vocab_size, door), thread))
 }

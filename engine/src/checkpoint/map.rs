@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
 
@@ -22,6 +22,9 @@ pub use arena::{Arena, Room};
 
 /// Maps that can be watched at once. A checkpoint of a thousand shards would still leave room for others.
 const TABLE_LEN: usize = 4096;
+
+/// Bytes of the smallest page.
+const PAGE: usize = 4096;
 
 /// A watched map, readable from a signal handler. `start` is 0 while the row is free or being filled.
 struct Row {
@@ -186,6 +189,17 @@ impl Map {
         });
     }
 
+    /// Maps the pages of a range, and reads those that are not in memory yet: at once instead of some at each fault.
+    fn populate(&self, range: &Range<usize>) {
+        let at_once = self.bytes.advise_range(Advice::PopulateRead, range.start, range.len());
+        if at_once.is_err() {
+            // An older system, or a file that has lost bytes: then page by page, through the handler above.
+            let bytes = self.bytes.get(range.clone()).unwrap_or_default();
+            let touched = bytes.iter().step_by(PAGE).fold(0u8, |sum, byte| sum ^ byte);
+            std::hint::black_box(touched);
+        }
+    }
+
     fn is_damaged(&self) -> bool {
         self.registration
             .as_ref()
@@ -246,6 +260,13 @@ impl Bytes {
         match &self.owner {
             Owner::Map(map) => Some(&map.path),
             Owner::Static(_) | Owner::Owned(_) | Owner::Chunk(_) => None,
+        }
+    }
+
+    /// Has mapped bytes in memory, ready to be read without a fault for every few pages.
+    pub fn populate(&self) {
+        if let Owner::Map(map) = &self.owner {
+            map.populate(&self.range);
         }
     }
 
@@ -327,6 +348,27 @@ mod tests {
         }
         Watch::over([&bytes].into_iter()).check().unwrap();
         Bytes::owned(vec![1, 2]).release();
+    }
+
+    #[test]
+    fn populated_bytes_are_the_same_and_lost_ones_are_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let numbers: Vec<u8> = (0..5 * PAGE + 77).map(|i| (i / 7) as u8).collect();
+        std::fs::write(&path, &numbers).unwrap();
+        let bytes = Bytes::open(&path).unwrap();
+        for range in [0..numbers.len(), 5000..9000, 4096..8192, 7..7] {
+            bytes.slice(range).unwrap().populate();
+            assert!(bytes[..] == numbers[..]);
+        }
+        Bytes::owned(vec![1, 2]).populate();
+
+        let watch = Watch::over([&bytes].into_iter());
+        bytes.release();
+        File::options().write(true).open(&path).unwrap().set_len(PAGE as u64).unwrap();
+        bytes.populate();
+        assert!(watch.check().is_err() && bytes[..PAGE] == numbers[..PAGE]);
+        assert!(bytes[PAGE..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

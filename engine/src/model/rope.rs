@@ -27,16 +27,36 @@ pub(super) fn table<B: Backend>(
     config: &ModelConfig,
     limits: &Limits,
 ) -> Result<RopeTable<B::Buf>> {
-    let frequencies = frequencies(config);
     let factor = config.yarn.as_ref().map_or(1.0, rotation_factor);
-    let each = |f: fn(f64) -> f64| -> Vec<f32> {
-        let angles = (0..context(config, limits))
-            .flat_map(|p| frequencies.iter().map(move |w| p as f64 * w));
-        angles.map(|angle| (f(angle) * factor) as f32).collect()
-    };
-    let cos = backend.vector(&each(f64::cos))?;
-    let sin = backend.vector(&each(f64::sin))?;
+    let [cos, sin] = turns(&frequencies(config), context(config, limits), factor);
+    let (cos, sin) = (backend.vector(&cos)?, backend.vector(&sin)?);
     Ok(RopeTable { cos, sin, pairs: config.rope_pairs })
+}
+
+/// Positions whose turns are made of one far and many near ones.
+const NEAR: usize = 256;
+
+/// Cosines and sines of `position * frequency`, `[context, r / 2]` each, times `factor`.
+///
+/// A hundred thousand positions are millions of angles, a good part of a second if each cosine is a series of its own. So
+/// angles are added, in f64: `cos(a + b) = cos a cos b - sin a sin b`. That is off by some 1e-16; the product of a late
+/// position and its frequency by 1e-11, and an f32 by 6e-8.
+fn turns(frequencies: &[f64], context: usize, factor: f64) -> [Vec<f32>; 2] {
+    let at = |position: usize| -> Vec<(f64, f64)> {
+        frequencies.iter().map(|w| (position as f64 * w).sin_cos()).collect()
+    };
+    let near: Vec<(f64, f64)> = (0..NEAR.min(context)).flat_map(at).collect();
+    let len = context * frequencies.len();
+    let (mut cos, mut sin) = (Vec::with_capacity(len), Vec::with_capacity(len));
+    for first in (0..context).step_by(NEAR) {
+        let far = at(first);
+        let n = NEAR.min(context - first) * far.len();
+        for ((near_sin, near_cos), (far_sin, far_cos)) in near[..n].iter().zip(far.iter().cycle()) {
+            cos.push(((far_cos * near_cos - far_sin * near_sin) * factor) as f32);
+            sin.push(((far_sin * near_cos + far_cos * near_sin) * factor) as f32);
+        }
+    }
+    [cos, sin]
 }
 
 /// `(n + r)^-1/2`, times YaRN's factor on the softmax.
@@ -105,6 +125,29 @@ mod tests {
         assert!((mscale(40.0, 1.0) - 1.368_888).abs() < 1e-6);
         assert!((mscale(40.0, 0.707).powi(2) - 1.589_626).abs() < 1e-6);
         assert!((rotation_factor(&v3()) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn turns_are_those_of_each_angle_by_itself() {
+        let frequencies = [1.0, 0.749, 0.03, 1e-4];
+        let context = 70_000;
+        let [cos, sin] = turns(&frequencies, context, 1.25);
+        assert_eq!((cos.len(), sin.len()), (4 * context, 4 * context));
+        // Every position near a seam, others here and there, the last one.
+        let seams = (0..context).filter(|p| p % 97 == 0 || (p + 1) % NEAR <= 1 || p + 1 == context);
+        for p in seams {
+            for (j, w) in frequencies.iter().enumerate() {
+                let angle = p as f64 * w;
+                let (want_sin, want_cos) = angle.sin_cos();
+                for (got, want) in [(cos[4 * p + j], want_cos), (sin[4 * p + j], want_sin)] {
+                    // Half a step of an f32 below 1.25, and what an f64 leaves of so large an angle.
+                    assert!((f64::from(got) - 1.25 * want).abs() < 6.1e-8, "{p} {w}");
+                }
+            }
+        }
+        for context in [0, 1, NEAR - 1, NEAR, NEAR + 1] {
+            assert_eq!(turns(&frequencies, context, 1.0)[0].len(), 4 * context);
+        }
     }
 
     #[test]

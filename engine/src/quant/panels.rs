@@ -139,7 +139,10 @@ impl Lane {
     fn factors(self, block: &[u8], index: usize, head: &mut [u8]) {
         let lane = self.lane;
         let mut half = |place: usize, from: &[u8]| {
-            head[(place * OUTS + lane) * 2..][..2].copy_from_slice(&from[..2]);
+            let to = head[(place * OUTS + lane) * 2..].first_chunk_mut::<2>();
+            if let (Some(to), Some(from)) = (to, from.first_chunk()) {
+                *to = *from;
+            }
         };
         match self.dtype {
             DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => half(index, block),
@@ -173,7 +176,10 @@ impl Lane {
     fn numbers(self, words: &[u32; 8], vectors: &mut [u8]) {
         let mut put = |vector: usize, word: u32| {
             let at = vector * VECTOR + self.lane * 4;
-            vectors[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            // No `copy_from_slice`: a call for four bytes.
+            if let Some(to) = vectors[at..].first_chunk_mut() {
+                *to = word.to_le_bytes();
+            }
         };
         if self.dtype == DType::Q8_0 {
             for (i, word) in words.iter().enumerate() {

@@ -45,8 +45,7 @@ impl<'a> Talker<'a> {
         unfinished: &Unfinished,
     ) -> Result<Self, Failure> {
         let located = locate(model)?;
-        let engine = load(&located.source, compute, limits, unfinished)?;
-        let text = Text::open(&engine.text)?;
+        let (engine, text) = load(&located.source, compute, limits, unfinished)?;
         Ok(Self { runtime, name: located.name, engine, text })
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use hadal_engine::checkpoint::Source;
+use hadal_engine::checkpoint::{Source, TextFiles};
+use hadal_engine::text::Text;
 use hadal_engine::{Engine, Limits, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -10,30 +11,43 @@ use super::Failure;
 use super::unfinished::Unfinished;
 use crate::args::Compute;
 
-/// Loads with a progress bar, which shows on a terminal only.
+/// Loads a model and its text side with a progress bar, which shows on a terminal only.
 pub(crate) fn load(
     source: &Source,
     compute: Compute,
     limits: Limits,
     unfinished: &Unfinished,
-) -> Result<Engine, Failure> {
-    load_with(source, options(compute, limits), unfinished)
+) -> Result<(Engine, Text), Failure> {
+    let options = options(compute, limits);
+    let (engine, text) = load_beside(source, options, unfinished, Text::open)?;
+    Ok((engine, text?))
 }
 
-/// The same with options of one's own.
+/// A model alone, with options of one's own.
 pub(crate) fn load_with(
     source: &Source,
     options: LoadOptions,
     unfinished: &Unfinished,
 ) -> Result<Engine, Failure> {
+    load_beside(source, options, unfinished, |_| ()).map(|(engine, ())| engine)
+}
+
+/// A model, and what `read` makes of its text side meanwhile.
+fn load_beside<T: Send>(
+    source: &Source,
+    options: LoadOptions,
+    unfinished: &Unfinished,
+    read: impl FnOnce(&TextFiles) -> T + Send,
+) -> Result<(Engine, T), Failure> {
     let bar = bar();
     let _making = unfinished.begin_cache(source, options.cpu.quant);
-    let engine = Engine::load(source, options, &mut |progress: Progress| {
+    let mut show = |progress: Progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
-    });
+    };
+    let loaded = Engine::load_beside(source, options, &mut show, read);
     bar.finish_and_clear();
-    let engine = engine?;
+    let (engine, made) = loaded?;
     // On the processor of a machine without a card there is nothing to say.
     if engine.info.device != "cpu" {
         super::tell(format_args!("on {}: {}", engine.info.device, engine.info.device_why));
@@ -41,7 +55,7 @@ pub(crate) fn load_with(
     if let Some(warning) = &engine.info.warning {
         super::tell(format_args!("warning: {warning}"));
     }
-    Ok(engine)
+    Ok((engine, made))
 }
 
 /// A clock that begins now, and nobody to hear the counters.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hadal_engine::backend::cpu::CpuOptions;
-use hadal_engine::checkpoint::Source;
+use hadal_engine::checkpoint::{Source, TextFiles};
 use hadal_engine::text::Text;
 use hadal_engine::{
     DeviceChoice, Engine, EngineHandle, Limits, LoadOptions, ModelInfo, Progress, Result, Stats,
@@ -99,14 +99,15 @@ impl Loader for EngineLoader {
             now: Box::new(move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)),
             on_stats: Box::new(move |stats| cell.set(stats)),
         };
-        let mut engine = Engine::load(source, options, progress)?;
+        let (mut engine, text) = Engine::load_beside(source, options, progress, Text::open)?;
+        // What it was read from is not needed any more.
+        engine.text = TextFiles::default();
         if let Some(warning) = &engine.info.warning {
             tracing::warn!("{warning}");
         }
         let info = &engine.info;
         tracing::info!("{} on {}: {}", info.architecture, info.device, info.device_why);
-        let text = Text::open(&std::mem::take(&mut engine.text))?;
-        let text = Arc::new(text.within(engine.info.context_length));
+        let text = Arc::new(text?.within(engine.info.context_length));
         let (handle, info) = (engine.handle.clone(), engine.info.clone());
         Ok(Loaded { handle, text, info, stats, end: Box::new(move || engine.join()) })
     }

@@ -158,6 +158,8 @@ pub struct Cpu {
     keep: Keep,
     /// Where resident matrices are.
     arena: Arena,
+    /// Where they were copied from, while a model loads.
+    copied: Vec<Bytes>,
     /// A step's inputs in the form that weights want.
     inputs: InputScratch,
     /// One panel for each thread, where matrices are packed as they are read.
@@ -238,6 +240,7 @@ impl Cpu {
             }),
             keep: keep(options, activations),
             arena: Arena::default(),
+            copied: Vec::new(),
             inputs: InputScratch::default(),
             rooms: Rooms::default(),
             experts: experts::Scratch::default(),

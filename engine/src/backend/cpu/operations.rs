@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::{Cpu, Latents, Plan, Routing, Weight};
+use super::{Cpu, Latents, Plan, Routing, Weight, resident};
 use crate::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, Role, RopeTable, RouteRule, RoutingTrace,
     ScratchShape, Use, Watch,
 };
-use crate::checkpoint::{Keep, Place, Tensor};
-use crate::error::Result;
+use crate::checkpoint::{Keep, Tensor};
+use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
@@ -57,14 +57,8 @@ impl Backend for Cpu {
     }
 
     fn weight(&mut self, tensor: &Tensor, _used: Use) -> Result<Weight> {
-        let kept = self.keep.of(&tensor.name, tensor.dtype, &tensor.shape);
-        if kept.place != Place::Stored {
-            return super::resident::resident(self, tensor, kept);
-        }
-        let weight = Weight::new(tensor)?;
-        // One byte a page: the file is read now, where progress shows, and not under the first request.
-        std::hint::black_box(tensor.bytes.iter().step_by(4096).fold(0u8, |sum, byte| sum ^ byte));
-        Ok(weight)
+        let mut made = resident::weights(self, std::slice::from_ref(tensor), &mut |_| {})?;
+        made.pop().ok_or_else(|| Error::Internal { message: "no matrix was made".into() })
     }
 
     fn expert_weights(
@@ -72,18 +66,10 @@ impl Backend for Cpu {
         tensors: &ExpertWeights<Tensor>,
         done: &mut dyn FnMut(usize),
     ) -> Result<ExpertWeights<Weight>> {
-        let mut each = |tensors: &[Tensor]| -> Result<Vec<Weight>> {
-            let one = |tensor: &Tensor| {
-                let weight = self.weight(tensor, Use::Product)?;
-                done(tensor.stored_bytes());
-                Ok(weight)
-            };
-            tensors.iter().map(one).collect()
-        };
         Ok(ExpertWeights {
-            gate: each(&tensors.gate)?,
-            up: each(&tensors.up)?,
-            down: each(&tensors.down)?,
+            gate: resident::weights(self, &tensors.gate, done)?,
+            up: resident::weights(self, &tensors.up, done)?,
+            down: resident::weights(self, &tensors.down, done)?,
         })
     }
 
@@ -96,6 +82,8 @@ impl Backend for Cpu {
     }
 
     fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Plan> {
+        // All matrices are there by now.
+        resident::release_copied(self);
         self.make_scratch(shape);
         Ok(Plan::with_room(shape, limits))
     }

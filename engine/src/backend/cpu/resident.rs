@@ -1,75 +1,265 @@
-//! Matrices in memory of our own, made at load on all threads: in another format, in another order, or only copied into
-//! larger pages.
+//! Matrices made ready at load, on all threads: in another format, in another order, copied into larger pages, or where they
+//! lie, their pages mapped.
+//!
+//! What that costs at least, of a byte: the system clears a page for it, it is read from the file's pages, and written. So
+//! a thread has a large page to itself as long as it fills it (two that touch the same one both clear one), the file's
+//! pages are mapped some thousand at a time instead of sixteen a fault, and go back as soon as they are copied: what is
+//! being loaded is never in memory twice. Many matrices are one loop, so that no thread waits at the end of each.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Cpu, Weight};
-use crate::checkpoint::{Kept, Place, Tensor};
+use super::simd::panels::pack_on;
+use super::{Cpu, Isa, Weight};
+use crate::checkpoint::{Arena, Bytes, Kept, Place, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::panels;
+
+/// Bytes of a large page.
+const HUGE_PAGE: usize = Arena::HUGE_PAGE;
 
 /// Numbers that a thread encodes at once.
 const PIECE_LEN: usize = 1 << 18;
 
-/// `tensor` as `kept` says, in memory of our own. The same bytes on any number of threads: panels know nothing of each
-/// other.
+/// Bytes of a loop: of so many that the wait at its end is little, and of so few that progress shows.
+const LOOP_BYTES: usize = 64 << 20;
+/// The same for each thread, where there are many.
+const THREAD_BYTES: usize = 8 * HUGE_PAGE;
+
+/// Matrices begin at whole cache lines.
+const ALIGN: usize = 64;
+
+/// Makes matrices ready, as the backend keeps them; `done(bytes)` for each, of those that it takes in its file.
 ///
 /// # Errors
 /// [`Error::TensorRange`] for a number that the format cannot hold.
-pub(super) fn resident(cpu: &mut Cpu, tensor: &Tensor, kept: Kept) -> Result<Weight> {
-    let (n_row, dim, to) = (tensor.n_row(), tensor.dim(), kept.dtype);
-    let is_panels = kept.place == Place::Panels;
-    let sizes = to.row_bytes(dim).filter(|bytes| *bytes > 0).zip(kept.bytes(&[n_row, dim]));
-    let panel_bytes = panels::Layout::of(to).and_then(|layout| layout.panel_bytes(dim));
-    let (Some((row_bytes, bytes)), true) = (sizes, !is_panels || panel_bytes.is_some()) else {
-        let message = format!("`{}` {:?} has no rows of {}", tensor.name, tensor.shape, to.name());
-        return Err(Error::Internal { message });
-    };
-    // Whole panels, whatever is made of them.
-    let rows = (PIECE_LEN / dim).next_multiple_of(panels::OUTS).max(panels::OUTS);
-    let part = |task: usize| {
-        let at = |row: usize| match panel_bytes.filter(|_| is_panels) {
-            Some(panel_bytes) => row.div_ceil(panels::OUTS) * panel_bytes,
-            None => row * row_bytes,
-        };
-        at(task * rows)..at(((task + 1) * rows).min(n_row))
-    };
-    let piece = |task: usize, out: &mut [u8]| -> Result<()> {
-        let first = task * rows;
-        let n = rows.min(n_row - first);
-        let encoded;
-        let stored = if to == tensor.dtype {
-            tensor.bytes.get(first * row_bytes..(first + n) * row_bytes).unwrap_or_default()
-        } else {
-            encoded = tensor.encode_rows(first, n, to)?.bytes;
-            &encoded[..]
-        };
-        match panel_bytes.filter(|_| is_panels) {
-            Some(panel_bytes) => {
-                let panels = stored.chunks(panels::OUTS * row_bytes);
-                for (rows, panel) in panels.zip(out.chunks_exact_mut(panel_bytes)) {
-                    panels::pack(to, rows, dim, panel);
-                }
-            }
-            None => out.copy_from_slice(stored),
+pub(super) fn weights(
+    cpu: &mut Cpu,
+    tensors: &[Tensor],
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<Weight>> {
+    let kept = |tensor: &Tensor| cpu.keep.of(&tensor.name, tensor.dtype, &tensor.shape);
+    let all: Vec<(&Tensor, Kept)> = tensors.iter().map(|tensor| (tensor, kept(tensor))).collect();
+    let loop_bytes = LOOP_BYTES.max(cpu.pool.threads().saturating_mul(THREAD_BYTES));
+    let (mut made, mut rest) = (Vec::with_capacity(all.len()), &all[..]);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let n = rest.iter().take_while(|(tensor, _)| {
+            let is_more = bytes < loop_bytes;
+            bytes += tensor.bytes.len();
+            is_more
+        });
+        let (first, others) = rest.split_at(n.count());
+        made.extend(together(cpu, first)?);
+        for (tensor, _) in first {
+            done(tensor.stored_bytes());
         }
-        Ok(())
-    };
-    let mut room = cpu.arena.room(bytes)?;
+        rest = others;
+    }
+    Ok(made)
+}
+
+/// Matrices in one loop. The same bytes on any number of threads: panels know nothing of each other.
+pub(super) fn together(cpu: &mut Cpu, all: &[(&Tensor, Kept)]) -> Result<Vec<Weight>> {
+    let mut len = 0;
+    let mut cuts = Vec::with_capacity(all.len());
+    for (tensor, kept) in all {
+        let cut = Cut::new(tensor, *kept, len)?;
+        len = cut.place.end;
+        cuts.push(cut);
+    }
+    let mut room = cpu.arena.room(len)?;
+    let out = room.bytes();
+    let tasks = tasks(&cuts, out.as_ptr().addr() % HUGE_PAGE);
     let problem = Mutex::new(None);
     // Threads have nothing of their own to work in.
     let mut scratch = vec![(); cpu.pool.threads()];
-    let n_task = n_row.div_ceil(rows);
-    cpu.pool.run_parts(n_row * dim, room.bytes(), &mut scratch, n_task, part, |task, out, ()| {
-        if let Err(error) = piece(task, out) {
-            problem.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    let work = all.iter().map(|(tensor, _)| tensor.bytes.len()).sum();
+    let (isa, part) = (cpu.isa, |task: usize| tasks[task].out.clone());
+    cpu.pool.run_parts(work, out, &mut scratch, tasks.len(), part, |task, out, ()| {
+        let start = tasks[task].out.start;
+        for piece in &tasks[task].pieces {
+            let cut = &cuts[piece.cut];
+            let out = &mut out[piece.out.start - start..piece.out.end - start];
+            if let Err(error) = cut.make(isa, &piece.rows, out) {
+                problem.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
         }
     });
     if let Some(error) = problem.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    tensor.bytes.release();
-    Weight::resident(tensor, kept, room.freeze())
+    let copied = cuts.iter().filter(|cut| cut.kept.place != Place::Stored);
+    cpu.copied.extend(copied.map(|cut| cut.tensor.bytes.clone()));
+    let bytes = room.freeze();
+    cuts.iter().map(|cut| cut.finish(&bytes)).collect()
+}
+
+/// Gives back the file's pages that came again after they were copied: a fault beside them maps some of its neighbours.
+pub(super) fn release_copied(cpu: &mut Cpu) {
+    cpu.copied.drain(..).for_each(|bytes| bytes.release());
+}
+
+/// How one matrix is cut for threads.
+struct Cut<'a> {
+    tensor: &'a Tensor,
+    kept: Kept,
+    /// Bytes of a row as it is stored; what is neither copied nor encoded may have any shape, and is one.
+    stored_row_bytes: usize,
+    n_row: usize,
+    /// Rows that stand together, and their bytes as kept: a panel's, or one.
+    unit: (usize, usize),
+    /// Its bytes in the room of all; none where it lies.
+    place: Range<usize>,
+}
+
+impl<'a> Cut<'a> {
+    /// Behind what ends at `end`.
+    fn new(tensor: &'a Tensor, kept: Kept, end: usize) -> Result<Self> {
+        if kept.place == Place::Stored {
+            let len = tensor.bytes.len();
+            return Ok(Self {
+                tensor,
+                kept,
+                stored_row_bytes: 1,
+                n_row: len,
+                unit: (1, 0),
+                place: end..end,
+            });
+        }
+        let (n_row, dim) = (tensor.n_row(), tensor.dim());
+        let unit = match kept.place {
+            Place::Panels => panels::Layout::of(kept.dtype)
+                .and_then(|layout| layout.panel_bytes(dim))
+                .map(|bytes| (panels::OUTS, bytes)),
+            Place::Copied | Place::Stored => kept.dtype.row_bytes(dim).map(|bytes| (1, bytes)),
+        };
+        let sizes = || {
+            let start = end.checked_next_multiple_of(ALIGN)?;
+            let end = start.checked_add(kept.bytes(&[n_row, dim])?)?;
+            let stored_row_bytes = tensor.dtype.row_bytes(dim)?;
+            let unit = unit.filter(|(_, bytes)| *bytes > 0 && stored_row_bytes > 0)?;
+            Some(Self { tensor, kept, stored_row_bytes, n_row, unit, place: start..end })
+        };
+        sizes().ok_or_else(|| {
+            let (name, shape) = (&tensor.name, &tensor.shape);
+            let message = format!("`{name}` {shape:?} has no rows of {}", kept.dtype.name());
+            Error::Internal { message }
+        })
+    }
+
+    /// Where row `row` begins, a multiple of a unit's, or where the last one ends.
+    fn at(&self, row: usize) -> usize {
+        self.place.start + row.div_ceil(self.unit.0) * self.unit.1
+    }
+
+    /// The row up to which a piece from `row` on goes: to the end of its large page, or of as much of the file.
+    fn end(&self, row: usize, base: usize) -> usize {
+        let (rows, bytes) = self.unit;
+        if bytes == 0 {
+            return (row + HUGE_PAGE).min(self.n_row);
+        }
+        let at = base + self.at(row);
+        let left = (at + 1).next_multiple_of(HUGE_PAGE) - at;
+        (row + left.div_ceil(bytes) * rows).min(self.n_row)
+    }
+
+    /// Makes some rows, the file's pages mapped before and given back after.
+    fn make(&self, isa: Isa, rows: &Range<usize>, out: &mut [u8]) -> Result<()> {
+        let per_row = self.stored_row_bytes;
+        let stored = self.tensor.bytes.slice(rows.start * per_row..rows.end * per_row);
+        let stored = stored.unwrap_or_else(|| Bytes::owned(Vec::new()));
+        stored.populate();
+        if self.kept.place == Place::Stored {
+            return Ok(());
+        }
+        let made = if self.kept.dtype == self.tensor.dtype {
+            self.put(isa, &stored, out);
+            Ok(())
+        } else {
+            self.encode(isa, rows, out)
+        };
+        stored.release();
+        made
+    }
+
+    /// The same in another format, some rows at a time.
+    fn encode(&self, isa: Isa, rows: &Range<usize>, out: &mut [u8]) -> Result<()> {
+        let (per, bytes) = self.unit;
+        let units = (PIECE_LEN / self.tensor.dim().max(1) / per).max(1);
+        for (i, out) in out.chunks_mut(units * bytes).enumerate() {
+            let first = rows.start + i * units * per;
+            let n = (units * per).min(rows.end.saturating_sub(first));
+            let encoded = self.tensor.encode_rows(first, n, self.kept.dtype)?;
+            self.put(isa, &encoded.bytes, out);
+        }
+        Ok(())
+    }
+
+    /// Rows of the format that is kept, into their place.
+    fn put(&self, isa: Isa, rows: &[u8], out: &mut [u8]) {
+        if self.kept.place != Place::Panels {
+            return out.copy_from_slice(rows);
+        }
+        let (dtype, dim) = (self.kept.dtype, self.tensor.dim());
+        let panel_rows = panels::OUTS * dtype.row_bytes(dim).unwrap_or(0).max(1);
+        for (rows, panel) in rows.chunks(panel_rows).zip(out.chunks_exact_mut(self.unit.1)) {
+            pack_on(isa, dtype, rows, dim, panel);
+        }
+    }
+
+    /// The matrix, once all of it is made; `room` is that of all.
+    fn finish(&self, room: &Bytes) -> Result<Weight> {
+        if self.kept.place == Place::Stored {
+            return Weight::new(self.tensor);
+        }
+        // Pages that pieces share came back with the later one.
+        self.tensor.bytes.release();
+        let bytes = room.slice(self.place.clone()).unwrap_or_else(|| Bytes::owned(Vec::new()));
+        Weight::resident(self.tensor, self.kept, bytes)
+    }
+}
+
+/// Rows of one matrix, and their bytes in the room of all.
+struct Piece {
+    cut: usize,
+    rows: Range<usize>,
+    out: Range<usize>,
+}
+
+/// What one thread makes at once: a large page, whatever it is made of.
+struct Task {
+    pieces: Vec<Piece>,
+    out: Range<usize>,
+}
+
+/// Cuts matrices at the large pages of their room, which begins `base` bytes behind the beginning of one.
+fn tasks(cuts: &[Cut<'_>], base: usize) -> Vec<Task> {
+    let page = |at: usize| (base + at) / HUGE_PAGE;
+    let mut tasks: Vec<Task> = Vec::new();
+    for (i, cut) in cuts.iter().enumerate() {
+        let mut row = 0;
+        while row < cut.n_row {
+            let end = cut.end(row, base);
+            let out = cut.at(row)..cut.at(end);
+            let piece = Piece { cut: i, rows: row..end, out: out.clone() };
+            match tasks.last_mut() {
+                // One that only maps pages of the file has no large page to share.
+                Some(task) if cut.unit.1 > 0 && !task.out.is_empty() => {
+                    let is_same = page(task.out.start) == page(out.start);
+                    if is_same {
+                        task.out.end = out.end;
+                        task.pieces.push(piece);
+                    } else {
+                        tasks.push(Task { pieces: vec![piece], out });
+                    }
+                }
+                _ => tasks.push(Task { pieces: vec![piece], out }),
+            }
+            row = end;
+        }
+    }
+    tasks
 }
 
 #[cfg(test)]
@@ -85,6 +275,10 @@ mod tests {
         Tensor { name: "w".into(), dtype: DType::F32, shape: vec![n_row, dim], bytes, scales: None }
     }
 
+    fn one(cpu: &mut Cpu, tensor: &Tensor, kept: Kept) -> Weight {
+        together(cpu, &[(tensor, kept)]).unwrap().remove(0)
+    }
+
     #[test]
     fn the_bytes_are_those_of_the_encoder_on_any_threads() {
         // More than one piece, the last one short.
@@ -95,7 +289,7 @@ mod tests {
                 let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
                 let mut cpu = Cpu::new(&options).unwrap();
                 let kept = Kept { dtype: to, place: Place::Copied };
-                let weight = resident(&mut cpu, &tensor, kept).unwrap();
+                let weight = one(&mut cpu, &tensor, kept);
                 assert!(weight.bytes[..] == want[..], "{to:?} on {threads}");
                 assert_eq!((weight.n_out, weight.dim, weight.dtype), (1101, 608, to));
             }
@@ -110,13 +304,72 @@ mod tests {
             let stored = Tensor { dtype: to, bytes: Bytes::owned(encoded), ..tensor.clone() };
             let kept = Kept { dtype: to, place: Place::Panels };
             let mut cpu = Cpu::new(&CpuOptions::default()).unwrap();
-            let want = resident(&mut cpu, &stored, kept).unwrap();
+            let want = one(&mut cpu, &stored, kept);
             for threads in [1, 3] {
                 let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
                 let mut cpu = Cpu::new(&options).unwrap();
-                let weight = resident(&mut cpu, &tensor, kept).unwrap();
+                let weight = one(&mut cpu, &tensor, kept);
                 assert!(weight.is_panels && weight.bytes[..] == want.bytes[..]);
             }
+        }
+    }
+
+    /// Matrices of several large pages each, that end anywhere in one, beside small ones: in one loop, or one after another.
+    #[test]
+    fn matrices_made_together_are_those_made_one_by_one() {
+        let sizes = [(5000, 1024), (3, 64), (1777, 1024), (33, 32), (2048, 1024)];
+        let stored = |(n_row, dim): (usize, usize)| {
+            let wide = tensor(n_row, dim);
+            let bytes = wide.encode_rows(0, n_row, DType::Q8_0).unwrap().bytes;
+            Tensor { dtype: DType::Q8_0, bytes: Bytes::owned(bytes), ..wide }
+        };
+        let tensors: Vec<Tensor> = sizes.into_iter().map(stored).collect();
+        let places = [Place::Panels, Place::Copied, Place::Panels, Place::Stored, Place::Panels];
+        let all: Vec<(&Tensor, Kept)> = tensors
+            .iter()
+            .zip(places)
+            .map(|(tensor, place)| (tensor, Kept { dtype: DType::Q8_0, place }))
+            .collect();
+        for threads in [1, 4] {
+            let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
+            let mut cpu = Cpu::new(&options).unwrap();
+            // Something before them, so that the room does not begin with a large page.
+            cpu.arena.room(1 << 20).unwrap();
+            let together = together(&mut cpu, &all).unwrap();
+            for ((tensor, kept), weight) in all.iter().zip(&together) {
+                let alone = one(&mut Cpu::new(&options).unwrap(), tensor, *kept);
+                assert!(weight.bytes[..] == alone.bytes[..], "{:?} {kept:?}", tensor.shape);
+                assert_eq!(weight.is_panels, kept.place == Place::Panels);
+                let is_same = weight.bytes[..] == tensor.bytes[..];
+                assert_eq!(is_same, kept.place != Place::Panels, "{:?}", tensor.shape);
+            }
+        }
+    }
+
+    /// No two tasks touch a page that neither of them begins in.
+    #[test]
+    fn a_task_fills_the_large_page_it_begins_in() {
+        let tensors = [tensor(5000, 1024), tensor(3, 64), tensor(900, 1024)];
+        let kept = Kept { dtype: DType::Q8_0, place: Place::Panels };
+        for base in [0, 64, HUGE_PAGE / 2, HUGE_PAGE - 64] {
+            let (mut cuts, mut end) = (Vec::new(), 0);
+            for tensor in &tensors {
+                let cut = Cut::new(tensor, kept, end).unwrap();
+                end = cut.place.end;
+                cuts.push(cut);
+            }
+            let tasks = tasks(&cuts, base);
+            let mut rows = vec![0; tensors.len()];
+            for pair in tasks.windows(2) {
+                let page = |task: &Task| (base + task.out.start) / HUGE_PAGE;
+                assert!(page(&pair[0]) < page(&pair[1]) && pair[0].out.end <= pair[1].out.start);
+            }
+            for piece in tasks.iter().flat_map(|task| &task.pieces) {
+                assert_eq!(piece.rows.start, rows[piece.cut]);
+                rows[piece.cut] = piece.rows.end;
+            }
+            assert_eq!(rows, [5000, 3, 900]);
+            assert_eq!(tasks.last().map(|task| task.out.end), Some(end));
         }
     }
 
@@ -125,7 +378,7 @@ mod tests {
         let mut cpu = Cpu::new(&CpuOptions::default()).unwrap();
         for place in [Place::Copied, Place::Panels] {
             let kept = Kept { dtype: DType::Q8_0, place };
-            assert!(resident(&mut cpu, &tensor(2, 40), kept).is_err());
+            assert!(together(&mut cpu, &[(&tensor(2, 40), kept)]).is_err());
         }
     }
 }

@@ -9,7 +9,7 @@ mod kv_b;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use super::resident::resident;
+use super::resident::together;
 use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
@@ -182,7 +182,7 @@ impl Matrix {
     /// The matrix in panels, as `backend` makes them.
     pub(super) fn in_panels(&self, backend: &mut Cpu) -> Weight {
         let kept = Kept { dtype: self.tensor.dtype, place: Place::Panels };
-        resident(backend, &self.tensor, kept).unwrap()
+        together(backend, &[(&self.tensor, kept)]).unwrap().remove(0)
     }
 
     /// All rows with all inputs, `[rows, n_out]`.

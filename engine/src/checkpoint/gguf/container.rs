@@ -113,7 +113,17 @@ impl<'a> Cursor<'a> {
 
     /// A value of the type `kind`; `key` is whose.
     pub(super) fn value(&mut self, kind: u32, key: &str, nesting: usize) -> Result<Value> {
-        let what = &format!("`{key}`");
+        self.value_called(&format!("`{key}`"), kind, key, nesting)
+    }
+
+    /// The same; `what` is the key as errors show it, made once for a list.
+    pub(super) fn value_called(
+        &mut self,
+        what: &str,
+        kind: u32,
+        key: &str,
+        nesting: usize,
+    ) -> Result<Value> {
         Ok(match kind {
             0 => Value::Unsigned(u64::from(u8::from_le_bytes(self.array(what)?))),
             1 => Value::Signed(i64::from(i8::from_le_bytes(self.array(what)?))),
@@ -165,7 +175,7 @@ impl<'a> Cursor<'a> {
                 if kind == 8 {
                     self.text(what)?;
                 } else {
-                    self.value(kind, key, nesting + 1)?;
+                    self.value_called(what, kind, key, nesting + 1)?;
                 }
             }
         }

@@ -106,17 +106,18 @@ impl Container {
             Some(_) => return Err(self.wrong(key, "a list")),
         };
         let mut cursor = Cursor { path: &self.path, bytes: &self.bytes, at };
+        let what = format!("`{key}`");
         for _ in 0..len {
-            visit(cursor.value(kind, key, 1)?)?;
+            visit(cursor.value_called(&what, kind, key, 1)?)?;
         }
         Ok(true)
     }
 
     /// Visits a list of texts, each with its index; `false` when there is none.
-    pub(super) fn texts(
-        &self,
+    pub(super) fn texts<'a>(
+        &'a self,
         key: &str,
-        mut visit: impl FnMut(usize, &str) -> Result<()>,
+        mut visit: impl FnMut(usize, &'a str) -> Result<()>,
     ) -> Result<bool> {
         let mut index = 0;
         self.each(key, |value| {

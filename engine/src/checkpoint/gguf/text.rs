@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value as Json, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value as Json, json};
 
 use super::super::{GenerationConfig, TextFiles};
 use super::container::{Container, Value};
@@ -127,9 +128,7 @@ pub(super) fn text(file: &Container) -> Result<TextFiles> {
         }
     }
     let vocabulary = Vocabulary::read(file)?;
-    let json = |value: &Json| {
-        serde_json::to_vec(value).map_err(|source| Error::Json { path: file.path.clone(), source })
-    };
+    let problem = |source| Error::Json { path: file.path.clone(), source };
     let special = |key: &str| -> Result<Json> {
         let id = file.count(key)?.and_then(|id| u32::try_from(id).ok());
         Ok(id.and_then(|id| vocabulary.controls.get(&id)).map_or(Json::Null, |text| json!(text)))
@@ -139,8 +138,8 @@ pub(super) fn text(file: &Container) -> Result<TextFiles> {
         "eos_token": special("tokenizer.ggml.eos_token_id")?,
         "add_bos_token": file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(splits(file)?.begins),
     });
-    let tokenizer_config = Some(json(&settings)?);
-    let tokenizer = Some(json(&vocabulary.tokenizer(file)?)?);
+    let tokenizer_config = Some(serde_json::to_vec(&settings).map_err(problem)?);
+    let tokenizer = Some(serde_json::to_vec(&vocabulary.tokenizer(file)?).map_err(problem)?);
     Ok(TextFiles { tokenizer, tokenizer_config, chat_template, ..TextFiles::default() })
 }
 
@@ -176,8 +175,8 @@ pub(super) fn generation(file: &Container) -> Result<GenerationConfig> {
 }
 
 /// The tokens.
-struct Vocabulary {
-    ids: Map<String, Json>,
+struct Vocabulary<'a> {
+    ids: Vec<(&'a str, usize)>,
     /// Some word is longer than a byte.
     has_words: bool,
     added: Vec<Json>,
@@ -185,8 +184,8 @@ struct Vocabulary {
     controls: BTreeMap<u32, String>,
 }
 
-impl Vocabulary {
-    fn read(file: &Container) -> Result<Self> {
+impl<'a> Vocabulary<'a> {
+    fn read(file: &'a Container) -> Result<Self> {
         for key in [TOKENS, TYPES, MERGES] {
             if let Some(Value::Array(_, ENTRIES_MAX.., _)) = file.metadata.get(key) {
                 return Err(file.wrong(key, "a list of less than 4194304"));
@@ -207,7 +206,7 @@ impl Vocabulary {
             named.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let mut all = Self {
             has_words: false,
-            ids: Map::new(),
+            ids: Vec::new(),
             added: Vec::new(),
             controls: BTreeMap::new(),
         };
@@ -218,7 +217,7 @@ impl Vocabulary {
             if kind == UNUSED && !is_named {
                 return Ok(());
             }
-            all.ids.insert(text.to_owned(), json!(id));
+            all.ids.push((text, id));
             all.has_words |= kind == 1 && text.chars().nth(1).is_some();
             if matches!(kind, UNKNOWN | CONTROL | USER_DEFINED) || is_named {
                 let special = kind != USER_DEFINED || is_named;
@@ -234,7 +233,7 @@ impl Vocabulary {
     }
 
     /// `tokenizer.json`.
-    fn tokenizer(self, file: &Container) -> Result<Json> {
+    fn tokenizer(self, file: &'a Container) -> Result<TokenizerFile<'a>> {
         let Splits { expressions, digits, whole_first, .. } = splits(file)?;
         let mut steps: Vec<Json> = expressions
             .iter()
@@ -249,24 +248,49 @@ impl Vocabulary {
         steps.push(byte_level(expressions.is_empty()));
         let mut merges = Vec::new();
         let found = file.texts(MERGES, |_, merge| {
-            merges.push(json!(merge));
+            merges.push(merge);
             Ok(())
         })?;
         // Writers leave an empty list out.
         if !found && self.has_words {
             return Err(file.wrong(MERGES, "a list of texts: some tokens are longer than a byte"));
         }
-        Ok(json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": self.added,
-            "normalizer": null,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-            "post_processor": null,
-            "decoder": byte_level(true),
-            "model": {
-                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": whole_first, "vocab": self.ids, "merges": merges,
-            },
-        }))
+        Ok(TokenizerFile {
+            version: "1.0",
+            added_tokens: self.added,
+            pre_tokenizer: json!({"type": "Sequence", "pretokenizers": steps}),
+            decoder: byte_level(true),
+            model: Model { kind: "BPE", ignore_merges: whole_first, vocab: Ids(self.ids), merges },
+        })
+    }
+}
+
+/// `tokenizer.json`; what is left out there is `null` or `false`. Written from the file's own texts: as a tree of values it
+/// takes many times as long.
+#[derive(Serialize)]
+struct TokenizerFile<'a> {
+    version: &'static str,
+    added_tokens: Vec<Json>,
+    pre_tokenizer: Json,
+    decoder: Json,
+    model: Model<'a>,
+}
+
+/// Its model.
+#[derive(Serialize)]
+struct Model<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    ignore_merges: bool,
+    vocab: Ids<'a>,
+    merges: Vec<&'a str>,
+}
+
+/// Texts to ids; of a text that is there twice the last one counts, as in any JSON.
+struct Ids<'a>(Vec<(&'a str, usize)>);
+
+impl Serialize for Ids<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().copied())
     }
 }

@@ -68,6 +68,9 @@ pub struct Room {
 }
 
 impl Arena {
+    /// Bytes of a large page. Chunks begin with one, so that a room's address says where the next begins.
+    pub const HUGE_PAGE: usize = HUGE_PAGE;
+
     /// Room for `len` bytes at a whole cache line.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 mod amx;
 mod formats;
 #[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
 mod rows;
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod unpack;
@@ -19,7 +21,7 @@ use super::{Portable, prefetch, prefetch_far};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::pool::Exclusive;
 use crate::quant::DType;
-use crate::quant::panels::{GROUP, Layout, OUTS, pack};
+use crate::quant::panels::{self, GROUP, Layout, OUTS};
 use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
 
 /// Runs a block for every index below a constant up to eight or sixteen, each time as code of its own: the compiler leaves
@@ -40,6 +42,17 @@ macro_rules! for_each {
 }
 
 use for_each;
+
+/// [`panels::pack`] as fast as `isa` can; the same bytes.
+pub(in super::super) fn pack_on(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if pack::pack(isa, dtype, rows, dim, panel) {
+        return;
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
+    panels::pack(dtype, rows, dim, panel);
+}
 
 /// `y[row, out] = sum_k w[out, k] * x[row, k]` for some panels and all rows.
 ///
@@ -146,7 +159,7 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     let packed = &mut packed[..panel_bytes];
     let rest = &rows[in_place * row_bytes..];
     for (i, rows) in (in_place / OUTS..).zip(rest.chunks((OUTS * row_bytes).max(1))) {
-        pack(p.dtype, rows, p.dim, packed);
+        pack_on(isa, p.dtype, rows, p.dim, packed);
         let outs = (p.outs - i * OUTS).min(OUTS);
         // SAFETY: one panel of the product, now in `room`.
         unsafe {

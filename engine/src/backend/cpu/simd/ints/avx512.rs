@@ -1,13 +1,15 @@
 //! Sixty-four bytes as one AVX-512 register, with VNNI.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_castsi128_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps,
-    _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_loadu_si512,
-    _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_sll_epi16, _mm512_srl_epi16,
-    _mm512_storeu_si512, _mm512_sub_epi8, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_setr_epi8,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_and_si512, _mm512_broadcast_i32x4,
+    _mm512_castsi128_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_permutexvar_epi32,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setr_epi64,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32,
+    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi8,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::Ints;
@@ -123,11 +125,95 @@ impl Avx512 {
     #[inline(always)]
     pub(in super::super) unsafe fn load_halves_apart(at: *const u8, stride: usize) -> __m512 {
         // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(Self::load_words(at, stride))) }
+    }
+
+    /// Sixteen words, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// As [`Ints`]; `15 * stride` is below 2^31.
+    #[inline(always)]
+    pub(in super::super) unsafe fn load_words(at: *const u8, stride: usize) -> __m512i {
+        // SAFETY: the caller's promise.
         unsafe {
             let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
             let places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(stride as i32));
-            let words = _mm512_i32gather_epi32::<1>(places, at.cast());
-            _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words))
+            _mm512_i32gather_epi32::<1>(places, at.cast())
+        }
+    }
+
+    /// The upper half of every word in its lower.
+    ///
+    /// # Safety
+    /// As [`Ints`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn upper_halves(v: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_srli_epi32::<16>(v) }
+    }
+
+    /// The lower halves of sixteen words, 32 bytes.
+    ///
+    /// # Safety
+    /// As [`Ints`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn store_lower_halves(at: *mut u8, v: __m512i) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_storeu_si256(at.cast::<__m256i>(), _mm512_cvtepi32_epi16(v)) }
+    }
+
+    /// The bits of every word in another order: bit `4 j + b` becomes bit `j` of byte `b`.
+    ///
+    /// # Safety
+    /// As [`Ints`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn bits_by_four(v: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut all = _mm512_setzero_si512();
+            // From the last byte on, so that each moves those before it up.
+            for at in [3, 2, 1, 0] {
+                // Every fourth bit of the word, closed up to pairs, to fours, to a byte.
+                let one = Self::bits(v, at, 0x1111_1111);
+                let two = _mm512_or_si512(one, _mm512_srli_epi32::<3>(one));
+                let two = Self::bits(two, 0, 0x0303_0303);
+                let four = _mm512_or_si512(two, _mm512_srli_epi32::<6>(two));
+                let four = Self::bits(four, 0, 0x000f_000f);
+                let byte = _mm512_or_si512(four, _mm512_srli_epi32::<12>(four));
+                let byte = Self::bits(byte, 0, 0xff);
+                all = _mm512_or_si512(_mm512_slli_epi32::<8>(all), byte);
+            }
+            all
+        }
+    }
+
+    /// The first bytes of all words, then the second, the third, the fourth.
+    ///
+    /// # Safety
+    /// As [`Ints`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn bytes_apart(v: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // In each quarter first, then words of quarters.
+            let order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let quarters = _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order));
+            let words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(words, quarters)
+        }
+    }
+
+    /// Quarters of sixteen bytes of both in turn: `a0 b0 a1 b1`, and `a2 b2 a3 b3`.
+    ///
+    /// # Safety
+    /// As [`Ints`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn quarters_in_turn(a: __m512i, b: __m512i) -> [__m512i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            [_mm512_permutex2var_epi64(a, first, b), _mm512_permutex2var_epi64(a, second, b)]
         }
     }
 
