@@ -43,28 +43,40 @@ impl Group {
         minus_32: [0; 2],
     };
 
+    /// Adding 1.5 * 2^23 rounds to a whole number, ties to even, and leaves it in the lower bits: two operations that
+    /// every instruction set has.
+    const ROUNDING: f32 = 12_582_912.0;
+
     /// Of 32 numbers.
     #[inline(always)]
     fn of(x: &[f32; GROUP]) -> Self {
         // Without signs, floats are ordered as their bits are, and what is not finite is above all others.
         let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
-        let largest = f32::from_bits(largest);
-        if !largest.is_finite() {
-            return Self { scale: f32::NAN, mass: f32::NAN, ..Self::ZERO };
-        }
-        if largest < SMALLEST {
-            return Self::ZERO;
-        }
+        let largest = match Self::size(f32::from_bits(largest)) {
+            Ok(largest) => largest,
+            Err(group) => return group,
+        };
         let inverse = 127.0 / largest;
-        // Adding 1.5 * 2^23 rounds to a whole number, ties to even, and leaves it in the lower bits: two operations
-        // that every instruction set has.
-        let rounding = 12_582_912.0f32;
         let mut q = [0; GROUP];
         for (q, x) in q.iter_mut().zip(x) {
-            *q = (x * inverse + rounding).to_bits() as i8;
+            *q = (x * inverse + Self::ROUNDING).to_bits() as i8;
         }
         let sum = |q: &[i8]| q.iter().map(|q| i32::from(*q)).sum::<i32>();
-        let (first, second) = (sum(&q[..GROUP / 2]), sum(&q[GROUP / 2..]));
+        Self::from_numbers(q, largest, [sum(&q[..GROUP / 2]), sum(&q[GROUP / 2..])])
+    }
+
+    /// The largest size, or the group where that says all.
+    #[inline(always)]
+    fn size(largest: f32) -> Result<f32, Self> {
+        if !largest.is_finite() {
+            return Err(Self { scale: f32::NAN, mass: f32::NAN, ..Self::ZERO });
+        }
+        if largest < SMALLEST { Err(Self::ZERO) } else { Ok(largest) }
+    }
+
+    /// Of whole numbers and the sums of their halves.
+    #[inline(always)]
+    fn from_numbers(q: [i8; GROUP], largest: f32, [first, second]: [i32; 2]) -> Self {
         let (sum, scale) = (first + second, largest / 127.0);
         Self {
             q,
@@ -114,11 +126,69 @@ unsafe fn fill_row_avx2(x: &[f32], row: &mut [Group]) {
 }
 
 /// # Safety
-/// The processor has AVX-512.
+/// The processor has AVX-512 and VNNI.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn fill_row_avx512(x: &[f32], row: &mut [Group]) {
-    fill_row(x, row);
+    let (groups, _) = x.as_chunks::<GROUP>();
+    row[groups.len()..].fill(Group::ZERO);
+    for (group, x) in row.iter_mut().zip(groups) {
+        // SAFETY: the caller's promise.
+        *group = unsafe { avx512::group(x) };
+    }
+}
+
+/// [`Group::of`] with AVX-512, the same bits.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{
+        __m128i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm_storeu_si128,
+        _mm256_castsi256_si128, _mm256_dpbusd_epi32, _mm256_extracti128_si256, _mm256_loadu_si256,
+        _mm256_set1_epi8, _mm256_setzero_si256, _mm512_add_ps, _mm512_and_si512,
+        _mm512_castps_si512, _mm512_cvtepi32_epi8, _mm512_loadu_ps, _mm512_max_epi32,
+        _mm512_mul_ps, _mm512_reduce_max_epi32, _mm512_set1_epi32, _mm512_set1_ps,
+    };
+
+    use super::{GROUP, Group};
+
+    /// # Safety
+    /// The processor has AVX-512 and VNNI.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline]
+    pub(super) unsafe fn group(x: &[f32; GROUP]) -> Group {
+        // SAFETY: 32 numbers, and room for as many bytes.
+        unsafe {
+            let x = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(GROUP / 2))];
+            let sizes = _mm512_set1_epi32(0x7fff_ffff);
+            let first = _mm512_and_si512(_mm512_castps_si512(x[0]), sizes);
+            let second = _mm512_and_si512(_mm512_castps_si512(x[1]), sizes);
+            let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(first, second));
+            let largest = match Group::size(f32::from_bits(largest as u32)) {
+                Ok(largest) => largest,
+                Err(group) => return group,
+            };
+            let inverse = _mm512_set1_ps(127.0 / largest);
+            let rounding = _mm512_set1_ps(Group::ROUNDING);
+            let mut q = [0; GROUP];
+            for (i, x) in x.into_iter().enumerate() {
+                let rounded = _mm512_add_ps(_mm512_mul_ps(x, inverse), rounding);
+                let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(rounded));
+                _mm_storeu_si128(q.as_mut_ptr().add(i * GROUP / 2).cast(), bytes);
+            }
+            let numbers = _mm256_loadu_si256(q.as_ptr().cast());
+            let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), numbers);
+            let first = sum(_mm256_castsi256_si128(sums));
+            let second = sum(_mm256_extracti128_si256::<1>(sums));
+            Group::from_numbers(q, largest, [first, second])
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    fn sum(x: __m128i) -> i32 {
+        let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b0100_1110>(x));
+        _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b1011_0001>(x)))
+    }
 }
 
 /// Rows of groups.
@@ -182,4 +252,30 @@ impl GroupRows {
 /// first-level cache.
 fn width(dim: usize) -> usize {
     dim.div_ceil(GROUP).next_multiple_of(GROUPS) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::testing::{numbers, ways};
+
+    #[test]
+    fn groups_are_the_same_on_every_instruction_set() {
+        for size in [0.0, 1e-45, 1e-38, 1.4e-36, 1e-30, 1.0, 1e30] {
+            let mut x: Vec<f32> = numbers(3, 5 * GROUP).iter().map(|x| x * size).collect();
+            // Halves between whole numbers, and what is no number.
+            for (i, x) in x[GROUP..2 * GROUP].iter_mut().enumerate() {
+                *x = if i == 0 { 127.0 } else { i as f32 / 2.0 };
+            }
+            (x[2 * GROUP + 9], x[3 * GROUP + 1]) = (f32::NEG_INFINITY, f32::NAN);
+            let mut want = [Group::ZERO; 6];
+            fill_row(&x, &mut want);
+            for way in ways() {
+                let mut row = [Group { scale: 9.0, ..Group::ZERO }; 6];
+                // SAFETY: the ways are the processor's.
+                unsafe { fill_row_on(way.isa, &x, &mut row) }
+                assert_eq!(format!("{row:?}"), format!("{want:?}"), "{way:?}");
+            }
+        }
+    }
 }

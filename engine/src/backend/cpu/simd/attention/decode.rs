@@ -5,9 +5,9 @@
 //! 512 + 64 numbers that is 272 products of 16 x 16 x 32, sixteen cycles each.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_load_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_store_ps, _mm512_store_si512, _mm512_unpackhi_epi16,
-    _mm512_unpacklo_epi16,
+    __m512i, _mm512_load_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutex2var_epi64,
+    _mm512_set1_ps, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_store_ps, _mm512_store_si512,
+    _mm512_storeu_si512, _mm512_unpackhi_epi16, _mm512_unpacklo_epi16,
 };
 use std::arch::x86_64::{_mm512_add_ps, _mm512_castsi512_ps};
 
@@ -113,15 +113,30 @@ impl Room {
     /// The heads' unnormalised outputs `[head, c]`, and their softmaxes.
     pub(in super::super::super) fn end(&self, running: &mut [Running], out: &mut [f32]) {
         let latent = self.out.len() * SIDE;
-        let heads = running.iter_mut().zip(out.chunks_mut(latent));
+        let heads = running.iter_mut().zip(out.chunks_exact_mut(latent));
         for (head, (running, out)) in heads.enumerate().take(HEADS) {
             *running = self.softmaxes.running(head);
-            // Tiles `2 b` and `2 b + 1` have four of each eight columns by turns.
-            let pieces = out.as_chunks_mut::<4>().0;
-            for (tile, from) in self.out.iter().enumerate() {
-                for (quarter, from) in from.0[head].as_chunks::<4>().0.iter().enumerate() {
-                    pieces[tile / 2 * 8 + 2 * quarter + tile % 2] = from.map(f32::from_bits);
-                }
+            // SAFETY: as in `begin`.
+            unsafe { self.unpair(head, out) }
+        }
+    }
+
+    /// A head's outputs in their order: tiles `2 b` and `2 b + 1` have four of each eight columns by turns.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn unpair(&self, head: usize, out: &mut [f32]) {
+        let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+        let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        let pairs = self.out.as_chunks::<2>().0;
+        for (pair, out) in pairs.iter().zip(out.as_chunks_mut::<{ 2 * SIDE }>().0) {
+            // SAFETY: a tile has sixteen rows, `out` room for two of them.
+            unsafe {
+                let (even, odd) = (row(&pair[0], head), row(&pair[1], head));
+                let at: *mut __m512i = out.as_mut_ptr().cast();
+                _mm512_storeu_si512(at, _mm512_permutex2var_epi64(even, first, odd));
+                _mm512_storeu_si512(at.add(1), _mm512_permutex2var_epi64(even, second, odd));
             }
         }
     }
