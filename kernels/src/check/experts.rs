@@ -1,6 +1,6 @@
 //! `experts.cu` against its formula in f64, in every weight format and tile, and its sort against a sort.
 
-use super::measure::{Measure, Traffic};
+use super::measure::{Measure, Model, Traffic};
 use super::tiles::{FEW, MID, Tile, product};
 use super::weights::Weight;
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
@@ -166,6 +166,20 @@ impl Case {
         Self { shape, gate, up, down, x, shared, expert, weight }
     }
 
+    /// The same at any size, for a launch that nobody checks. Every expert has as many rows.
+    fn large(format: Format, shape: Shape) -> Self {
+        let Shape { n, n_expert, n_chosen, d, m } = shape;
+        let random = &mut Random::new(d as u64);
+        let mut matrices = |n_out, n_in| -> Vec<Weight> {
+            (0..n_expert).map(|_| Weight::repeated(random, format, n_out, n_in)).collect()
+        };
+        let (gate, up, down) = (matrices(m, d), matrices(m, d), matrices(d, m));
+        let x = Rows::normal(random, n, d, d.next_multiple_of(16), 1.0);
+        let expert = (0..n * n_chosen).map(|pair| (pair % n_expert) as u32).collect();
+        let weight = vec![0.5; n * n_chosen];
+        Self { shape, gate, up, down, x: x.clone(), shared: Some(x), expert, weight }
+    }
+
     /// `y` of the first `n` rows, padding included.
     fn run(&self, bench: &mut Bench<'_>, format: Format, form: Form, n: usize) -> Result<Vec<u16>> {
         let Shape { n_expert, n_chosen, d, m, .. } = self.shape;
@@ -324,12 +338,31 @@ pub(super) fn measures() -> Vec<Measure> {
                 Form::Few => (of(8, 1, 7168, 2048), of(6, 1, 2048, 1408)),
                 Form::Mid => (of(256, 128, 7168, 2048), of(64, 384, 2048, 1408)),
             };
+            let one = Shape { n: 1, n_expert: 8, n_chosen: 8, d: 7168, m: 2048 };
+            let one_of_lite = Shape { n: 1, n_expert: 6, n_chosen: 6, d: 2048, m: 1408 };
+            let many_of_lite = Shape { n: 4096, n_expert: 64, ..one_of_lite };
+            let launched = |name, traffic: Traffic, shape: Shape| {
+                Model::new(name, traffic, move |bench, shrink| {
+                    let (n, d, m) = (shrink.of(shape.n), shrink.of(shape.d), shrink.of(shape.m));
+                    let case = Case::large(format, Shape { n, d, m, ..shape });
+                    case.run(bench, format, form, n).map(drop)
+                })
+            };
             let here = [of(1, pairs, d, m)[0], of(1, pairs, m, d)[1]];
             for (side, shape) in [shape, wide].into_iter().enumerate() {
                 let kernel = kernels(format, form)[side];
                 let case = Case::new(format, shape);
                 let words = format!("{pairs} pairs of one expert, {d} to {m}");
-                let models = vec![("V3", v3[side]), ("V2-Lite", lite[side])];
+                let models = match form {
+                    Form::Few => vec![
+                        launched("V3", v3[side], one),
+                        launched("V2-Lite", lite[side], one_of_lite),
+                    ],
+                    Form::Mid => vec![
+                        Model::counted("V3", v3[side]),
+                        launched("V2-Lite", lite[side], many_of_lite),
+                    ],
+                };
                 let run =
                     move |bench: &mut Bench<'_>| case.run(bench, format, form, pairs).map(drop);
                 measures.push(Measure::new(kernel, words, here[side], models, run));
@@ -380,11 +413,18 @@ fn combine_measure() -> Measure {
     };
     let shape = Shape { n: 1, n_expert: 8, n_chosen: 8, d: 2048, m: 8 };
     let case = Case::new(Format::Bf16, shape);
+    let model = |name, rows: usize| {
+        Model::new(name, traffic(rows, 8, 7168), move |bench, shrink| {
+            let (n, d) = (shrink.of(rows), shrink.of(7168));
+            let case = Case::large(Format::Bf16, Shape { n, d, ..shape });
+            case.run(bench, Format::Bf16, Form::Few, n).map(drop)
+        })
+    };
     Measure::new(
         Kernel::ExpertsCombine,
         "a row of 2048, 8 choices",
         traffic(1, 8, 2048),
-        vec![("V3, 64 rows", traffic(64, 8, 7168)), ("V3, 4096 rows", traffic(4096, 8, 7168))],
+        vec![model("V3, 64 rows", 64), model("V3, 4096 rows", 4096)],
         move |bench| case.run(bench, Format::Bf16, Form::Few, 1).map(drop),
     )
 }

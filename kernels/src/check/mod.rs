@@ -22,7 +22,7 @@ mod weights;
 
 pub use bench::{Bench, Plain};
 pub use compare::{Tolerance, close, same};
-pub use measure::{Measure, Traffic};
+pub use measure::{Measure, Model, Shrink, Traffic};
 pub use random::{Random, Rows, bf16, from_bf16};
 
 use crate::{Card, Family, Result};

@@ -1,6 +1,6 @@
 //! `sample.cu` against the rules in words: sort, cut, add up, and see where the draw falls.
 
-use super::measure::{Measure, Traffic, sectors};
+use super::measure::{Measure, Model, Traffic, sectors};
 use super::{Bench, Check, Random, same};
 use crate::abi::{SampleBias, SampleParams, SamplePenalty, SampleRule};
 use crate::geometry::sample as geometry;
@@ -382,13 +382,20 @@ fn traffic(n_row: usize, vocab_size: usize, passes: u64) -> Traffic {
 
 pub(super) fn measures() -> Vec<Measure> {
     const VOCAB: usize = 129_280;
+    let rule = SampleRule { top_p: 0.8, ..warm(0.5) };
     vec![Measure::new(
         Kernel::Sample,
         "1 row of 129280, top-p",
         traffic(1, VOCAB, 3),
-        vec![("V3, 1 row", traffic(1, VOCAB, 3)), ("V3, 64 rows", traffic(64, VOCAB, 3))],
-        |bench| {
-            let rule = SampleRule { top_p: 0.8, ..warm(0.5) };
+        [("V3, 1 row", 1), ("V3, 64 rows", 64)]
+            .map(|(name, n)| {
+                Model::new(name, traffic(n, VOCAB, 3), move |bench, shrink| {
+                    let n = shrink.of(n);
+                    Case::seeded(shrink.of(VOCAB), vec![rule; n]).run(bench, 0..n).map(drop)
+                })
+            })
+            .into(),
+        move |bench| {
             let mut case = Case::seeded(VOCAB, vec![rule]);
             case.logits.iter_mut().for_each(|logit| *logit *= 2.5);
             case.check(bench)

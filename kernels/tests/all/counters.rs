@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use cuda_sim::{Class, Counters};
-use hadal_kernels::check::{Measure, Traffic, measures};
+use hadal_kernels::check::{Measure, Shrink, Traffic, measures};
 use hadal_kernels::geometry::fits;
 use hadal_kernels::{Card, HAVE_TEST_KERNELS, Kernel};
 use toml_edit::{DocumentMut, Item};
@@ -128,7 +128,8 @@ fn kernels_move_what_they_should() {
                 complaints.push(format!("{}, {}: {what}", measure.kernel.entry(), card.key()));
             }
         }
-        for (model, t) in &measure.models {
+        for model in &measure.models {
+            let (model, t) = (model.name, &model.traffic);
             let (entry, is_mma) = (measure.kernel.entry(), u8::from(t.is_mma));
             let _ = writeln!(
                 lines,
@@ -151,6 +152,23 @@ fn every_kernel_is_measured_or_says_why_not() {
         let reason = own(&budget, *kernel, "unmeasured").and_then(Item::as_str);
         let (is_measured, is_excused) = (measured.contains(kernel.entry()), reason.is_some());
         assert!(is_measured != is_excused, "`{}`: {reason:?}", kernel.entry());
+    }
+}
+
+/// What a real card is timed with, at a size that a simulated one can bear.
+#[test]
+fn shapes_of_models_are_launched() {
+    if !HAVE_TEST_KERNELS {
+        println!("skipped: this build has no test images");
+        return;
+    }
+    for measure in &measures() {
+        let mut card = SimCard::all().find(|card| fits(measure.kernel, &card.caps())).unwrap();
+        for model in measure.models.iter().filter(|model| model.is_launched()) {
+            let what = format!("{}, {}", measure.kernel.entry(), model.name);
+            let seconds = measure.time_model(&mut card, 2, model, Shrink(64));
+            assert_eq!(seconds.as_ref().map_err(ToString::to_string), Ok(&Some(0.5)), "{what}");
+        }
     }
 }
 
