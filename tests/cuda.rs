@@ -1,7 +1,8 @@
 //! The CUDA backend end to end on the simulated card: the same host code and the same kernels as on a real one, behind the
 //! driver's own entry points.
 //!
-//! A process has one driver library, so these tests have a binary of their own, and take turns with the card.
+//! A process has one driver library, so these tests have a binary of their own, and take turns with the card. The ones that
+//! are ignored are for a real card: `cargo xtask gpu` runs them.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +19,14 @@ mod card;
 mod compare;
 #[path = "cuda/engine.rs"]
 mod engine;
+#[path = "cuda/gguf.rs"]
+mod gguf;
 #[path = "cuda/golden.rs"]
 mod golden;
 #[path = "cuda/http.rs"]
 mod http;
+#[path = "cuda/real.rs"]
+mod real;
+#[path = "../cuda-sim/tests/driver/session.rs"]
+#[allow(dead_code, reason = "its own tests ask for counts, too")]
+mod session;

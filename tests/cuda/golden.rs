@@ -18,7 +18,7 @@ pub(crate) fn folder(case: &str) -> PathBuf {
 }
 
 /// A trace, on the card or on the processor with inputs in f32.
-fn run(
+pub(crate) fn run(
     source: &Source,
     tokens: &[i64],
     n_greedy: usize,
@@ -46,40 +46,110 @@ fn run(
     arrays.collect()
 }
 
+/// Every case's checkpoint in its own folder.
+pub(crate) const CASES: [&str; 14] = [
+    "v3-moe-bf16",
+    "v2-lite-bf16",
+    "v3-yarn-bf16",
+    "v2-group-bf16",
+    "v3-noqlora-bf16",
+    "v3-tied-bf16",
+    "v3-halves-bf16",
+    "glm-lite-bf16",
+    "kimi-k2-bf16",
+    "v3-fp8",
+    "v3-fp8-ue8m0",
+    "v3-moe-f32",
+    "v3-realdims",
+    "v3-mtp-bf16",
+];
+
 /// One case; prompts in chunks of `step_rows` rows, then one row a step.
 #[track_caller]
-fn check(card: &Card, case: &str, step_rows: usize) {
-    check_source(card, &Source::Directory(folder(case)), case, step_rows, &KEYS);
+pub(crate) fn check(card: &Card, case: &str, step_rows: usize) {
+    let elsewhere = check_source(card, &Source::Directory(folder(case)), case, step_rows, &KEYS);
+    assert!(elsewhere.len() <= 2, "{case}: rows {elsewhere:?} had other experts");
 }
 
-/// The same with a case's checkpoint in another file.
+/// The same with a case's checkpoint in another file. Rows of the prompt whose experts were others, in a near-tie.
 #[track_caller]
-fn check_source(card: &Card, source: &Source, case: &str, step_rows: usize, keys: &[&str]) {
+fn check_source(
+    card: &Card,
+    source: &Source,
+    case: &str,
+    step_rows: usize,
+    keys: &[&str],
+) -> Vec<usize> {
     let mut golden = compare::read(&folder(case).join("golden.safetensors"));
     let ids: Vec<i64> = golden["input_ids"].floats.iter().map(|id| *id as i64).collect();
     let n_greedy = golden["decode_tokens"].floats.len();
     let mut made = run(source, &ids, n_greedy, step_rows, (Some(0), None));
-    // Behind a token that a near-tie let be another one, the two answer different texts.
-    let tokens = golden["decode_tokens"].floats.iter().zip(&made["decode_tokens"].floats);
-    let same = tokens.take_while(|(golden, made)| golden == made).count();
-    for arrays in [&mut golden, &mut made] {
-        let logits = arrays.get_mut("decode_logits").unwrap();
-        logits.shape[0] = logits.shape[0].min(same + 1);
-        logits.floats.truncate(logits.shape[0] * logits.shape[1]);
-    }
+    let same = with_same_text(&mut golden, &mut made);
+    let elsewhere = rows_of_other_experts(&golden, &made);
     let mut wrong = Vec::new();
     for key in keys.iter().filter(|key| golden.contains_key(**key)) {
         if *key == "decode_tokens" && is_routed_otherwise(&golden, same, n_greedy) {
             continue;
         }
-        let differs = compare::compare(key, &golden, &made[*key], &compare::BF16);
+        let is_state = key.starts_with("hidden.");
+        let left = |array: &Array| {
+            if is_state { without(array, &elsewhere) } else { array.clone() }
+        };
+        let mut golden = golden.clone();
+        golden.insert((*key).to_owned(), left(&golden[*key]));
+        let differs = compare::compare(key, &golden, &left(&made[*key]), &compare::BF16);
         wrong.extend(differs.iter().map(|w| format!("`{key}`: {w}")));
     }
     assert!(wrong.is_empty(), "{case}, {step_rows} rows a step:\n  {}", wrong.join("\n  "));
     assert_eq!(card.live_bytes(), 0, "{case} leaves memory behind");
+    elsewhere
 }
 
-/// Whether the first other token is behind a row whose experts were nearly tied.
+/// Rows of the prompt that were given other experts than the reference's, and whose experts the reference nearly tied.
+fn rows_of_other_experts(golden: &Arrays, made: &Arrays) -> Vec<usize> {
+    let Some(margins) = golden.get("routing_margin") else { return Vec::new() };
+    let choices = golden.iter().filter(|(key, _)| key.ends_with(".indices"));
+    let choices: Vec<_> =
+        choices.filter_map(|(key, golden)| Some((golden, made.get(key)?))).collect();
+    let set = |array: &Array, row: usize| {
+        let mut row = array.floats[row * array.shape[1]..][..array.shape[1]].to_vec();
+        row.sort_by(f64::total_cmp);
+        row
+    };
+    let rows = 0..golden["input_ids"].floats.len();
+    rows.filter(|row| margins.floats[*row] < compare::BF16.route_tie)
+        .filter(|row| choices.iter().any(|(a, b)| set(a, *row) != set(b, *row)))
+        .collect()
+}
+
+/// An array without some rows.
+fn without(array: &Array, rows: &[usize]) -> Array {
+    let kept: Vec<&[f64]> = array
+        .floats
+        .chunks(array.shape[1])
+        .enumerate()
+        .filter(|(row, _)| !rows.contains(row))
+        .map(|(_, row)| row)
+        .collect();
+    let shape = vec![kept.len(), array.shape[1]];
+    Array { shape, floats: kept.concat(), is_integer: array.is_integer }
+}
+
+/// Cuts answers behind a token that a near-tie let be another one: from there on the two answer different texts. How many
+/// tokens are the same.
+pub(crate) fn with_same_text(golden: &mut Arrays, made: &mut Arrays) -> usize {
+    let tokens = golden["decode_tokens"].floats.iter().zip(&made["decode_tokens"].floats);
+    let same = tokens.take_while(|(golden, made)| golden == made).count();
+    for arrays in [golden, made] {
+        let logits = arrays.get_mut("decode_logits").unwrap();
+        logits.shape[0] = logits.shape[0].min(same + 1);
+        logits.floats.truncate(logits.shape[0] * logits.shape[1]);
+    }
+    same
+}
+
+/// Whether the first other token is behind a row whose experts were nearly tied: `kimi-k2-bf16`'s last token is, by 0.0002
+/// where the choice differs by 0.03 and more for most rows.
 fn is_routed_otherwise(golden: &Arrays, same: usize, n_greedy: usize) -> bool {
     let Some(margins) = golden.get("routing_margin").map(|margins| &margins.floats) else {
         return false;
@@ -137,12 +207,22 @@ fn f32_weights_are_rounded_and_released_head_sizes_run() {
     check(&card, "v3-realdims", 64);
 }
 
+/// Serving drafts nothing, on any device; a trace runs the MTP layer, and the card's is the reference's.
+#[test]
+fn an_mtp_layer_drafts_what_the_reference_drafts() {
+    let Some(card) = card("devices=a100") else { return };
+    let source = Source::Directory(folder("v3-mtp-bf16"));
+    let keys = [&KEYS[..], &["mtp.hidden", "mtp.logits", "mtp.draft_tokens"]].concat();
+    check_source(&card, &source, "v3-mtp-bf16", 64, &keys);
+}
+
 #[test]
 fn heads_with_rotary_keys_of_their_own_and_averaged_shared_experts() {
     let Some(card) = card("devices=h100") else { return };
     let source = Source::File(folder("mini-untied").join("state_dict.pt"));
-    // A row of this prompt has two experts nearly tied, which its logits are excused for and its state is not.
-    check_source(&card, &source, "mini-untied", 64, &KEYS[..3]);
+    // The third row's two best experts of the second mixture are 0.011 apart, and the card's probabilities of this row are
+    // off by 0.026 at most; every other row has the reference's experts and its state within a third of the tolerance.
+    assert_eq!(check_source(&card, &source, "mini-untied", 64, &KEYS), [2]);
 }
 
 /// What excuses near-ties between experts is looked up by these.
