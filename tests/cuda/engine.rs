@@ -16,7 +16,7 @@ use hadal_engine::{
 };
 
 use super::card::{Card, card};
-use super::golden::folder;
+use super::held::folder;
 
 /// A simulated step takes a while.
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -13,17 +13,7 @@ const STEPS: &[(&str, &[&str])] = &[
     ),
     (
         "golden checkpoints and GGUF files against their references",
-        &[
-            "test",
-            "-p",
-            "hadal-tests",
-            "--test",
-            "cuda",
-            "--",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ],
+        &["test", "-p", "hadal-tests", "--test", "real_card", "--", "--nocapture"],
     ),
     (
         "the demo model's speed",
@@ -95,9 +85,8 @@ mod tests {
     #[test]
     fn what_is_run_is_there() {
         let root = crate::root();
-        assert!(root.join("tests/cuda/real.rs").exists());
-        let real = std::fs::read_to_string(root.join("tests/cuda/real.rs")).unwrap();
-        assert!(real.contains("#[ignore") && real.contains("cargo xtask gpu"));
+        assert!(root.join("tests/real_card.rs").exists());
+        assert!(root.join("server/src/commands/selftest.rs").exists());
         assert!(run(&root, &["--now".into()]).unwrap_err().contains("--now"));
     }
 }

@@ -321,9 +321,11 @@ fn heads_traffic(n_row: usize, widths: Widths) -> Traffic {
     }
 }
 
+/// A launch of so many rows.
+type Run = fn(&mut Bench<'_>, Widths, usize) -> Result<()>;
+
 pub(super) fn measures() -> Vec<Measure> {
     let v3 = Widths { n_head: 128, ..WIDTHS[0] };
-    type Run = fn(&mut Bench<'_>, Widths, usize) -> Result<()>;
     let models = |traffic: fn(usize, Widths) -> Traffic, run: Run| {
         let model = |name, rows: usize| {
             Model::new(name, traffic(rows, v3), move |bench, shrink| {
