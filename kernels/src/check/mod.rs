@@ -6,6 +6,7 @@
 mod bench;
 mod compare;
 mod experts;
+mod experts_measures;
 mod head_linear;
 mod linear;
 mod measure;
@@ -82,7 +83,7 @@ pub fn all() -> Vec<Check> {
 /// One launch of every kernel, with what it should move.
 pub fn measures() -> Vec<Measure> {
     let mut measures = Vec::new();
-    measures.extend(experts::measures());
+    measures.extend(experts_measures::measures());
     measures.extend(head_linear::measures());
     measures.extend(linear::measures());
     measures.extend(mla_decode::measures());
