@@ -74,6 +74,12 @@ fn run() -> Result<()> {
         );
         return write(&out.join("images.rs"), &table(&[]));
     };
+    // The project's own compiler may be replaced by another set. That it was made after a build without one, its script
+    // tells by touching this file: a path that is not there would be a reason to build everything anew each time.
+    let own = root.join(".cuda-toolchain/packages.txt");
+    if own.exists() {
+        println!("cargo:rerun-if-changed={}", own.display());
+    }
     let is_release = variable("PROFILE")? == "release";
     let kind = if is_release { "release" } else { "test" };
     let flags = if is_release { RELEASE_FLAGS } else { TEST_FLAGS };

@@ -221,6 +221,7 @@ function factsOf(entry) {
   if (Number.isFinite(entry.parameters) && entry.parameters > 0) parts.push(`${short(entry.parameters)} parameters`);
   if (Number.isFinite(entry.size_mb)) parts.push(size(entry.size_mb));
   if (entry.status === "loaded" && Number.isFinite(entry.bytes)) parts.push(`${size(entry.bytes / 2 ** 20)} in memory`);
+  if (entry.status === "loaded" && entry.device) parts.push(`on ${entry.device}`);
   if (entry.dtype) parts.push(entry.dtype);
   if (Number.isFinite(entry.context_length)) parts.push(`context ${entry.context_length.toLocaleString("en")}`);
   if (entry.format) parts.push(entry.format);

@@ -47,7 +47,8 @@ pub trait Card {
     /// # Safety
     /// `params` is the struct that `kernel` takes, and its pointers cover the shapes in it.
     unsafe fn launch(&mut self, kernel: Kernel, grid: Grid, params: &[u8]) -> Result<()>;
-    /// Seconds that a launch takes, on average over `n` of them in a row; none on a card without a clock.
+    /// Seconds that a launch takes: the median of `n` of them, each by the card's own clock and with nothing of its input
+    /// in a cache; none on a card without a clock.
     ///
     /// # Safety
     /// As for [`Card::launch`].

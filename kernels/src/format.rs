@@ -94,20 +94,23 @@ impl Planes {
             }
             Format::Fp8 | Format::Int8 => {
                 out.fill(0);
-                for (column, quant) in quants.iter().enumerate() {
-                    if let Some(byte) = out.get_mut(byte_place(column)) {
-                        *byte = *quant;
+                for (at, unit) in quants.chunks(8).enumerate() {
+                    let first = at / 8 * 64 + byte_unit(at);
+                    let Some(to) = out.get_mut(first..first + 8) else { return };
+                    for (to, from) in to.iter_mut().zip(BYTE_ORDER) {
+                        *to = unit.get(from).copied().unwrap_or(0);
                     }
                 }
             }
             Format::Int4G32 | Format::Int4G128 => {
                 // Eights are zeros: a value is its scale times the quant less eight.
                 out.fill(0x88);
-                for (column, quant) in quants.iter().enumerate() {
-                    let place = nibble_place(column);
-                    if let Some(byte) = out.get_mut(place / 2) {
-                        let shift = place % 2 * 4;
-                        *byte = *byte & !(15 << shift) | (quant & 15) << shift;
+                for (at, unit) in quants.chunks(8).enumerate() {
+                    let first = at / 16 * 64 + nibble_unit(at);
+                    let Some(to) = out.get_mut(first..first + 4) else { return };
+                    let quant = |i: usize| unit.get(i).map_or(8, |quant| quant & 15);
+                    for (to, pair) in to.iter_mut().zip(NIBBLE_ORDER.as_chunks::<2>().0) {
+                        *to = quant(pair[0]) | quant(pair[1]) << 4;
                     }
                 }
             }
@@ -128,15 +131,19 @@ impl Planes {
     }
 }
 
-/// Where a row keeps the byte of a column: what lane `t` multiplies of 64 columns lies side by side, and neighbours lie in the two halves
-/// of a word.
-fn byte_place(column: usize) -> usize {
-    let (j, t, i) = (column / 32 % 2, column / 8 % 4, column % 8);
-    column / 64 * 64 + 16 * t + 8 * j + (i & 4) + ((i & 1) << 1 | i >> 1 & 1)
+/// Neighbours of eight in the order of their bytes: two that are multiplied together lie in the two halves of a word.
+const BYTE_ORDER: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
+/// The same of their four bits in a word, lowest first.
+const NIBBLE_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
+/// Where the `at`-th eight columns begin in their 64 bytes: what a lane multiplies of 64 columns lies side by side.
+fn byte_unit(at: usize) -> usize {
+    let (j, t) = (at / 4 % 2, at % 4);
+    8 * (2 * t + j)
 }
 
-/// The same for four bits, 128 columns, counted in fours of bits.
-fn nibble_place(column: usize) -> usize {
-    let (j, t, i) = (column / 32 % 4, column / 8 % 4, column % 8);
-    column / 128 * 128 + 32 * t + 8 * j + ((i & 1) << 2 | i >> 1)
+/// The same for four bits, in the 64 bytes of 128 columns.
+fn nibble_unit(at: usize) -> usize {
+    let (j, t) = (at / 4 % 4, at % 4);
+    4 * (4 * t + j)
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use hadal_engine::backend::cpu::{Activations, CpuOptions};
-use hadal_engine::backend::cuda::{Cuda, CudaOptions, Depth, Device, report};
+use hadal_engine::backend::cuda::{Cuda, CudaOptions, Depth, Device, Shrink, report, time_kernels};
 use hadal_engine::checkpoint::{Checkpoint, Source};
 use hadal_engine::model::Model;
 use hadal_engine::step::{PAGE_TOKENS, SampleRow, Sampled};
@@ -16,7 +16,7 @@ use hadal_engine::{
 };
 
 use super::card::{Card, card};
-use super::golden::folder;
+use super::held::folder;
 
 /// A simulated step takes a while.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -287,12 +287,31 @@ fn a_lost_card_fails_its_model_alone_and_says_why() {
 
 #[test]
 fn a_self_test_passes_on_the_simulated_card_and_says_what_it_ran() {
-    let Some(card) = card("devices=rtx4090") else { return };
-    let report = report(0, Depth::OneIn(100), &mut |_, _| {}).unwrap();
+    // Little memory, so that little is written over before each launch that is timed.
+    let Some(card) = card("devices=rtx4090 memory=50000000") else { return };
+    let report = report(0, Depth::OneIn(100), Shrink(64), &mut |_, _| {}).unwrap();
     assert_eq!(report.failures, Vec::<String>::new());
     assert!(report.n_check >= 10, "{}", report.n_check);
-    for words in ["compute capability 8.9", "rms_norm", "passed", "mla_decode_16"] {
+    for words in ["compute capability 8.9", "rms_norm", "passed", "mla_decode_16", "1.01 TB/s"] {
         assert!(report.text.contains(words), "{words} in\n{}", report.text);
+    }
+    assert_eq!(card.live_bytes(), 0);
+}
+
+#[test]
+fn every_kernel_is_timed_by_the_cards_own_clock() {
+    let Some(card) = card("devices=a100 memory=50000000") else { return };
+    let mut lines = Vec::new();
+    let failures = time_kernels(0, Shrink(64), &mut |line| lines.push(line.to_owned())).unwrap();
+    assert_eq!(failures, Vec::<String>::new(), "{}", card.message());
+    // A simulated card's clock counts what it was asked to do: between the events there is one launch.
+    let timed: Vec<&String> = lines.iter().filter(|line| line.ends_with(" us")).collect();
+    assert!(timed.len() > 100, "{lines:#?}");
+    for line in timed {
+        assert!(line.ends_with(" 1000.0 us") || line.ends_with(" 2000.0 us"), "{line}");
+    }
+    for kernel in ["experts_down_int4_g128_mid ", "linear_fp8_few ", "sample ", "page_copy "] {
+        assert!(lines.iter().any(|line| line.starts_with(kernel)), "{kernel}\n{lines:#?}");
     }
     assert_eq!(card.live_bytes(), 0);
 }

@@ -32,7 +32,7 @@ const entry = (type, fields = {}) => ({
 });
 
 export const MODELS = () => ({
-  "sft/demo": entry("SFT", { status: "loaded", default: true }),
+  "sft/demo": entry("SFT", { status: "loaded", device: "cpu", default: true }),
   "pretrain/best.pt": entry("Pretrained", { format: "pt", size_mb: 1843.2, parameters: 685_000_000_000 }),
   "rl/demo": entry("RL"),
   "world/odd": entry("Unknown"),

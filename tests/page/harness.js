@@ -2,11 +2,14 @@
 // What the page may never do, in any test, is checked here: throw, break its own content policy, leave its host.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { Fake } from "./fake.js";
 
 const ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+const START_MS_MAX = 60_000;
 
 let browser = null;
 
@@ -72,4 +75,29 @@ export async function finished(page) {
 /** Waits until an element's text holds `text`. */
 export async function shows(locator, text) {
   await locator.filter({ hasText: text }).first().waitFor();
+}
+
+/** Starts the real server on a free port; `args` go behind `serve`, `env` over the environment. */
+export async function serve(bin, args = [], env = {}) {
+  const server = spawn(bin, ["serve", "--port", "0", ...args], { stdio: ["ignore", "pipe", "pipe"], cwd: new URL("../../", import.meta.url), env: { ...process.env, ...env } });
+  return { server, url: await address(server) };
+}
+
+// The first whole line, on either stream, that says where the server listens; it may come in pieces.
+function address(child) {
+  return new Promise((resolve, reject) => {
+    let said = "";
+    const timer = setTimeout(() => reject(new Error(`no address in time:\n${said}`)), START_MS_MAX);
+    const read = (chunk) => {
+      said += chunk;
+      const found = /listening on (http:\/\/\S+)\s/.exec(said);
+      if (!found) return;
+      clearTimeout(timer);
+      resolve(`${found[1]}/`);
+    };
+    child.stdout.on("data", read);
+    child.stderr.on("data", read);
+    child.on("error", reject);
+    child.on("exit", (code) => reject(new Error(`the server ended with ${code}:\n${said}`)));
+  });
 }

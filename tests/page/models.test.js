@@ -13,7 +13,7 @@ pageTest("the default model is chosen, and all are grouped with their facts", as
   await chip(page).click();
   assert.deepEqual(await page.locator("#model-list h3").allInnerTexts(), ["Pretrained", "SFT", "RL", "Unknown"]);
   assert.deepEqual(await page.locator("#model-list .name").allInnerTexts(), ["pretrain/best.pt", "sft/broken", "sft/demo", "rl/demo", "world/odd"]);
-  assert.equal(await row(page, "sft/demo").locator(".facts").innerText(), "4.87M parameters · 9.7 MB · bf16 · context 1,024 · safetensors · 2026-11-20 10:30");
+  assert.equal(await row(page, "sft/demo").locator(".facts").innerText(), "4.87M parameters · 9.7 MB · on cpu · bf16 · context 1,024 · safetensors · 2026-11-20 10:30");
   assert.match(await row(page, "pretrain/best.pt").locator(".facts").innerText(), /^685B parameters · 1\.8 GB/);
   assert.equal(await row(page, "sft/demo").locator(".state").innerText(), "Loaded");
 });

@@ -1,12 +1,10 @@
 // real.test.js: the page against the real binary and the demo model in it. Set HADAL_BIN to run it.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { after, before, test } from "node:test";
-import { answers, ask, finished, lastAnswer, openPage, shows, useBrowser } from "./harness.js";
+import { answers, ask, finished, lastAnswer, openPage, serve, shows, useBrowser } from "./harness.js";
 
 const BIN = process.env.HADAL_BIN;
-const START_MS_MAX = 60_000;
 
 if (!BIN) {
   test("the page against the real server", { skip: "HADAL_BIN is not set" }, () => {});
@@ -16,8 +14,7 @@ if (!BIN) {
   let url;
 
   before(async () => {
-    server = spawn(BIN, ["serve", "--port", "0"], { stdio: ["ignore", "pipe", "pipe"], cwd: new URL("../../", import.meta.url) });
-    url = await address(server);
+    ({ server, url } = await serve(BIN));
   });
   after(() => server.kill("SIGTERM"));
 
@@ -135,24 +132,5 @@ if (!BIN) {
     assert.match(script.headers.get("content-type"), /^text\/javascript/);
     assert.match(script.headers.get("etag"), /^"[0-9a-f]{16}"$/);
     assert.equal((await fetch(new URL("assets/none.js", url))).status, 404);
-  });
-}
-
-// The first whole line, on either stream, that says where the server listens; it may come in pieces.
-function address(child) {
-  return new Promise((resolve, reject) => {
-    let said = "";
-    const timer = setTimeout(() => reject(new Error(`no address in time:\n${said}`)), START_MS_MAX);
-    const read = (chunk) => {
-      said += chunk;
-      const found = /listening on (http:\/\/\S+)\s/.exec(said);
-      if (!found) return;
-      clearTimeout(timer);
-      resolve(`${found[1]}/`);
-    };
-    child.stdout.on("data", read);
-    child.stderr.on("data", read);
-    child.on("error", reject);
-    child.on("exit", (code) => reject(new Error(`the server ended with ${code}:\n${said}`)));
   });
 }

@@ -9,6 +9,7 @@ mod ci;
 mod fuzz;
 mod gguf;
 mod golden;
+mod gpu;
 mod tidy;
 mod tiny;
 
@@ -38,6 +39,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   fuzz [TARGET ...]         run the fuzz targets over real files as seeds (needs cargo-fuzz)
        [--seconds N]        for each target, default 600
        [--jobs N]           processes at once, default 1
+  gpu                       everything that a real card can show: selftest, golden checkpoints, speeds; says what it would
+                            run where there is none
   gguf                      write GGUF files of the golden checkpoints and of quantised weights, and compare
        [--bin PATH]         as above
        [--python PATH]      as above, with the package gguf too
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         "tiny" => tiny::run(rest),
         "golden" => golden::run(&root(), rest),
         "fuzz" => fuzz::run(&root(), rest),
+        "gpu" => gpu::run(&root(), rest),
         "gguf" => gguf::run(&root(), rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");

@@ -1,5 +1,6 @@
 //! The PTX beside the sources is what nvcc makes of them.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,7 +16,7 @@ fn sources_and_ptx_belong_together() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
     if !nvcc.exists() {
-        println!("skipped: no nvcc; tools/cuda-toolchain.sh installs it");
+        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
         return;
     }
     let kernels = here.join("tests/kernels");
@@ -46,7 +47,7 @@ fn what_nvcc_makes_for_newer_targets_is_read_too() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
     if !nvcc.exists() {
-        println!("skipped: no nvcc; tools/cuda-toolchain.sh installs it");
+        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
         return;
     }
     for (name, target) in

@@ -1,4 +1,5 @@
-//! One test at a time has the driver: the library is the process's.
+//! The library as tests open it, and what they ask of it beside the driver's own entry points. One test at a time has the
+//! driver: the library is the process's. Tests of a backend include this file, too.
 
 use std::ffi::{CString, c_char};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,16 +18,14 @@ fn library() -> &'static Library {
     LIBRARY.get_or_init(|| {
         let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         // SAFETY: the library runs nothing when it is opened.
-        let library = unsafe { Library::new(folder.join("libcuda_sim.so")) }.unwrap();
-        // SAFETY: it looks for a library by name, and finds the one that is open.
-        assert!(unsafe { cudarc::driver::sys::is_culib_present() });
-        library
+        unsafe { Library::new(folder.join("libcuda_sim.so")) }.unwrap()
     })
 }
 
 // Methods, although the card is the process's: only who has the turn may ask.
 #[allow(clippy::unused_self, reason = "having a session is the permission")]
 impl Session {
+    /// Takes the driver, configured by a line of text.
     pub(crate) fn new(config: &str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let session = Self { _turn: turn };
@@ -34,6 +33,7 @@ impl Session {
         session
     }
 
+    /// Throws all cards away and makes new ones; gives the driver's code.
     pub(crate) fn configure(&self, config: &str) -> u32 {
         let text = CString::new(config).unwrap();
         // SAFETY: the symbol's signature, and a text with its end.
@@ -56,14 +56,17 @@ impl Session {
         String::from_utf8(room).unwrap()
     }
 
+    /// Words of the last refusal or fault.
     pub(crate) fn message(&self) -> String {
         Self::text(b"hadal_sim_message")
     }
 
+    /// Counts of all launches.
     pub(crate) fn report(&self) -> String {
         Self::text(b"hadal_sim_report")
     }
 
+    /// Bytes that are taken on all cards.
     pub(crate) fn live_bytes(&self) -> u64 {
         // SAFETY: the symbol's signature.
         unsafe {

@@ -1,5 +1,6 @@
 //! Modules, launches, graphs and limits, on every card.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{
@@ -166,7 +167,7 @@ fn a_fatbin_of_nvcc_is_loaded_as_it_is() {
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
     if !nvcc.exists() {
-        println!("skipped: no nvcc; tools/cuda-toolchain.sh installs it");
+        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
         return;
     }
     let out = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fragments.fatbin");

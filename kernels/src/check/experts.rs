@@ -1,7 +1,5 @@
 //! `experts.cu` against its formula in f64, in every weight format and tile, and its sort against a sort.
 
-use super::measure::{Measure, Traffic};
-use super::tiles::{FEW, MID, Tile, product};
 use super::weights::Weight;
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::{
@@ -10,16 +8,16 @@ use crate::abi::{
 };
 use crate::geometry::experts as geometry;
 use crate::geometry::experts::Form;
-use crate::{Family, Format, Kernel, Result};
+use crate::{Family, Format, Result};
 
 /// Rows, experts, choices of a row, `D`, `M`.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
-    n: usize,
-    n_expert: usize,
-    n_chosen: usize,
-    d: usize,
-    m: usize,
+pub(super) struct Shape {
+    pub(super) n: usize,
+    pub(super) n_expert: usize,
+    pub(super) n_chosen: usize,
+    pub(super) d: usize,
+    pub(super) m: usize,
 }
 
 /// One of everything; tiles that are partly filled, of no pair, and full; widths that no tile fits.
@@ -138,7 +136,7 @@ fn dispatch(
     same("touched", &bench.download(done.touched, 1)?, &[1000 + chosen as u64])
 }
 
-struct Case {
+pub(super) struct Case {
     shape: Shape,
     gate: Vec<Weight>,
     up: Vec<Weight>,
@@ -150,7 +148,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(format: Format, shape: Shape) -> Self {
+    pub(super) fn new(format: Format, shape: Shape) -> Self {
         let Shape { n, n_expert, n_chosen, d, m } = shape;
         let random = &mut Random::new((n + d + m) as u64);
         let mut matrices = |n_out, n_in| -> Vec<Weight> {
@@ -166,8 +164,28 @@ impl Case {
         Self { shape, gate, up, down, x, shared, expert, weight }
     }
 
+    /// The same at any size, for a launch that nobody checks. Every expert has as many rows.
+    pub(super) fn large(format: Format, shape: Shape) -> Self {
+        let Shape { n, n_expert, n_chosen, d, m } = shape;
+        let random = &mut Random::new(d as u64);
+        let mut matrices = |n_out, n_in| -> Vec<Weight> {
+            (0..n_expert).map(|_| Weight::repeated(random, format, n_out, n_in)).collect()
+        };
+        let (gate, up, down) = (matrices(m, d), matrices(m, d), matrices(d, m));
+        let x = Rows::normal(random, n, d, d.next_multiple_of(16), 1.0);
+        let expert = (0..n * n_chosen).map(|pair| (pair % n_expert) as u32).collect();
+        let weight = vec![0.5; n * n_chosen];
+        Self { shape, gate, up, down, x: x.clone(), shared: Some(x), expert, weight }
+    }
+
     /// `y` of the first `n` rows, padding included.
-    fn run(&self, bench: &mut Bench<'_>, format: Format, form: Form, n: usize) -> Result<Vec<u16>> {
+    pub(super) fn run(
+        &self,
+        bench: &mut Bench<'_>,
+        format: Format,
+        form: Form,
+        n: usize,
+    ) -> Result<Vec<u16>> {
         let Shape { n_expert, n_chosen, d, m, .. } = self.shape;
         let n_pair = n * n_chosen;
         let done = run_dispatch(bench, &self.expert[..n_pair], n_chosen, n_expert, form)?;
@@ -289,102 +307,4 @@ fn invariant(bench: &mut Bench<'_>, format: Format) -> Result<()> {
     }
     let few = case.run(bench, format, Form::Few, 70)?;
     same("few pairs a tile", &few, &all[..few.len()])
-}
-
-/// The two products of so many experts, each with as many pairs; gate and up read their rows once for both.
-fn traffic(format: Format, form: Form, [n_expert, pairs, d, m]: [usize; 4]) -> [Traffic; 2] {
-    let tile = if form == Form::Few { FEW } else { MID };
-    // A tile of 64 holds 32 features of gate and 32 of up.
-    let half = Tile { features: if form == Form::Few { 16 } else { 32 }, ..tile };
-    let gate = product(format, half, [pairs, d, m], 2);
-    let row_bytes = (pairs * d * 2) as u64;
-    let gate_up = Traffic {
-        memory_bytes: 2 * gate.memory_bytes - row_bytes - gate.write_bytes,
-        read_bytes: 2 * gate.read_bytes - m.div_ceil(half.features) as u64 * row_bytes,
-        write_bytes: gate.write_bytes,
-        flops: 2 * gate.flops,
-        is_mma: true,
-    };
-    let down = product(format, tile, [pairs, m, d], 2);
-    [gate_up.times(n_expert), down.times(n_expert)]
-}
-
-/// One expert with all pairs of a tile; 8 experts of V3 for a row, and all of them for many.
-pub(super) fn measures() -> Vec<Measure> {
-    let mut measures = Vec::new();
-    for format in Format::ALL {
-        for form in Form::ALL {
-            let (pairs, d, m) = if form == Form::Few { (8, 4096, 32) } else { (64, 512, 64) };
-            let shape = Shape { n: pairs, n_expert: 1, n_chosen: 1, d, m };
-            let wide = Shape { d: m, m: d, ..shape };
-            let of = |experts: usize, pairs: usize, d: usize, m: usize| {
-                traffic(format, form, [experts, pairs, d, m])
-            };
-            let (v3, lite) = match form {
-                Form::Few => (of(8, 1, 7168, 2048), of(6, 1, 2048, 1408)),
-                Form::Mid => (of(256, 128, 7168, 2048), of(64, 384, 2048, 1408)),
-            };
-            let here = [of(1, pairs, d, m)[0], of(1, pairs, m, d)[1]];
-            for (side, shape) in [shape, wide].into_iter().enumerate() {
-                let kernel = kernels(format, form)[side];
-                let case = Case::new(format, shape);
-                let words = format!("{pairs} pairs of one expert, {d} to {m}");
-                let models = vec![("V3", v3[side]), ("V2-Lite", lite[side])];
-                let run =
-                    move |bench: &mut Bench<'_>| case.run(bench, format, form, pairs).map(drop);
-                measures.push(Measure::new(kernel, words, here[side], models, run));
-            }
-        }
-    }
-    measures.push(combine_measure());
-    measures
-}
-
-/// Gate and up, and down.
-fn kernels(format: Format, form: Form) -> [Kernel; 2] {
-    match (format, form) {
-        (Format::Bf16, Form::Few) => [Kernel::ExpertsGateUpBf16Few, Kernel::ExpertsDownBf16Few],
-        (Format::Bf16, Form::Mid) => [Kernel::ExpertsGateUpBf16Mid, Kernel::ExpertsDownBf16Mid],
-        (Format::Fp8, Form::Few) => [Kernel::ExpertsGateUpFp8Few, Kernel::ExpertsDownFp8Few],
-        (Format::Fp8, Form::Mid) => [Kernel::ExpertsGateUpFp8Mid, Kernel::ExpertsDownFp8Mid],
-        (Format::Int8, Form::Few) => [Kernel::ExpertsGateUpInt8Few, Kernel::ExpertsDownInt8Few],
-        (Format::Int8, Form::Mid) => [Kernel::ExpertsGateUpInt8Mid, Kernel::ExpertsDownInt8Mid],
-        (Format::Int4G32, Form::Few) => {
-            [Kernel::ExpertsGateUpInt4G32Few, Kernel::ExpertsDownInt4G32Few]
-        }
-        (Format::Int4G32, Form::Mid) => {
-            [Kernel::ExpertsGateUpInt4G32Mid, Kernel::ExpertsDownInt4G32Mid]
-        }
-        (Format::Int4G128, Form::Few) => {
-            [Kernel::ExpertsGateUpInt4G128Few, Kernel::ExpertsDownInt4G128Few]
-        }
-        (Format::Int4G128, Form::Mid) => {
-            [Kernel::ExpertsGateUpInt4G128Mid, Kernel::ExpertsDownInt4G128Mid]
-        }
-    }
-}
-
-fn combine_measure() -> Measure {
-    let traffic = |n: usize, n_chosen: usize, dim: usize| {
-        let row = 2 * dim as u64;
-        // Each of eight warps reads a weight for each choice.
-        let weights = (n_chosen * 8 * 32) as u64;
-        let once = Traffic {
-            memory_bytes: row * (n_chosen as u64 + 2),
-            read_bytes: row * (n_chosen as u64 + 1) + weights,
-            write_bytes: row,
-            flops: 2 * (n_chosen * dim) as u64,
-            is_mma: false,
-        };
-        once.times(n)
-    };
-    let shape = Shape { n: 1, n_expert: 8, n_chosen: 8, d: 2048, m: 8 };
-    let case = Case::new(Format::Bf16, shape);
-    Measure::new(
-        Kernel::ExpertsCombine,
-        "a row of 2048, 8 choices",
-        traffic(1, 8, 2048),
-        vec![("V3, 64 rows", traffic(64, 8, 7168)), ("V3, 4096 rows", traffic(4096, 8, 7168))],
-        move |bench| case.run(bench, Format::Bf16, Form::Few, 1).map(drop),
-    )
 }

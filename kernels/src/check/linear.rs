@@ -1,6 +1,6 @@
 //! `linear.cu` against its formula in f64, in every weight format and form.
 
-use super::measure::Measure;
+use super::measure::{Measure, Model};
 use super::tiles::{FEW, MID, SOME, many, product};
 use super::weights::Weight;
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
@@ -58,6 +58,13 @@ impl Case {
         let random = &mut Random::new((n * 1000 + n_in * 10 + n_out) as u64);
         let x = Rows::normal(random, n, n_in, n_in.next_multiple_of(16) + 16, 1.0).rounded();
         Self { weight: Weight::new(random, format, n_out, n_in), x, n_out, is_f32 }
+    }
+
+    /// The same at any size, for a launch that nobody checks.
+    fn large(format: Format, [n, n_in, n_out]: [usize; 3]) -> Self {
+        let random = &mut Random::new(n_in as u64);
+        let x = Rows::normal(random, n, n_in, n_in.next_multiple_of(16), 1.0);
+        Self { weight: Weight::repeated(random, format, n_out, n_in), x, n_out, is_f32: false }
     }
 
     /// The first `n` rows as the card keeps them, padding included.
@@ -152,10 +159,17 @@ pub(super) fn measures() -> Vec<Measure> {
                 x_stride: 0,
                 y_is_f32: 0,
             };
+            let model = |name, n_in: usize, n_out: usize| {
+                let traffic = product(format, tile, [rows, n_in, n_out], 2);
+                Model::new(name, traffic, move |bench, shrink| {
+                    let shape = [rows, n_in, n_out].map(|size| shrink.of(size));
+                    Case::large(format, shape).run(bench, format, Some(form), shape[0]).map(drop)
+                })
+            };
             let models = vec![
-                ("V3 o_proj", product(format, tile, [rows, 16_384, 7168], 2)),
-                ("V3 q_b_proj", product(format, tile, [rows, 1536, 24_576], 2)),
-                ("V2-Lite q_proj", product(format, tile, [rows, 2048, 3072], 2)),
+                model("V3 o_proj", 16_384, 7168),
+                model("V3 q_b_proj", 1536, 24_576),
+                model("V2-Lite q_proj", 2048, 3072),
             ];
             let run = move |bench: &mut Bench<'_>| case.run(bench, format, Some(form), n).map(drop);
             measures.push(Measure::new(

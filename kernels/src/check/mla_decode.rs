@@ -1,6 +1,6 @@
 //! `mla_decode.cu` against its formula in f64.
 
-use super::measure::{Measure, Traffic, sectors};
+use super::measure::{Measure, Model, Traffic, sectors};
 use super::{Bench, Check, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::MlaDecodeParams;
 use crate::geometry::mla_decode as geometry;
@@ -237,14 +237,21 @@ fn combine_traffic(shape: Shape, context: usize) -> Traffic {
     }
 }
 
+/// One row of 4096 tokens.
+fn launched(name: &'static str, traffic: Traffic, shape: Shape, heads: u32) -> Model {
+    Model::new(name, traffic, move |bench, shrink| {
+        let shape = Shape { n_head: shrink.of(shape.n_head), ..shape };
+        Case::new(shape, &[shrink.of(4096)]).run(bench, &[0], heads).map(drop)
+    })
+}
+
 pub(super) fn measures() -> Vec<Measure> {
     let heads_64 = Shape { n_head: 64, ..V2_LITE };
     let measure = |(kernel, shape, heads): (Kernel, Shape, usize)| {
         let case = Case::new(shape, &[128]);
-        let models = vec![
-            ("V3, 4096 tokens", traffic(V3, 4096, heads)),
-            ("V2-Lite, 4096 tokens", traffic(V2_LITE, 4096, heads)),
-        ];
+        let model =
+            |name, shape: Shape| launched(name, traffic(shape, 4096, heads), shape, heads as u32);
+        let models = vec![model("V3, 4096 tokens", V3), model("V2-Lite, 4096 tokens", V2_LITE)];
         let run = move |bench: &mut Bench<'_>| case.run(bench, &[0], heads as u32).map(drop);
         let words = format!("{} heads, 128 tokens", shape.n_head);
         Measure::new(kernel, words, traffic(shape, 128, heads), models, run)
@@ -259,7 +266,7 @@ pub(super) fn measures() -> Vec<Measure> {
         Kernel::MlaCombine,
         "2 heads, 520 tokens",
         combine_traffic(few, 520),
-        vec![("V3, 4096 tokens", combine_traffic(V3, 4096))],
+        vec![launched("V3, 4096 tokens", combine_traffic(V3, 4096), V3, 16)],
         move |bench| case.run(bench, &[0], 16).map(drop),
     ));
     measures

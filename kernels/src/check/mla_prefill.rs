@@ -1,6 +1,6 @@
 //! `mla_prefill.cu` against its formulas in f64.
 
-use super::measure::{Measure, Traffic};
+use super::measure::{Measure, Model, Traffic};
 use super::tiles::{MID, many, product};
 use super::weights::Weight;
 use super::{Bench, Check, Random, Rows, Tolerance, bf16, close, from_bf16, same};
@@ -80,6 +80,15 @@ type Part = (usize, std::ops::Range<usize>);
 
 impl Case {
     fn new(shape: Shape, sequences: &[Sequence]) -> Self {
+        Self::with(shape, sequences, Weight::new)
+    }
+
+    /// The same with matrices that `weight` makes.
+    fn with(
+        shape: Shape,
+        sequences: &[Sequence],
+        weight: fn(&mut Random, Format, usize, usize) -> Weight,
+    ) -> Self {
         let Shape { n_head, c, n, r, v, own_keys } = shape;
         let random = &mut Random::new((c + n + v) as u64);
         let lengths: Vec<usize> = sequences.iter().map(|s| s.position + s.n_row).collect();
@@ -99,8 +108,8 @@ impl Case {
         Self {
             shape,
             sequences: sequences.to_vec(),
-            w_uk: Weight::new(random, Format::Bf16, n_head * n, c),
-            w_uv: Weight::new(random, Format::Bf16, n_head * v, c),
+            w_uk: weight(random, Format::Bf16, n_head * n, c),
+            w_uv: weight(random, Format::Bf16, n_head * v, c),
             q: Rows::normal(random, n_row, queries, queries.next_multiple_of(8), 1.0).rounded(),
             cache: Rows::normal(random, cache_rows, width, width.next_multiple_of(8), 1.0)
                 .rounded(),
@@ -314,7 +323,6 @@ fn prefill_traffic(shape: Shape, n_row: usize) -> Traffic {
 
 pub(super) fn measures() -> Vec<Measure> {
     let v3 = Shape { n_head: 1, c: 512, n: 128, r: 64, v: 128, own_keys: false };
-    let of_v3 = Shape { n_head: 128, ..v3 };
     let narrow = Shape { n: 48, r: 16, v: 64, c: 128, ..v3 };
     let wide = Shape { n: 192, v: 256, c: 128, ..v3 };
     let measure = |kernel: Kernel, shape: Shape, form: Form, is_expand: bool| {
@@ -323,13 +331,20 @@ pub(super) fn measures() -> Vec<Measure> {
         let run = move |bench: &mut Bench<'_>| {
             case.run(bench, form, &case.all_parts(), shape.n_head).map(drop)
         };
-        let (here, model) = if is_expand {
-            (expand_traffic(shape, form, n_row), expand_traffic(of_v3, form, 4096))
+        let large = Shape { n_head: 128, ..shape };
+        let (here, traffic) = if is_expand {
+            (expand_traffic(shape, form, n_row), expand_traffic(large, form, 4096))
         } else {
-            (prefill_traffic(shape, n_row), prefill_traffic(Shape { n_head: 128, ..shape }, 4096))
+            (prefill_traffic(shape, n_row), prefill_traffic(large, 4096))
         };
+        let model = Model::new("128 heads, 4096 tokens", traffic, move |bench, shrink| {
+            let shape = Shape { n_head: shrink.of(128), ..shape };
+            let sequence = Sequence { position: 0, n_row: shrink.of(4096) };
+            let case = Case::with(shape, &[sequence], Weight::repeated);
+            case.run(bench, form, &case.all_parts(), shape.n_head).map(drop)
+        });
         let words = format!("{n_row} tokens, {} and {} wide", shape.n + shape.r, shape.v);
-        Measure::new(kernel, words, here, vec![("128 heads, 4096 tokens", model)], run)
+        Measure::new(kernel, words, here, vec![model], run)
     };
     vec![
         measure(Kernel::MlaExpandMid, v3, Form::Mid, true),

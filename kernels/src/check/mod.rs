@@ -6,6 +6,7 @@
 mod bench;
 mod compare;
 mod experts;
+mod experts_measures;
 mod head_linear;
 mod linear;
 mod measure;
@@ -22,7 +23,7 @@ mod weights;
 
 pub use bench::{Bench, Plain};
 pub use compare::{Tolerance, close, same};
-pub use measure::{Measure, Traffic};
+pub use measure::{Measure, Model, Shrink, Traffic};
 pub use random::{Random, Rows, bf16, from_bf16};
 
 use crate::{Card, Family, Result};
@@ -82,7 +83,7 @@ pub fn all() -> Vec<Check> {
 /// One launch of every kernel, with what it should move.
 pub fn measures() -> Vec<Measure> {
     let mut measures = Vec::new();
-    measures.extend(experts::measures());
+    measures.extend(experts_measures::measures());
     measures.extend(head_linear::measures());
     measures.extend(linear::measures());
     measures.extend(mla_decode::measures());

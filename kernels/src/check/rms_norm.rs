@@ -1,6 +1,6 @@
 //! `rms_norm.cu` against its formula in f64.
 
-use super::measure::{Measure, Traffic};
+use super::measure::{Measure, Model, Traffic};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, from_bf16, same};
 use crate::abi::{AddRmsNormParams, RmsNormParams};
 use crate::{Family, Kernel, Result, geometry::rms_norm as geometry};
@@ -162,10 +162,13 @@ fn traffic(kind: Kind, n: usize, dim: usize) -> Traffic {
 pub(super) fn measures() -> Vec<Measure> {
     let measure = |(kind, kernel): (Kind, Kernel)| {
         let dim = if kind == Kind::Bf16 { 1536 } else { 7168 };
-        let models = vec![
-            ("V3, 64 rows", traffic(kind, 64, dim)),
-            ("V3, 4096 rows", traffic(kind, 4096, dim)),
-        ];
+        let model = |name, rows: usize| {
+            Model::new(name, traffic(kind, rows, dim), move |bench, shrink| {
+                let rows = shrink.of(rows);
+                Case::new(kind, rows, shrink.of(dim)).run(bench, rows).map(drop)
+            })
+        };
+        let models = vec![model("V3, 64 rows", 64), model("V3, 4096 rows", 4096)];
         let run = move |bench: &mut Bench<'_>| Case::new(kind, 2, dim).run(bench, 2).map(drop);
         Measure::new(kernel, format!("2 rows of {dim}"), traffic(kind, 2, dim), models, run)
     };

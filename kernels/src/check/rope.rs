@@ -1,6 +1,6 @@
 //! `rope.cu` and `cache_store.cu`: each channel by its own formula in f64.
 
-use super::measure::{Measure, Traffic, sectors};
+use super::measure::{Measure, Model, Traffic, sectors};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, bf16, close, from_bf16, same};
 use crate::abi::{CacheStoreHeadsParams, CacheStoreParams, RopeParams};
 use crate::geometry::rope as geometry;
@@ -321,24 +321,37 @@ fn heads_traffic(n_row: usize, widths: Widths) -> Traffic {
     }
 }
 
+/// A launch of so many rows.
+type Run = fn(&mut Bench<'_>, Widths, usize) -> Result<()>;
+
 pub(super) fn measures() -> Vec<Measure> {
     let v3 = Widths { n_head: 128, ..WIDTHS[0] };
-    let models = |traffic: fn(usize, Widths) -> Traffic| {
-        vec![("V3, 64 rows", traffic(64, v3)), ("V3, 4096 rows", traffic(4096, v3))]
+    let models = |traffic: fn(usize, Widths) -> Traffic, run: Run| {
+        let model = |name, rows: usize| {
+            Model::new(name, traffic(rows, v3), move |bench, shrink| {
+                let widths = Widths { n_head: shrink.of(v3.n_head), ..v3 };
+                run(bench, widths, shrink.of(rows))
+            })
+        };
+        vec![model("V3, 64 rows", 64), model("V3, 4096 rows", 4096)]
     };
+    let queries: Run =
+        |bench, widths, rows| Queries::new(rows, widths, false).run(bench, rows).map(drop);
+    let latents: Run =
+        |bench, widths, rows| Latents::new(rows, widths, false).run(bench, rows).map(drop);
     vec![
         Measure::new(
             Kernel::RopeWide,
             "5 rows of 16 heads of 64",
             rope_traffic(5, WIDTHS[0]),
-            models(rope_traffic),
+            models(rope_traffic, queries),
             |bench| rope(bench, WIDTHS[0], false),
         ),
         Measure::new(
             Kernel::CacheStore,
             "6 rows of 512 + 64",
             store_traffic(6, WIDTHS[0]),
-            models(store_traffic),
+            models(store_traffic, latents),
             |bench| store(bench, WIDTHS[0], false),
         ),
         Measure::new(

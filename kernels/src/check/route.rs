@@ -1,6 +1,6 @@
 //! `route.cu`: logits in f64, and the choice by the models' own words (V3 paper section 2.1.2, V2 paper section 2.2).
 
-use super::measure::{Measure, Traffic, sectors};
+use super::measure::{Measure, Model, Traffic, sectors};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, close, same};
 use crate::abi::{RouteLogitsParams, RouteParams};
 use crate::geometry::route as geometry;
@@ -366,18 +366,24 @@ pub(super) fn measures() -> Vec<Measure> {
             kernel,
             format!("{n_row} rows, 8 experts of 1024"),
             logits_traffic(n_row, [8, 1024], f32, share),
-            vec![(name, logits_traffic(rows, v3, f32, share))],
+            vec![Model::new(name, logits_traffic(rows, v3, f32, share), move |bench, shrink| {
+                let [n, n_expert, dim] = [rows, v3[0], v3[1]].map(|size| shrink.of(size));
+                Gate::new(n, n_expert, dim, f32).run(bench, n).map(drop)
+            })],
             move |bench| Gate::new(n_row, 8, 1024, f32).check(bench),
         ));
     }
+    let choice = |name, rows: usize| {
+        Model::new(name, choice_traffic(rows, &V3), move |bench, shrink| {
+            let rows = shrink.of(rows);
+            Routed::new(V3, rows, Logits::Grid).run(bench, rows).map(drop)
+        })
+    };
     measures.push(Measure::new(
         Kernel::Route,
         "8 rows, V3's rule",
         choice_traffic(8, &V3),
-        vec![
-            ("V3, 64 rows", choice_traffic(64, &V3)),
-            ("V3, 4096 rows", choice_traffic(4096, &V3)),
-        ],
+        vec![choice("V3, 64 rows", 64), choice("V3, 4096 rows", 4096)],
         |bench| Routed::new(V3, 8, Logits::Grid).check(bench),
     ));
     measures

@@ -1,6 +1,6 @@
 //! `embed.cu`, `swiglu.cu`, `gather_rows.cu` and `page_copy.cu`: what moves numbers, and the gate.
 
-use super::measure::{Measure, Traffic};
+use super::measure::{Measure, Model, Shrink, Traffic};
 use super::{Bench, Check, ROW_COUNTS, Random, Rows, Tolerance, bf16, close, from_bf16, same};
 use crate::abi::{EmbedParams, GatherRowsParams, PageCopyParams, SwigluParams};
 use crate::geometry::rows as geometry;
@@ -34,10 +34,11 @@ pub(super) fn checks() -> Vec<Check> {
 
 fn embed(bench: &mut Bench<'_>, n: usize, dim: usize) -> Result<()> {
     let random = &mut Random::new(dim as u64);
-    let table = Rows::normal(random, 97, dim, dim.next_multiple_of(16) + 16, 1.0).rounded();
-    // The first and the last token, and whatever else.
-    let token: Vec<u32> =
-        [0, 96].into_iter().chain((0..n).map(|_| random.below(97) as u32)).collect();
+    let vocab_size = 97.max(n + 1);
+    let table = Rows::normal(random, vocab_size, dim, dim.next_multiple_of(16) + 16, 1.0).rounded();
+    // The first and the last token, and whatever else: of a large table none twice.
+    let any = |i: usize| if n < 97 { random.below(97) } else { i * 31 % vocab_size } as u32;
+    let token: Vec<u32> = [0, vocab_size as u32 - 1].into_iter().chain((0..n).map(any)).collect();
     let y_stride = dim.next_multiple_of(8) + 16;
     let y = bench.upload(&vec![7.0f32; (n + 2) * y_stride])?;
     let params = EmbedParams {
@@ -234,27 +235,41 @@ pub(super) fn measures() -> Vec<Measure> {
             Kernel::Embed,
             "6 rows of 2048",
             moved(6, 2048, [2, 4], 4, true),
-            vec![
-                ("V3, 64 rows", moved(64, 7168, [2, 4], 4, true)),
-                ("V3, 4096 rows", moved(4096, 7168, [2, 4], 4, true)),
-            ],
+            [("V3, 64 rows", 64), ("V3, 4096 rows", 4096)]
+                .map(|(name, n)| {
+                    let traffic = moved(n, 7168, [2, 4], 4, true);
+                    let run = move |bench: &mut Bench<'_>, shrink: Shrink| {
+                        embed(bench, shrink.of(n - 2), shrink.of(7168))
+                    };
+                    Model::new(name, traffic, run)
+                })
+                .into(),
             |bench| embed(bench, 4, 2048),
         ),
         Measure::new(
             Kernel::Swiglu,
             "4 rows of 2048",
             gate_traffic(4, 2048),
-            vec![
-                ("V3 dense, 64 rows", gate_traffic(64, 18_432)),
-                ("V3 dense, 4096 rows", gate_traffic(4096, 18_432)),
-            ],
+            [("V3 dense, 64 rows", 64), ("V3 dense, 4096 rows", 4096)]
+                .map(|(name, n)| {
+                    let run = move |bench: &mut Bench<'_>, shrink: Shrink| {
+                        let n = shrink.of(n);
+                        Gate::new(n, shrink.of(18_432), 2.0).run(bench, n).map(drop)
+                    };
+                    Model::new(name, gate_traffic(n, 18_432), run)
+                })
+                .into(),
             |bench| swiglu(bench, 4, 2048),
         ),
         Measure::new(
             Kernel::PageCopy,
             "3 pages of 73728 bytes",
             page_traffic(3, 64 * 576 * 2),
-            vec![("V3, a page of one layer", page_traffic(1, 64 * 576 * 2))],
+            vec![Model::new(
+                "V3, 3 pages of one layer",
+                page_traffic(3, 64 * 576 * 2),
+                |bench, shrink| page_copy(bench, shrink.of(64 * 576) * 2),
+            )],
             |bench| page_copy(bench, 64 * 576 * 2),
         ),
     ];
@@ -265,7 +280,13 @@ pub(super) fn measures() -> Vec<Measure> {
         (Kernel::GatherF32ToF32, true, true),
     ] {
         let bytes = [from_f32, to_f32].map(|is_f32| if is_f32 { 4 } else { 2 });
-        let models = vec![("V3, 64 rows", moved(64, 7168, bytes, 4, true))];
+        let models = vec![Model::new(
+            "V3, 64 rows",
+            moved(64, 7168, bytes, 4, true),
+            move |bench, shrink| {
+                gather(bench, shrink.of(64), shrink.of(7168), (from_f32, to_f32), true)
+            },
+        )];
         let run = move |bench: &mut Bench<'_>| gather(bench, 4, 2048, (from_f32, to_f32), true);
         let traffic = moved(4, 2048, bytes, 4, true);
         measures.push(Measure::new(kernel, "4 rows of 2048", traffic, models, run));

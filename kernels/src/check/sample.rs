@@ -1,12 +1,13 @@
 //! `sample.cu` against the rules in words: sort, cut, add up, and see where the draw falls.
 
-use super::measure::{Measure, Traffic, sectors};
+use super::measure::{Measure, Model, Traffic, sectors};
 use super::{Bench, Check, Random, same};
 use crate::abi::{SampleBias, SampleParams, SamplePenalty, SampleRule};
 use crate::geometry::sample as geometry;
 use crate::{Failure, Family, Kernel, Result};
 
 const NONE: u32 = u32::MAX;
+const VOCAB: usize = 129_280;
 /// Draws that fall this near to a border, as a share of all weights, may fall on its other side: an exponential in f32 of a
 /// quotient near 20 is good to a few units in the sixth place.
 const BORDER: f64 = 1e-5;
@@ -85,9 +86,7 @@ pub(super) fn checks() -> Vec<Check> {
     equal.logits.fill(-3.25);
     add("equal logits".into(), equal);
     let few = vec![greedy(), SampleRule { top_p: 0.8, ..warm(0.5) }, warm(0.9)];
-    let mut large = Case::seeded(129_280, few);
-    large.logits.iter_mut().for_each(|logit| *logit *= 2.5);
-    add("129280 tokens".into(), large);
+    add("129280 tokens".into(), large(few));
     add("bias and penalties".into(), penalised());
     add("masks".into(), masked());
     let family = Family::Sample;
@@ -95,6 +94,13 @@ pub(super) fn checks() -> Vec<Check> {
     checks.push(Check::new(family, "a row has its token in any batch", invariant));
     checks.push(Check::new(family, "tokens come as often as they weigh", frequencies));
     checks
+}
+
+/// V3's vocabulary, and logits that leave few candidates.
+fn large(rules: Vec<SampleRule>) -> Case {
+    let mut case = Case::seeded(VOCAB, rules);
+    case.logits.iter_mut().for_each(|logit| *logit *= 2.5);
+    case
 }
 
 fn penalised() -> Case {
@@ -358,22 +364,20 @@ fn frequencies(bench: &mut Bench<'_>) -> Result<()> {
     }
     for (token, count) in counts.iter().enumerate() {
         // Four standard deviations of the widest share.
-        let want = DRAWS * (token + 1) / 10;
-        if count.abs_diff(want) > 21 {
+        if count.abs_diff(DRAWS * (token + 1) / 10) > 21 {
             return Err(Failure(format!("counts {counts:?} of {DRAWS}")));
         }
     }
     Ok(())
 }
 
-/// Rows that are read `passes` times: once to find the largest, twice more for top-p with few candidates.
-fn traffic(n_row: usize, vocab_size: usize, passes: u64) -> Traffic {
-    let row = sectors(4 * vocab_size);
-    let n_row = n_row as u64;
+/// Rows that are read three times: once to find the largest, twice more for top-p with few candidates.
+fn traffic(n_row: usize) -> Traffic {
+    let (row, n_row) = (sectors(4 * VOCAB), n_row as u64);
     Traffic {
         memory_bytes: n_row * row,
         // Every warp of a row reads its rule and the row's lists' ends.
-        read_bytes: n_row * (row * passes + 32 * 32 * 7),
+        read_bytes: n_row * (row * 3 + 32 * 32 * 7),
         write_bytes: n_row * 32,
         flops: 0,
         is_mma: false,
@@ -381,17 +385,14 @@ fn traffic(n_row: usize, vocab_size: usize, passes: u64) -> Traffic {
 }
 
 pub(super) fn measures() -> Vec<Measure> {
-    const VOCAB: usize = 129_280;
-    vec![Measure::new(
-        Kernel::Sample,
-        "1 row of 129280, top-p",
-        traffic(1, VOCAB, 3),
-        vec![("V3, 1 row", traffic(1, VOCAB, 3)), ("V3, 64 rows", traffic(64, VOCAB, 3))],
-        |bench| {
-            let rule = SampleRule { top_p: 0.8, ..warm(0.5) };
-            let mut case = Case::seeded(VOCAB, vec![rule]);
-            case.logits.iter_mut().for_each(|logit| *logit *= 2.5);
-            case.check(bench)
-        },
-    )]
+    let rule = SampleRule { top_p: 0.8, ..warm(0.5) };
+    let model = |name, n: usize| {
+        Model::new(name, traffic(n), move |bench, shrink| {
+            let n = shrink.of(n);
+            Case::seeded(shrink.of(VOCAB), vec![rule; n]).run(bench, 0..n).map(drop)
+        })
+    };
+    let models = vec![model("V3, 1 row", 1), model("V3, 64 rows", 64)];
+    let run = move |bench: &mut Bench<'_>| large(vec![rule]).check(bench);
+    vec![Measure::new(Kernel::Sample, "1 row of 129280, top-p", traffic(1), models, run)]
 }

@@ -56,6 +56,22 @@ impl Weight {
         weight
     }
 
+    /// The same many times over, for launches that nobody checks: it has planes and no values.
+    pub(super) fn repeated(random: &mut Random, format: Format, n_out: usize, n_in: usize) -> Self {
+        let block = Self::new(random, format, n_out.min(128), n_in.min(1024));
+        let Some(planes) = format.planes(n_out, n_in) else { return block };
+        let fill = |bytes: &[u8], n: usize| bytes.iter().copied().cycle().take(n).collect();
+        Self {
+            n_out,
+            n_in,
+            values: Vec::new(),
+            quants: fill(&block.quants, planes.quant_bytes),
+            scales: fill(&block.scales, planes.scale_bytes),
+            quant_stride: planes.quant_stride,
+            scale_stride: planes.scale_stride,
+        }
+    }
+
     /// Its sizes, without planes.
     pub(super) fn describe(&self) -> WeightMatrix {
         WeightMatrix {

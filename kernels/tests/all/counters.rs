@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use cuda_sim::{Class, Counters};
-use hadal_kernels::check::{Measure, Traffic, measures};
+use hadal_kernels::check::{Measure, Shrink, Traffic, measures};
 use hadal_kernels::geometry::fits;
-use hadal_kernels::{Card, HAVE_TEST_KERNELS, Kernel};
+use hadal_kernels::{Card, Kernel};
 use toml_edit::{DocumentMut, Item};
 
 use crate::sim::SimCard;
@@ -112,11 +112,8 @@ fn line(measure: &Measure, card: &SimCard, counters: &Counters) -> String {
 }
 
 #[test]
+#[cfg_attr(not(have_test_kernels), ignore = "no test images: tools/cuda-toolchain.sh makes nvcc")]
 fn kernels_move_what_they_should() {
-    if !HAVE_TEST_KERNELS {
-        println!("skipped: this build has no test images");
-        return;
-    }
     let budget = budget();
     let measures = measures();
     let (mut lines, mut complaints) = (String::new(), Vec::new());
@@ -128,7 +125,8 @@ fn kernels_move_what_they_should() {
                 complaints.push(format!("{}, {}: {what}", measure.kernel.entry(), card.key()));
             }
         }
-        for (model, t) in &measure.models {
+        for model in &measure.models {
+            let (model, t) = (model.name, &model.traffic);
             let (entry, is_mma) = (measure.kernel.entry(), u8::from(t.is_mma));
             let _ = writeln!(
                 lines,
@@ -154,6 +152,20 @@ fn every_kernel_is_measured_or_says_why_not() {
     }
 }
 
+/// What a real card is timed with, at a size that a simulated one can bear.
+#[test]
+#[cfg_attr(not(have_test_kernels), ignore = "no test images: tools/cuda-toolchain.sh makes nvcc")]
+fn shapes_of_models_are_launched() {
+    for measure in &measures() {
+        let mut card = SimCard::all().find(|card| fits(measure.kernel, &card.caps())).unwrap();
+        for model in measure.models.iter().filter(|model| model.is_launched()) {
+            let what = format!("{}, {}", measure.kernel.entry(), model.name);
+            let seconds = measure.time_model(&mut card, 2, model, Shrink(64));
+            assert_eq!(seconds.as_ref().map_err(ToString::to_string), Ok(&Some(0.5)), "{what}");
+        }
+    }
+}
+
 /// PTX of a source in `tests/worse`, for the oldest target.
 fn worse(name: &str) -> Option<String> {
     let nvcc = option_env!("HADAL_NVCC")?;
@@ -172,11 +184,9 @@ fn worse(name: &str) -> Option<String> {
 }
 
 #[test]
+#[cfg_attr(not(have_test_kernels), ignore = "no test images: tools/cuda-toolchain.sh makes nvcc")]
 fn the_gate_refuses_kernels_made_worse() {
-    let Some(ptx) = worse("gaps").filter(|_| HAVE_TEST_KERNELS) else {
-        println!("skipped: no nvcc");
-        return;
-    };
+    let ptx = worse("gaps").unwrap();
     let budget = budget();
     let mut found: BTreeMap<Kernel, Vec<String>> = BTreeMap::new();
     for measure in measures() {

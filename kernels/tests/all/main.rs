@@ -1,11 +1,6 @@
 //! Every check of the library on four simulated cards, with races, bounds and initialisation watched.
 
-#![allow(
-    clippy::panic,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests: a failure is a panic, a skip is a line"
-)]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests: a failure is a panic")]
 
 mod checks;
 mod counters;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use hadal_engine::DeviceChoice;
-use hadal_engine::backend::cuda::{self, Depth};
+use hadal_engine::backend::cuda::{self, Depth, Shrink};
 
 use super::target::print_text;
 use super::{Failure, Outcome, tell};
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &SelftestArgs) -> Outcome {
         }
     };
     let depth = if args.quick { Depth::OneIn(10) } else { Depth::All };
-    let report = cuda::report(ordinal, depth, &mut |done, of| {
+    let report = cuda::report(ordinal, depth, Shrink::NONE, &mut |done, of| {
         if done.is_multiple_of(PROGRESS_CHECKS) || done == of {
             tell(format_args!("{done} of {of} checks"));
         }

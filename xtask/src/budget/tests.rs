@@ -1,3 +1,5 @@
+use std::io::Write as _;
+
 use super::*;
 
 const NVCC: &str = ".cuda-toolchain/bin/nvcc";
@@ -70,7 +72,7 @@ fn the_gate_refuses_a_kernel_that_spills() {
     let root = crate::root();
     let nvcc = root.join(NVCC);
     if !nvcc.exists() {
-        println!("skipped: no nvcc; tools/cuda-toolchain.sh installs it");
+        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -61,7 +61,7 @@ const MODULES: &[(&str, &[&str])] = &[
 /// Where a third-party crate may be used: a prefix of the file's path.
 const HOMES: &[(&str, &[&str])] = &[
     ("cudarc", &["engine/src/backend/cuda/device.rs", "cuda-sim/tests/"]),
-    ("libloading", &["cuda-sim/tests/", "tests/cuda/card.rs"]),
+    ("libloading", &["cuda-sim/tests/"]),
     ("cuda_sim", &["cuda-sim/", "kernels/tests/", "tests/"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
     ("memmap2", &["engine/src/checkpoint/map.rs", "engine/src/checkpoint/map/"]),

@@ -84,6 +84,55 @@ pub(super) struct Graph(CudaGraph);
 // graph has it alone.
 unsafe impl Send for Graph {}
 
+/// What a card could do at best, by the clocks and widths that its driver tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Peaks {
+    /// Bytes a second of its memory.
+    pub bytes_per_s: f64,
+    /// Multiplications and additions a second: bf16 on tensor cores with sums in f32.
+    pub mma_per_s: f64,
+    /// The same in f32 without them.
+    pub f32_per_s: f64,
+}
+
+/// Multiplications and additions that a multiprocessor does in a clock, bf16 on tensor cores and f32; from the data
+/// sheets of cards of that capability. None where there is none at hand.
+fn per_clock(arch: u32) -> Option<(f64, f64)> {
+    match arch {
+        80 => Some((2048.0, 128.0)),
+        86 | 89 | 120 => Some((512.0, 256.0)),
+        90 => Some((4096.0, 256.0)),
+        _ => None,
+    }
+}
+
+/// Two events between which something is timed, destroyed with it.
+struct Stopwatch([sys::CUevent; 2]);
+
+impl Stopwatch {
+    fn new() -> std::result::Result<Self, DriverError> {
+        let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        let first = result::event::create(flags)?;
+        match result::event::create(flags) {
+            Ok(second) => Ok(Self([first, second])),
+            Err(error) => {
+                // SAFETY: it was made above and is used by nobody.
+                let _ = unsafe { result::event::destroy(first) };
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        for event in self.0 {
+            // SAFETY: made by `new` and destroyed here alone.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+    }
+}
+
 /// Why there is no card to be had: a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoDevice(pub String);
@@ -360,6 +409,67 @@ impl Device {
         launched.map_err(|error| {
             self.problem(format!("cannot start kernel `{}`: {}", kernel.entry(), words(error)))
         })
+    }
+
+    /// What the card could do at best; none of an account, and of a card that is newer than this build.
+    pub fn peaks(&self) -> Option<Peaks> {
+        let attribute = |which| {
+            let value = self.card.as_ref()?.context.attribute(which).ok()?;
+            (value > 0).then_some(f64::from(value))
+        };
+        let (mma, f32) = per_clock(self.caps.arch)?;
+        let clock = 1e3 * attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+        let memory_clock = 1e3 * attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
+        let bus_bits = attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
+        let clocks = clock * f64::from(self.caps.multiprocessors);
+        Some(Peaks {
+            // Both edges of the clock carry a bit.
+            bytes_per_s: 2.0 * memory_clock * bus_bits / 8.0,
+            mma_per_s: clocks * mma,
+            f32_per_s: clocks * f32,
+        })
+    }
+
+    /// Seconds of a launch by the card's own clock: the median of `n`, each after twice its second-level cache, or a
+    /// sixteenth of what is free, has been written over.
+    ///
+    /// # Safety
+    /// As of [`Device::launch`].
+    ///
+    /// # Errors
+    /// [`Error::Device`]; [`Error::Memory`].
+    pub(super) unsafe fn time_bytes(
+        &self,
+        kernel: Kernel,
+        grid: Grid,
+        params: &[u8],
+        n: u32,
+    ) -> Result<f64> {
+        let Some(card) = &self.card else { return Ok(0.0) };
+        self.bind(card)?;
+        let cache = card.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
+        let cache = cache.map_err(|error| self.error(error))?.max(0) as u64;
+        let over = self.room((2 * cache).min(self.memory()?.0 / 16) as usize)?;
+        let timed = Stopwatch::new().map_err(|error| self.error(error))?;
+        let stream = card.stream.cu_stream();
+        let mut seconds = Vec::new();
+        for _ in 0..n.max(1) {
+            // SAFETY: all of the memory, which nobody else has.
+            let wiped = unsafe { result::memset_d8_async(over.at, 1, over.bytes, stream) };
+            // SAFETY: an event of this context that is destroyed behind this.
+            let record = |event| unsafe { result::event::record(event, stream) };
+            wiped.and_then(|()| record(timed.0[0])).map_err(|error| self.error(error))?;
+            // SAFETY: the caller's promise.
+            unsafe { self.launch_bytes(kernel, grid, params)? };
+            record(timed.0[1])
+                .and_then(|()| card.stream.synchronize())
+                // SAFETY: both have been recorded on the one stream, and waited for.
+                .and_then(|()| unsafe { result::event::elapsed(timed.0[0], timed.0[1]) })
+                .map(|milliseconds| seconds.push(f64::from(milliseconds) / 1e3))
+                .map_err(|error| self.error(error))?;
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[seconds.len() / 2])
     }
 
     /// From here on nothing runs: what is launched is recorded.

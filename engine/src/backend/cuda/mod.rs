@@ -27,13 +27,16 @@ mod route;
 mod rows;
 mod sample;
 mod selftest;
+mod times;
 mod weight;
 mod work;
 
-pub use device::{Device, NoDevice, count};
+pub use device::{Device, NoDevice, Peaks, count};
+pub use hadal_kernels::check::Shrink;
 pub use plan::Plan;
 pub use route::Routing;
 pub use selftest::{CheckCard, Depth, DeviceReport, report};
+pub use times::time_kernels;
 pub use weight::{Experts, Weight};
 
 use device::{Graph, Memory};

@@ -1,65 +1,29 @@
-//! Rows of a checkpoint as the kernels read them: `kernels/include/weight.h` has the layouts.
-//!
-//! A row's quants are padded with zeros; quants of a byte and less change places inside 64 or 128 columns, so that the
-//! bytes which one lane of a warp multiplies lie side by side. Scales are a plane of their own.
+//! Rows of a checkpoint as the kernels read them: [`Planes`] says where everything is, this what a file's rows hold.
 
-use hadal_kernels::Format;
+use hadal_kernels::{Format, Planes};
 
 use crate::checkpoint::Tensor;
+use crate::error::{Error, Result};
 use crate::quant::{DType, bf16, q4_0, q8_0};
 
-/// Quants of a row are a multiple of this many columns.
-const COLUMNS: usize = 128;
-/// Places of eight neighbours in their eight bytes.
-const BYTE_ORDER: [usize; 8] = [0, 2, 1, 3, 4, 6, 5, 7];
-/// Places of eight neighbours in the four-bit parts of a word, lowest first.
-const NIBBLE_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
-
-/// Where the parts of a matrix `[n_out, n_in]` are, in bytes.
+/// A matrix `[n_out, n_in]` on a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) format: Format,
     pub(super) n_out: usize,
     pub(super) n_in: usize,
-    /// Quants of a row.
-    pub(super) quant_stride: usize,
-    /// See `weight.h`.
-    pub(super) scale_stride: usize,
+    pub(super) planes: Planes,
 }
 
 impl Layout {
-    pub(super) fn new(format: Format, n_out: usize, n_in: usize) -> Self {
-        let scale_stride = match format {
-            Format::Bf16 => 0,
-            Format::Fp8 => n_in.div_ceil(128),
-            Format::Int8 | Format::Int4G32 | Format::Int4G128 => n_out.next_multiple_of(16),
-        };
-        Self { format, n_out, n_in, quant_stride: n_in.next_multiple_of(COLUMNS), scale_stride }
-    }
-
-    /// Bytes of a row of quants.
-    pub(super) fn row_bytes(&self) -> usize {
-        match self.format {
-            Format::Bf16 => self.quant_stride * 2,
-            Format::Fp8 | Format::Int8 => self.quant_stride,
-            Format::Int4G32 | Format::Int4G128 => self.quant_stride / 2,
-        }
-    }
-
-    /// Bytes of all quants.
-    pub(super) fn quant_bytes(&self) -> usize {
-        self.n_out * self.row_bytes()
-    }
-
-    /// Bytes of all scales.
-    pub(super) fn scale_bytes(&self) -> usize {
-        let segments = self.n_in.div_ceil(128);
-        match self.format {
-            Format::Bf16 => 0,
-            Format::Fp8 => self.n_out.div_ceil(128) * self.scale_stride * 4,
-            Format::Int8 | Format::Int4G32 => segments * self.scale_stride * 4 * 2,
-            Format::Int4G128 => segments * self.scale_stride * 2,
-        }
+    /// # Errors
+    /// A matrix of more bytes than there are numbers for.
+    pub(super) fn new(format: Format, n_out: usize, n_in: usize) -> Result<Self> {
+        let planes = format.planes(n_out, n_in);
+        let planes = planes.ok_or_else(|| Error::Internal {
+            message: format!("a matrix of {n_out} x {n_in} has more bytes than can be counted"),
+        })?;
+        Ok(Self { format, n_out, n_in, planes })
     }
 }
 
@@ -85,7 +49,7 @@ pub(super) fn rows(
     quants: &mut Vec<u8>,
     scales: &mut [u8],
 ) {
-    let row_bytes = layout.row_bytes();
+    let row_bytes = layout.planes.row_bytes;
     let dtype = match layout.format {
         Format::Fp8 => DType::Fp8E4m3,
         Format::Int8 => DType::Q8_0,
@@ -93,60 +57,40 @@ pub(super) fn rows(
         Format::Bf16 => DType::Bf16,
     };
     let Some(stored) = dtype.row_bytes(layout.n_in).filter(|bytes| *bytes > 0) else { return };
-    let n = source.len() / stored;
     quants.clear();
-    quants.resize(n * row_bytes, if dtype == DType::Q4_0 { 0x88 } else { 0 });
-    let rows = source.chunks_exact(stored).zip(quants.chunks_exact_mut(row_bytes));
-    for ((from, to), row) in rows.zip(first..) {
+    quants.resize(source.len() / stored * row_bytes, 0);
+    // A quant a byte.
+    let mut plain: Vec<u8> = Vec::with_capacity(layout.n_in);
+    let each = source.chunks_exact(stored).zip(quants.chunks_exact_mut(row_bytes));
+    for ((from, to), row) in each.zip(first..) {
+        plain.clear();
         match layout.format {
-            Format::Bf16 => to[..stored].copy_from_slice(from),
-            Format::Fp8 => {
-                for (at, unit) in from.chunks(8).enumerate() {
-                    put_bytes(to, at, unit);
-                }
+            Format::Bf16 | Format::Fp8 => {
+                layout.planes.pack_row(from, to);
+                continue;
             }
             Format::Int8 => {
                 for (group, block) in from.chunks_exact(q8_0::BYTES).enumerate() {
                     put_scale(layout, scales, row, group, &block[..2]);
-                    for (t, unit) in block[2..].chunks_exact(8).enumerate() {
-                        put_bytes(to, 4 * group + t, unit);
-                    }
+                    plain.extend(&block[2..]);
                 }
             }
             Format::Int4G32 | Format::Int4G128 => {
+                // Byte `i` of a block holds columns `i` and `i + 16`.
                 for (group, block) in from.chunks_exact(q4_0::BYTES).enumerate() {
                     put_scale(layout, scales, row, group, &block[..2]);
-                    put_nibbles(to, group, &block[2..]);
+                    plain.extend(block[2..].iter().map(|byte| byte & 15));
+                    plain.extend(block[2..].iter().map(|byte| byte >> 4));
                 }
             }
         }
-    }
-}
-
-/// The `at`-th eight columns of a row.
-fn put_bytes(row: &mut [u8], at: usize, unit: &[u8]) {
-    let (segment, j, t) = (at / 8, at / 4 % 2, at % 4);
-    let to = &mut row[64 * segment + 8 * (2 * t + j)..][..8];
-    for (to, from) in to.iter_mut().zip(BYTE_ORDER) {
-        *to = unit.get(from).copied().unwrap_or(0);
-    }
-}
-
-/// Columns `32 * group ..` of a row, from a block of `Q4_0`: byte `i` holds columns `i` and `i + 16`.
-fn put_nibbles(row: &mut [u8], group: usize, block: &[u8]) {
-    let column = |i: usize| if i < 16 { block[i] & 15 } else { block[i - 16] >> 4 };
-    let (segment, j) = (group / 4, group % 4);
-    for t in 0..4 {
-        let word = &mut row[64 * segment + 4 * (4 * t + j)..][..4];
-        for (byte, pair) in word.iter_mut().zip(NIBBLE_ORDER.chunks_exact(2)) {
-            *byte = column(8 * t + pair[0]) | column(8 * t + pair[1]) << 4;
-        }
+        layout.planes.pack_row(&plain, to);
     }
 }
 
 /// The f16 scale of 32 columns.
 fn put_scale(layout: &Layout, scales: &mut [u8], row: usize, group: usize, bits: &[u8]) {
-    let at = ((group / 4 * layout.scale_stride + row) * 4 + group % 4) * 2;
+    let at = layout.planes.scale_place(row, group * q8_0::LEN) * 2;
     if let Some(to) = scales.get_mut(at..at + 2) {
         to.copy_from_slice(bits);
     }
@@ -185,8 +129,8 @@ mod tests {
 
     #[test]
     fn bytes_go_where_the_header_says_and_the_rest_is_zero() {
-        let layout = Layout::new(Format::Fp8, 2, 140);
-        assert_eq!((layout.quant_stride, layout.scale_bytes()), (256, 8));
+        let layout = Layout::new(Format::Fp8, 2, 140).unwrap();
+        assert_eq!((layout.planes.quant_stride, layout.planes.scale_bytes), (256, 8));
         let source: Vec<u8> = (0..280u32).map(|n| (n % 251) as u8 + 1).collect();
         let mut quants = Vec::new();
         rows(&layout, &source, 0, &mut quants, &mut []);
@@ -203,9 +147,9 @@ mod tests {
         let values: Vec<f32> = (0..n_out * n_in).map(|n| ((n * 37) % 101) as f32 - 50.0).collect();
         let mut stored = Vec::new();
         q8_0::encode(&values, &mut stored);
-        let layout = Layout::new(Format::Int8, n_out, n_in);
-        assert_eq!((layout.scale_stride, layout.scale_bytes()), (16, 2 * 16 * 4 * 2));
-        let (mut quants, mut scales) = (Vec::new(), vec![0; layout.scale_bytes()]);
+        let layout = Layout::new(Format::Int8, n_out, n_in).unwrap();
+        assert_eq!((layout.planes.scale_stride, layout.planes.scale_bytes), (16, 2 * 16 * 4 * 2));
+        let (mut quants, mut scales) = (Vec::new(), vec![0; layout.planes.scale_bytes]);
         rows(&layout, &stored, 0, &mut quants, &mut scales);
         for at in 0..values.len() {
             let (row, column) = (at / n_in, at % n_in);
@@ -222,8 +166,8 @@ mod tests {
         let values: Vec<f32> = (0..n_out * n_in).map(|n| ((n * 29) % 16) as f32 - 8.0).collect();
         let mut stored = Vec::new();
         q4_0::encode(&values, &mut stored);
-        let layout = Layout::new(Format::Int4G32, n_out, n_in);
-        let (mut quants, mut scales) = (Vec::new(), vec![0; layout.scale_bytes()]);
+        let layout = Layout::new(Format::Int4G32, n_out, n_in).unwrap();
+        let (mut quants, mut scales) = (Vec::new(), vec![0; layout.planes.scale_bytes]);
         rows(&layout, &stored, 0, &mut quants, &mut scales);
         let mut seen = vec![vec![8u8; 256]; n_out];
         for (row, seen) in seen.iter_mut().enumerate() {

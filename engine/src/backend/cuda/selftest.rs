@@ -1,12 +1,12 @@
 //! A card as the kernels' own checks see one, and the report of a self-test.
 
 use std::fmt::Write as _;
-use std::time::Instant;
 
-use hadal_kernels::check::{Check, all, measures};
-use hadal_kernels::{Caps, Card, Failure, Grid, Kernel, geometry};
+use hadal_kernels::check::{Check, Shrink, all};
+use hadal_kernels::{Caps, Card, Failure, Grid, Kernel};
 
 use super::device::{Device, Memory};
+use super::times::times;
 use crate::error::Result;
 
 /// A device as checks see a card.
@@ -73,6 +73,17 @@ impl Card for CheckCard {
         // SAFETY: the caller's promise.
         unsafe { self.device.launch_bytes(kernel, grid, params) }.map_err(failure)
     }
+
+    unsafe fn time(
+        &mut self,
+        kernel: Kernel,
+        grid: Grid,
+        params: &[u8],
+        n: u32,
+    ) -> hadal_kernels::Result<Option<f64>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.device.time_bytes(kernel, grid, params, n) }.map(Some).map_err(failure)
+    }
 }
 
 /// What a self-test found.
@@ -95,18 +106,21 @@ pub enum Depth {
     OneIn(usize),
 }
 
-/// Runs the kernels' own checks on a card and times one launch of each kernel; `progress(done, of)` after each check.
+/// Runs the kernels' own checks on a card and times every kernel; `progress(done, of)` after each check. `shrink` as in
+/// [`time_kernels`](super::time_kernels).
 ///
 /// # Errors
 /// What the device refuses before the first check.
 pub fn report(
     ordinal: usize,
     depth: Depth,
+    shrink: Shrink,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<DeviceReport> {
     let device = Device::open(ordinal)?;
     let caps = *device.caps();
     let (free, total) = device.memory()?;
+    let peaks = device.peaks();
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", device.name());
@@ -143,23 +157,10 @@ pub fn report(
     for failure in &failures {
         let _ = writeln!(text, "FAILED {failure}");
     }
-    let _ = writeln!(text, "\none small launch each, copies of its inputs included");
-    for measure in measures() {
-        let name = measure.kernel.entry();
-        if !geometry::fits(measure.kernel, &caps) {
-            let _ = writeln!(text, "{name:28}   skipped   not for this card");
-            continue;
-        }
-        match best_of(&mut card, &measure) {
-            Ok(micros) => {
-                let _ = writeln!(text, "{name:28} {micros:9.0} us   {}", measure.shape);
-            }
-            Err(why) => {
-                let _ = writeln!(text, "{name:28}    failed   {why}");
-                failures.push(format!("{name}: {why}"));
-            }
-        }
-    }
+    let _ = writeln!(text);
+    failures.extend(times(&mut card, peaks, shrink, &mut |line| {
+        let _ = writeln!(text, "{line}");
+    }));
     Ok(DeviceReport { n_check: checks.len(), failures, text })
 }
 
@@ -175,18 +176,4 @@ fn chosen(depth: Depth) -> Vec<Check> {
         });
     }
     checks
-}
-
-/// Microseconds of the fastest of a few runs.
-fn best_of(
-    card: &mut CheckCard,
-    measure: &hadal_kernels::check::Measure,
-) -> hadal_kernels::Result<f64> {
-    let mut best = f64::INFINITY;
-    for _ in 0..3 {
-        let start = Instant::now();
-        measure.run(card)?;
-        best = best.min(start.elapsed().as_secs_f64() * 1e6);
-    }
-    Ok(best)
 }

@@ -43,8 +43,8 @@ pub(super) struct Plane {
 
 impl Plane {
     fn new(device: &Device, layout: Layout) -> Result<Self> {
-        let scales_at = layout.quant_bytes().next_multiple_of(PLANE_BYTES);
-        let memory = device.room(scales_at + layout.scale_bytes())?;
+        let scales_at = layout.planes.quant_bytes.next_multiple_of(PLANE_BYTES);
+        let memory = device.room(scales_at + layout.planes.scale_bytes)?;
         Ok(Self { memory, scales_at, layout })
     }
 
@@ -56,8 +56,8 @@ impl Plane {
             scales: quants.wrapping_add(self.scales_at).cast(),
             n_out: self.layout.n_out as u32,
             n_in: self.layout.n_in as u32,
-            quant_stride: self.layout.quant_stride as u32,
-            scale_stride: self.layout.scale_stride as u32,
+            quant_stride: self.layout.planes.quant_stride as u32,
+            scale_stride: self.layout.planes.scale_stride as u32,
         }
     }
 }
@@ -100,8 +100,8 @@ impl Stack {
             scales: table.wrapping_add(self.n_expert).cast(),
             n_out: self.layout.n_out as u32,
             n_in: self.layout.n_in as u32,
-            quant_stride: self.layout.quant_stride as u32,
-            scale_stride: self.layout.scale_stride as u32,
+            quant_stride: self.layout.planes.quant_stride as u32,
+            scale_stride: self.layout.planes.scale_stride as u32,
         }
     }
 }
@@ -133,20 +133,28 @@ impl Uploads<'_> {
                     KvBPart::Value => return Ok(Weight { numbers, turned: None }),
                 };
                 debug_assert_eq!(n_out, rows * shape.n_head);
-                let layout = Layout::new(Format::Bf16, shape.n_head * n_in, used);
+                let layout = Layout::new(Format::Bf16, shape.n_head * n_in, used)?;
                 let turned = Some(self.turn(tensor, layout, rows, used)?);
                 Ok(Weight { numbers, turned })
             }
         }
     }
 
-    /// What the tensor is stored as, or is to become.
+    /// What the tensor is stored as, or is to become. What no product reads as it is stored would be bf16, so it is from
+    /// bf16 that another format has to gain.
     fn dtype(&self, tensor: &Tensor) -> DType {
-        self.keep.of(&tensor.name, tensor.dtype, &tensor.shape).dtype
+        let is_kept =
+            tensor.dtype == DType::Bf16 || pack::format_of(tensor, tensor.dtype) != Format::Bf16;
+        let kept = if is_kept { tensor.dtype } else { DType::Bf16 };
+        match self.keep.of(&tensor.name, kept, &tensor.shape).dtype {
+            // Routers keep all they have; the rest is decoded when it is uploaded.
+            wanted if wanted == kept => tensor.dtype,
+            wanted => wanted,
+        }
     }
 
     fn plain(&self, tensor: &Tensor, format: Format) -> Result<Weight> {
-        let plane = Plane::new(self.device, Layout::new(format, tensor.n_row(), tensor.dim()))?;
+        let plane = Plane::new(self.device, Layout::new(format, tensor.n_row(), tensor.dim())?)?;
         self.fill(tensor, &plane.layout, &plane.memory, 0, plane.scales_at)?;
         Ok(Weight { numbers: Numbers::Plane(plane), turned: None })
     }
@@ -182,14 +190,14 @@ impl Uploads<'_> {
         if self.device.is_account() {
             return Ok(());
         }
-        let (dtype, dim, row_bytes) = (self.dtype(tensor), tensor.dim(), layout.row_bytes());
+        let (dtype, dim, row_bytes) = (self.dtype(tensor), tensor.dim(), layout.planes.row_bytes);
         let is_packed = layout.format != Format::Bf16 || dtype == DType::Bf16;
         if layout.format == Format::Bf16 && tensor.dtype == DType::Bf16 && dim * 2 == row_bytes {
             return self.device.upload(memory, quants_at, &tensor.bytes);
         }
         // Whole blocks of 128 rows, so that 8-bit floats are encoded with theirs.
         let rows = (CHUNK_BYTES / (dim * 4).max(1)).next_multiple_of(128);
-        let mut scales = vec![0u8; layout.scale_bytes()];
+        let mut scales = vec![0u8; layout.planes.scale_bytes];
         let (mut quants, mut values) = (Vec::new(), Vec::new());
         let stored = tensor.dtype.row_bytes(dim).unwrap_or(0);
         for first in (0..layout.n_out).step_by(rows) {
@@ -200,7 +208,7 @@ impl Uploads<'_> {
             } else if is_packed {
                 let encoded = tensor.encode_rows(first, n, dtype)?;
                 pack::rows(layout, &encoded.bytes, first, &mut quants, &mut scales);
-                let at = (first / 128 * layout.scale_stride * 4).min(scales.len());
+                let at = (first / 128 * layout.planes.scale_stride * 4).min(scales.len());
                 for (to, scale) in scales[at..].chunks_exact_mut(4).zip(&encoded.scales) {
                     to.copy_from_slice(&scale.to_le_bytes());
                 }
@@ -231,8 +239,8 @@ impl Uploads<'_> {
         for head in 0..self.shape.n_head {
             tensor.decode_rows(head * rows, &mut values);
             pack::turned(&values, used, dim, &mut turned);
-            pack::bf16_rows(&turned, used, layout.row_bytes(), &mut quants);
-            self.device.upload(&plane.memory, head * dim * layout.row_bytes(), &quants)?;
+            pack::bf16_rows(&turned, used, layout.planes.row_bytes, &mut quants);
+            self.device.upload(&plane.memory, head * dim * layout.planes.row_bytes, &quants)?;
         }
         Ok(plane)
     }
@@ -268,10 +276,10 @@ impl Uploads<'_> {
         done: &mut dyn FnMut(usize),
     ) -> Result<Stack> {
         let (n_out, n_in) = tensors.first().map_or((0, 0), |one| (one.n_row(), one.dim()));
-        let layout = Layout::new(format, n_out, n_in);
+        let layout = Layout::new(format, n_out, n_in)?;
         let n_expert = tensors.len();
-        let quant_bytes = layout.quant_bytes().next_multiple_of(PLANE_BYTES);
-        let scale_bytes = layout.scale_bytes().next_multiple_of(PLANE_BYTES);
+        let quant_bytes = layout.planes.quant_bytes.next_multiple_of(PLANE_BYTES);
+        let scale_bytes = layout.planes.scale_bytes.next_multiple_of(PLANE_BYTES);
         let each = quant_bytes + scale_bytes;
         let memory = self.device.room(n_expert * each)?;
         for (expert, tensor) in tensors.iter().enumerate() {
