@@ -224,7 +224,7 @@ unsafe fn portable<P: Panel>(p: &PanelProduct) {
     unsafe {
         for panel in 0..p.panels() {
             for row in 0..p.rows {
-                tile::<Portable, P, 1, false>(p, panel, row);
+                tile::<Portable, P, 1>(p, panel, row, false);
             }
         }
     }
@@ -240,11 +240,11 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct) {
         for panel in 0..p.panels() {
             let mut row = 0;
             while row + 2 <= p.rows {
-                tile::<Avx2, P, 2, true>(p, panel, row);
+                tile::<Avx2, P, 2>(p, panel, row, true);
                 row += 2;
             }
             if row < p.rows {
-                tile::<Avx2, P, 1, true>(p, panel, row);
+                tile::<Avx2, P, 1>(p, panel, row, true);
             }
         }
     }
@@ -290,23 +290,15 @@ unsafe fn avx512_tile<P: Panel>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (rows, is_first) {
-            (1, true) => tile::<Avx512, P, 1, true>(p, panel, row),
-            (2, true) => tile::<Avx512, P, 2, true>(p, panel, row),
-            (3, true) => tile::<Avx512, P, 3, true>(p, panel, row),
-            (4, true) => tile::<Avx512, P, 4, true>(p, panel, row),
-            (5, true) => tile::<Avx512, P, 5, true>(p, panel, row),
-            (6, true) => tile::<Avx512, P, 6, true>(p, panel, row),
-            (7, true) => tile::<Avx512, P, 7, true>(p, panel, row),
-            (8, true) => tile::<Avx512, P, 8, true>(p, panel, row),
-            (1, false) => tile::<Avx512, P, 1, false>(p, panel, row),
-            (2, false) => tile::<Avx512, P, 2, false>(p, panel, row),
-            (3, false) => tile::<Avx512, P, 3, false>(p, panel, row),
-            (4, false) => tile::<Avx512, P, 4, false>(p, panel, row),
-            (5, false) => tile::<Avx512, P, 5, false>(p, panel, row),
-            (6, false) => tile::<Avx512, P, 6, false>(p, panel, row),
-            (7, false) => tile::<Avx512, P, 7, false>(p, panel, row),
-            (8, false) => tile::<Avx512, P, 8, false>(p, panel, row),
+        match rows {
+            1 => tile::<Avx512, P, 1>(p, panel, row, is_first),
+            2 => tile::<Avx512, P, 2>(p, panel, row, is_first),
+            3 => tile::<Avx512, P, 3>(p, panel, row, is_first),
+            4 => tile::<Avx512, P, 4>(p, panel, row, is_first),
+            5 => tile::<Avx512, P, 5>(p, panel, row, is_first),
+            6 => tile::<Avx512, P, 6>(p, panel, row, is_first),
+            7 => tile::<Avx512, P, 7>(p, panel, row, is_first),
+            8 => tile::<Avx512, P, 8>(p, panel, row, is_first),
             _ => debug_assert!(false, "a tile of {rows} rows"),
         }
     }
@@ -350,15 +342,16 @@ fn ask(layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
     }
 }
 
-/// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`FETCH`).
+/// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`fetches`).
 ///
 /// # Safety
 /// As [`product`]; the tile lies inside.
 #[inline(always)]
-unsafe fn tile<L: Ints, P: Panel, const C: usize, const FETCH: bool>(
+unsafe fn tile<L: Ints, P: Panel, const C: usize>(
     p: &PanelProduct,
     panel: usize,
     row: usize,
+    fetches: bool,
 ) {
     let layout = layout::<P>();
     let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
@@ -372,7 +365,7 @@ unsafe fn tile<L: Ints, P: Panel, const C: usize, const FETCH: bool>(
             let (x, unit) = (x.add(unit * layout.groups), at.add(unit * unit_bytes));
             let later = (ahead.of_place(unit, NEAR_BYTES), ahead.of_place(unit, FAR_BYTES));
             for group in 0..layout.groups {
-                if FETCH {
+                if fetches {
                     ask(layout, later, group);
                 }
                 let (x, numbers) =
