@@ -99,7 +99,12 @@ fn a_folder_of_them_is_listed_by_first_files() {
         .filter(|found| found.format == "gguf")
         .map(|found| (found.name.as_str(), found.summary.is_ok()))
         .collect();
-    let wanted =
-        [("gguf/v3-tied-bf16.gguf", true), ("gguf/v3-yarn-bf16-00001-of-00002.gguf", true)];
+    let wanted = [
+        ("gguf/v3-fp8-ue8m0-mixture.gguf", true),
+        ("gguf/v3-fp8-ue8m0-q4_0.gguf", true),
+        ("gguf/v3-fp8-ue8m0-q8_0.gguf", true),
+        ("gguf/v3-tied-bf16.gguf", true),
+        ("gguf/v3-yarn-bf16-00001-of-00002.gguf", true),
+    ];
     assert_eq!(listed, wanted);
 }

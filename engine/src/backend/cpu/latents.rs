@@ -217,6 +217,12 @@ pub(super) struct Halves<'a> {
 
 #[cfg(target_arch = "x86_64")]
 impl Latents {
+    /// A page's bytes, as they lie.
+    pub(super) fn page_bytes(&self, page: usize) -> &[u8] {
+        let len = PAGE_TOKENS * self.layout.row_bytes();
+        &self.bytes[self.start + page * len..][..len]
+    }
+
     /// [`Latents::page`] as tiles take it.
     pub(super) fn halves<'a>(
         &'a self,

@@ -275,10 +275,12 @@ impl Work<'_> {
         #[cfg(target_arch = "x86_64")]
         if let Some(tiles) = &mut s.tiles {
             tiles.begin(&s.queries, heads.len());
-            for page in span {
+            for page in span.clone() {
                 let (number, n) = (pages[page].0 as usize, keys_of(page));
                 let keys = self.cache.halves(self.isa, number, n, &mut s.page);
-                tiles.page(keys, self.shape.softmax_scale);
+                let next = Some(page + 1).filter(|next| span.contains(next));
+                let after = next.map(|next| self.cache.page_bytes(pages[next].0 as usize));
+                tiles.page(keys, self.shape.softmax_scale, after.unwrap_or_default());
             }
             tiles.end(running, out);
             return true;

@@ -11,6 +11,7 @@ use std::arch::x86_64::{
 };
 use std::arch::x86_64::{_mm512_add_ps, _mm512_castsi512_ps};
 
+use super::super::prefetch_far;
 use super::super::rows::Rows;
 use super::Running;
 use super::softmax::Softmaxes;
@@ -57,6 +58,30 @@ fn sizes(latent: usize, dim: usize) -> [usize; 5] {
     [2 * dim / STEP, 2 * KEY_STEPS * latent / SIDE, 2 * KEY_TILES, 2 * KEY_STEPS, latent / SIDE]
 }
 
+/// What is read after a page: asked for a piece at a time between the steps of the page's own work, so that both go on. A
+/// page's rows are too far apart for the processor to see a pattern.
+struct After<'a> {
+    bytes: &'a [u8],
+    /// Bytes of a piece.
+    each: usize,
+}
+
+impl<'a> After<'a> {
+    /// For a page of rows of `dim` numbers.
+    fn of(bytes: &'a [u8], dim: usize) -> Self {
+        // Steps of scores, of keys that are paired, and of sums: most of them, so that all is asked for.
+        let steps = KEY_TILES / 2 * (dim / STEP) + PAGE_TOKENS / 2;
+        Self { bytes, each: bytes.len().div_ceil(steps).next_multiple_of(ROW_BYTES) }
+    }
+
+    #[inline(always)]
+    fn ask(&mut self) {
+        let (piece, rest) = self.bytes.split_at(self.each.min(self.bytes.len()));
+        piece.chunks(ROW_BYTES).for_each(|line| prefetch_far(line.as_ptr()));
+        self.bytes = rest;
+    }
+}
+
 impl Room {
     /// Room for latents of `latent` numbers in rows of `dim`.
     pub(in super::super::super) fn new(latent: usize, dim: usize) -> Self {
@@ -83,8 +108,8 @@ impl Room {
         self.softmaxes = Softmaxes::START;
     }
 
-    /// Lets a page of keys pass.
-    pub(in super::super::super) fn page(&mut self, page: Halves<'_>, scale: f32) {
+    /// Lets a page of keys pass, and meanwhile asks for what is read after it.
+    pub(in super::super::super) fn page(&mut self, page: Halves<'_>, scale: f32, after: &[u8]) {
         let keys = page.rows;
         for rows in page.rests.into_iter().chain([keys]) {
             let shape = (rows.dim(), rows.n());
@@ -93,7 +118,8 @@ impl Room {
         // SAFETY: as in `begin`; the page's rows are as wide as the queries.
         unsafe {
             configure();
-            self.score(page);
+            let mut after = After::of(after, self.dim());
+            self.score(page, &mut after);
             let n_key = keys.n();
             let scaled =
                 self.softmaxes.take(&mut self.scores[..KEY_TILES], n_key, scale, |_| u16::MAX);
@@ -101,11 +127,11 @@ impl Room {
                 self.scale(&factors);
             }
             self.turn_weights();
-            self.pair_values(keys, 0);
+            self.pair_values(keys, 0, &mut after);
             if let Some(rests) = page.rests {
-                self.pair_values(rests, KEY_STEPS);
+                self.pair_values(rests, KEY_STEPS, &mut after);
             }
-            self.sum(n_key.div_ceil(STEP), page.rests.is_some());
+            self.sum(n_key.div_ceil(STEP), page.rests.is_some(), &mut after);
             release!();
         }
     }
@@ -150,7 +176,7 @@ impl Room {
     /// # Safety
     /// Tiles are configured, and the page's 64 rows are as wide as the queries.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn score(&mut self, page: Halves<'_>) {
+    unsafe fn score(&mut self, page: Halves<'_>, after: &mut After<'_>) {
         let keys = page.rows;
         let ((at, stride), rests_at) = (keys.bf16_at(), page.rests.map(|rests| rests.bf16_at().0));
         let (values, rests) = self.queries.split_at(self.queries.len() / 2);
@@ -162,6 +188,7 @@ impl Room {
                 let upper = at.cast::<u8>().wrapping_add(first * SIDE * stride);
                 let lower = upper.wrapping_add(SIDE * stride);
                 for (step, (value, rest)) in values.iter().zip(rests).enumerate() {
+                    after.ask();
                     load!("tmm4", upper.wrapping_add(step * ROW_BYTES), stride);
                     load!("tmm5", lower.wrapping_add(step * ROW_BYTES), stride);
                     load!("tmm6", value);
@@ -225,10 +252,11 @@ impl Room {
     /// # Safety
     /// As [`Room::score`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn pair_values(&mut self, keys: Rows<'_>, first_step: usize) {
+    unsafe fn pair_values(&mut self, keys: Rows<'_>, first_step: usize, after: &mut After<'_>) {
         let (at, stride) = keys.bf16_at();
         let (n_key, tiles) = (keys.n(), self.out.len());
         for first in (0..n_key.next_multiple_of(STEP)).step_by(2) {
+            after.ask();
             let step = &mut self.values[(first_step + first / STEP) * tiles..][..tiles];
             let (row, upper) = (first % STEP / 2, at.cast::<u8>().wrapping_add(first * stride));
             for (block, pair) in step.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -273,7 +301,7 @@ impl Room {
     ///
     /// # Safety
     /// Tiles are configured.
-    unsafe fn sum(&mut self, steps: usize, has_rests: bool) {
+    unsafe fn sum(&mut self, steps: usize, has_rests: bool, after: &mut After<'_>) {
         let tiles = self.out.len();
         let (upper, lower) = self.values.split_at(tiles);
         let (lower, rests) = lower.split_at(tiles);
@@ -285,6 +313,7 @@ impl Room {
             load!("tmm4", &raw const weights[1]);
             load!("tmm5", &raw const weights[KEY_STEPS + 1]);
             for (i, out) in self.out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                after.ask();
                 load!("tmm0", &raw const out[0]);
                 load!("tmm1", &raw const out[1]);
                 load!("tmm6", &raw const upper[2 * i]);
