@@ -60,4 +60,11 @@ impl Card {
     pub(crate) fn live_bytes(&self) -> u64 {
         self.session.as_ref().map_or(0, Session::live_bytes)
     }
+
+    /// Passes that cards began from a recording; `None` on a real one, which does not say.
+    pub(crate) fn graph_launches(&self) -> Option<usize> {
+        let report = self.session.as_ref()?.report();
+        let each = report.lines().filter_map(|line| line.split_once("\"graph_launches\":"));
+        Some(each.filter_map(|(_, n)| n.trim_end_matches('}').parse::<usize>().ok()).sum())
+    }
 }

@@ -106,6 +106,7 @@ extern "C" fn cuGraphUpload(executable: u64, _stream: u64) -> u32 {
 extern "C" fn cuGraphLaunch(executable: u64, stream: u64) -> u32 {
     on_card(|card| {
         let nodes = card.executables.get(&executable).ok_or(code::INVALID_HANDLE)?.clone();
+        card.n_graph_launches += 1;
         card.enqueue(resolve(stream), Command::Graph(nodes))
     })
 }

@@ -66,6 +66,7 @@ pub(crate) struct Card {
     pub(crate) counters: BTreeMap<String, Counters>,
     pub(crate) n_allocs: u64,
     pub(crate) n_launches: u64,
+    pub(crate) n_graph_launches: u64,
     pub(crate) n_commands: u64,
     random: u64,
 }
@@ -94,6 +95,7 @@ impl Card {
             counters: BTreeMap::new(),
             n_allocs: 0,
             n_launches: 0,
+            n_graph_launches: 0,
             n_commands: 0,
             random: config.seed,
         }

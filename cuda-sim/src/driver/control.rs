@@ -101,6 +101,7 @@ unsafe extern "C" fn hadal_sim_report(to: *mut c_char, room: usize) -> usize {
                 c.barriers,
             );
         }
+        let _ = writeln!(text, "{{\"card\":{n},\"graph_launches\":{}}}", card.n_graph_launches);
     }
     // SAFETY: by this function's contract.
     unsafe { copy_text(&text, to, room) }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use hadal_engine::checkpoint::{Source, TextFiles};
 use hadal_engine::text::Text;
-use hadal_engine::{Engine, Limits, LoadOptions, Progress};
+use hadal_engine::{DeviceChoice, Engine, Limits, LoadOptions, Progress};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
@@ -45,11 +45,12 @@ fn load_beside<T: Send>(
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
     };
+    let is_asked = options.device != DeviceChoice::Cpu;
     let loaded = Engine::load_beside(source, options, &mut show, read);
     bar.finish_and_clear();
     let (engine, made) = loaded?;
-    // On the processor of a machine without a card there is nothing to say.
-    if engine.info.device != "cpu" {
+    // Who did not ask for anything else gets the processor.
+    if is_asked {
         super::tell(format_args!("on {}: {}", engine.info.device, engine.info.device_why));
     }
     if let Some(warning) = &engine.info.warning {

@@ -3,6 +3,8 @@
 //! The bytes are the account that loading itself keeps. The speed is what the memory allows: a decode step must read
 //! the weights that its sequences choose and their latent cache, and cannot be faster than that.
 
+mod speed;
+
 use std::fmt::Write;
 
 use clap::Args;
@@ -16,6 +18,7 @@ use super::bench::work::Sizes;
 use super::target::{TargetArgs, print_json, print_text, size, unless_told};
 use super::{Failure, Outcome};
 use crate::args::ComputeArgs;
+use speed::Speed;
 
 /// Passes over memory that the bandwidth is the median of.
 const BANDWIDTH_RUNS: u32 = 3;
@@ -35,7 +38,7 @@ pub(crate) struct PlanArgs {
     /// Memory for the latent cache, in MiB [default: chosen from the memory that is free]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=(1 << 30)))]
     pub(crate) cache_mb: Option<u64>,
-    /// Bytes a second that memory is read with, in GB/s [default: measured]
+    /// Bytes a second that memory is read with, in GB/s [default: measured, of the processor]
     #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
     pub(crate) bandwidth: Option<f64>,
     /// Print one JSON object
@@ -49,29 +52,6 @@ pub(crate) struct PlanArgs {
 fn bandwidth(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
     number.ok_or_else(|| "wanted a number above 0".into())
-}
-
-/// What decoding reads, and how fast that can be.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Speed {
-    batch: f64,
-    /// Weights that a step reads.
-    weight_bytes: f64,
-    /// Latent cache that a step reads with every sequence at its longest.
-    cache_bytes: f64,
-    bandwidth: f64,
-}
-
-impl Speed {
-    /// Tokens a second of all sequences, while they are short.
-    fn short(&self) -> f64 {
-        self.batch * self.bandwidth / self.weight_bytes
-    }
-
-    /// The same with every sequence at its longest.
-    fn long(&self) -> f64 {
-        self.batch * self.bandwidth / (self.weight_bytes + self.cache_bytes)
-    }
 }
 
 /// Plans and prints; fails when the model does not fit.
@@ -92,9 +72,12 @@ fn made(args: &PlanArgs) -> Result<(String, MemoryPlan, String, Speed), Failure>
     let (plan, why) = MemoryPlan::on(&located.source, &limits, &options, args.compute.device)?;
     let checkpoint = open_planned(&located.source, options.quant)?;
     let threads = Cpu::new(&options)?.threads();
-    let bandwidth = args
-        .bandwidth
-        .map_or_else(|| read_bandwidth(threads, BANDWIDTH_RUNS).median, |gb| gb * 1e9);
+    let bandwidth = match (args.bandwidth, &plan.card) {
+        (Some(gb), _) => Some(gb * 1e9),
+        (None, None) => Some(read_bandwidth(threads, BANDWIDTH_RUNS).median),
+        // The machine's own memory says nothing of a card's.
+        (None, Some(_)) => None,
+    };
     let batch = f64::from(args.batch);
     let sizes = Sizes::of(&checkpoint, &options)?;
     let token_bytes = plan.page_bytes as f64 / hadal_engine::step::PAGE_TOKENS as f64;
@@ -166,14 +149,7 @@ fn as_text(name: &str, plan: &MemoryPlan, why: &str, speed: Speed, has_cache: bo
             let _ = writeln!(out, "  this system does not say how much memory is free");
         }
     }
-    let _ = writeln!(
-        out,
-        "\ndecoding, at most, by what memory allows ({:.1} GB/s, {} of weights a step)",
-        speed.bandwidth / 1e9,
-        size(speed.weight_bytes as u64)
-    );
-    let _ = writeln!(out, "  short conversations        {:>10.1} tokens/s", speed.short());
-    let _ = writeln!(out, "  all at full length         {:>10.1} tokens/s", speed.long());
+    out.push_str(&speed.as_text());
     out
 }
 
@@ -226,7 +202,8 @@ mod tests {
 
     #[test]
     fn the_parts_make_the_sum_and_a_byte_too_few_does_not_fit() {
-        let speed = Speed { batch: 4.0, weight_bytes: 2e9, cache_bytes: 2e9, bandwidth: 20e9 };
+        let speed =
+            Speed { batch: 4.0, weight_bytes: 2e9, cache_bytes: 2e9, bandwidth: Some(20e9) };
         let json = as_json("m", &PLAN(), "asked for", speed);
         assert_eq!(
             (json["bytes"]["needed"].as_u64(), json["fits"].as_bool()),
@@ -235,6 +212,9 @@ mod tests {
         assert_eq!(json["decode_tokens_per_second_max"], json!({ "short": 40.0, "full": 20.0 }));
         let text = as_text("m", &PLAN(), "asked for", speed, false);
         assert!(text.contains("does not fit") && text.contains("would take 4.0 kB"), "{text}");
+        assert!(text.contains("40.0 tokens/s") && text.contains("20.0 tokens/s"), "{text}");
+        let unknown = as_text("m", &PLAN(), "asked for", Speed { bandwidth: None, ..speed }, false);
+        assert!(unknown.contains("--bandwidth") && !unknown.contains("tokens/s"), "{unknown}");
         let roomy = MemoryPlan { free_bytes: Some(1377), cache_bytes_full: 300, ..PLAN() };
         let text = as_text("m", &roomy, "asked for", speed, false);
         assert!(text.contains("it fits") && text.contains("full length"), "{text}");

@@ -102,7 +102,7 @@ impl Loader for Noted {
         let _making = self.unfinished.begin_cache(source, self.engine.cpu.quant);
         let loaded = self.engine.load(source, progress, stats)?;
         let info = &loaded.info;
-        if info.device != "cpu" {
+        if self.engine.device != DeviceChoice::Cpu {
             tell(format_args!("on {}: {}", info.device, info.device_why));
         }
         Ok(loaded)
