@@ -14,4 +14,5 @@ pub mod client;
 pub mod counting;
 pub mod scripted;
 pub mod server;
+pub mod tiny;
 pub mod torch;

@@ -12,11 +12,11 @@
 )]
 
 use std::path::Path;
-use std::process::Command;
 
 use hadal_engine::backend::cpu::{CpuOptions, Residence};
 use hadal_engine::checkpoint::{Arena, Quant, Source, Target};
 use hadal_engine::{DeviceChoice, Engine, Limits, LoadOptions, MemoryPlan};
+use hadal_tests::tiny;
 
 /// Bytes of the process in memory: its own, and those of files.
 fn resident() -> (f64, f64) {
@@ -26,18 +26,6 @@ fn resident() -> (f64, f64) {
         line.split_whitespace().next().unwrap().parse::<f64>().unwrap() * 1024.0
     };
     (of("RssAnon:"), of("RssFile:"))
-}
-
-/// The preset whose rows are whole blocks, 16 MB in bf16, written anew.
-fn blocks(folder: &Path) {
-    let status = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--offline", "--package", "xtask", "--"])
-        .args(["tiny", "--preset", "blocks", "--out"])
-        .arg(folder)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-        .status()
-        .unwrap();
-    assert!(status.success());
 }
 
 /// Large pages of which a part may be left, one in each of the chunks that so small a model takes.
@@ -83,7 +71,8 @@ fn check(name: &str, folder: &Path, cpu: &CpuOptions) {
 #[test]
 fn mapped_weights_are_not_copied_and_copied_ones_not_kept_twice() {
     let folder = tempfile::tempdir().unwrap();
-    blocks(folder.path());
+    // Rows of whole blocks, 16 MB in bf16.
+    tiny::write("blocks", folder.path());
     let with = |weights, quant| CpuOptions {
         threads: Some(2),
         weights: Some(weights),

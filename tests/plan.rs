@@ -12,13 +12,13 @@
 )]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hadal_engine::backend::cpu::CpuOptions;
 use hadal_engine::checkpoint::{Quant, Source, Target};
 use hadal_engine::text::Text;
 use hadal_engine::{Engine, Limits, LoadOptions, MemoryPlan};
 use hadal_tests::counting::{self, Counting};
+use hadal_tests::tiny;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -146,22 +146,10 @@ fn each_matrix(folder: &Path, mut each: impl FnMut(&str, &safetensors::tensor::T
     }
 }
 
-/// A preset of `cargo xtask tiny`, written anew.
-fn tiny(folder: &Path) {
-    let status = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--offline", "--package", "xtask", "--"])
-        .args(["tiny", "--preset", "tiny", "--out"])
-        .arg(folder)
-        .current_dir(root())
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
-
 #[test]
 fn a_plan_is_within_two_percent_of_what_loading_takes() {
     let made = tempfile::tempdir().unwrap();
-    tiny(made.path());
+    tiny::write("tiny", made.path());
     let golden = |case: &str| root().join("tests/golden").join(case);
     let models = [
         ("v3-moe-f32", golden("v3-moe-f32")),

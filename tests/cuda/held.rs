@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hadal_engine::TokenId;
 use hadal_engine::backend::cpu::{Activations, CpuOptions};
 use hadal_engine::checkpoint::{Checkpoint, Quant, Source, Target};
-use hadal_engine::trace::{self, TraceData, TraceOptions};
+use hadal_engine::trace::TraceOptions;
 
 use super::card::Card;
 use super::compare::{self, Array, Arrays};
@@ -35,15 +35,7 @@ pub(crate) fn run(
         cpu: CpuOptions { threads: Some(2), activations, quant, ..CpuOptions::default() },
         cuda,
     };
-    let trace = trace::run(source, &options).unwrap();
-    let arrays = trace.tensors.into_iter().map(|tensor| {
-        let (floats, is_integer) = match tensor.data {
-            TraceData::F32(values) => (values.into_iter().map(f64::from).collect(), false),
-            TraceData::I64(values) => (values.into_iter().map(|v| v as f64).collect(), true),
-        };
-        (tensor.name, Array { shape: tensor.shape, floats, is_integer })
-    });
-    arrays.collect()
+    compare::traced(source, &options)
 }
 
 /// Every case's checkpoint in its own folder.

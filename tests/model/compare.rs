@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use hadal_engine::checkpoint::Source;
+use hadal_engine::trace::{self, TraceData, TraceOptions};
 use safetensors::{Dtype, SafeTensors};
 
 /// A named array: floats, or integers, with its shape.
@@ -14,6 +16,19 @@ pub(super) struct Array {
 }
 
 pub(super) type Arrays = BTreeMap<String, Array>;
+
+/// What the engine computes, by the golden files' names.
+pub(super) fn traced(source: &Source, options: &TraceOptions) -> Arrays {
+    let trace = trace::run(source, options).unwrap();
+    let arrays = trace.tensors.into_iter().map(|tensor| {
+        let (floats, is_integer) = match tensor.data {
+            TraceData::F32(values) => (values.into_iter().map(f64::from).collect(), false),
+            TraceData::I64(values) => (values.into_iter().map(|v| v as f64).collect(), true),
+        };
+        (tensor.name, Array { shape: tensor.shape, floats, is_integer })
+    });
+    arrays.collect()
+}
 
 /// Tolerances on logits whose standard deviation is about 2; other tensors are scaled by their own spread.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hadal_engine::TokenId;
 use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
 use hadal_engine::checkpoint::Source;
-use hadal_engine::trace::{self, TraceData, TraceOptions};
+use hadal_engine::trace::TraceOptions;
 
 use super::compare::{self, Array, Arrays, Limits};
 
@@ -118,15 +118,7 @@ pub(super) fn run_on(
         cpu: cpu.clone(),
         cuda: None,
     };
-    let trace = trace::run(source, &options).unwrap();
-    let arrays = trace.tensors.into_iter().map(|tensor| {
-        let (floats, is_integer) = match tensor.data {
-            TraceData::F32(values) => (values.into_iter().map(f64::from).collect(), false),
-            TraceData::I64(values) => (values.into_iter().map(|v| v as f64).collect(), true),
-        };
-        (tensor.name, Array { shape: tensor.shape, floats, is_integer })
-    });
-    arrays.collect()
+    compare::traced(source, &options)
 }
 
 /// One case in one setting: every key of the golden file that an ordinary pass has.

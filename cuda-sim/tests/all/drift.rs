@@ -1,7 +1,7 @@
 //! The PTX beside the sources is what nvcc makes of them.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cuda_sim::Module;
@@ -11,14 +11,20 @@ fn code(ptx: &str) -> impl Iterator<Item = &str> {
     ptx.lines().filter(|line| !line.starts_with(".b8 "))
 }
 
+/// The project's own compiler; where there is none, a line says so.
+fn nvcc() -> Option<PathBuf> {
+    let nvcc = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cuda-toolchain/bin/nvcc");
+    if !nvcc.exists() {
+        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
+        return None;
+    }
+    Some(nvcc)
+}
+
 #[test]
 fn sources_and_ptx_belong_together() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
-    if !nvcc.exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
-        return;
-    }
+    let Some(nvcc) = nvcc() else { return };
     let kernels = here.join("tests/kernels");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ptx");
     std::fs::create_dir_all(&out).unwrap();
@@ -45,11 +51,7 @@ fn sources_and_ptx_belong_together() {
 #[test]
 fn what_nvcc_makes_for_newer_targets_is_read_too() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let nvcc = here.join("../.cuda-toolchain/bin/nvcc");
-    if !nvcc.exists() {
-        let _ = writeln!(std::io::stderr(), "skipped: no nvcc; tools/cuda-toolchain.sh makes it");
-        return;
-    }
+    let Some(nvcc) = nvcc() else { return };
     for (name, target) in
         [("scalar", "120"), ("tensor", "120"), ("scalar", "90a"), ("tensor", "89")]
     {

@@ -79,7 +79,8 @@ pub(in super::super) fn multiply(
     pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, thread| {
         let Some((segment, weight, start)) = begin(task) else { return };
         // Threads take turns, or nearly.
-        let next = begin(task + threads).map(|(_, weight, start)| weight.place_of(start));
+        let (_, next, next_start) = begin(task + threads).unwrap_or((segment, weight, start));
+        let next = next.place_of(next_start);
         let y = y.at(segment.start as usize * n_out);
         // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
         // checked when the backend was made. A thread runs one task at a time, so its room is its own.
@@ -130,7 +131,7 @@ unsafe fn part(
     isa: Isa,
     y: *mut f32,
     inputs: Inputs<'_>,
-    (weight, next): (&Weight, Option<*const u8>),
+    (weight, next): (&Weight, *const u8),
     segment: Segment,
     outs: Range<usize>,
     room: &mut [u8],
@@ -146,7 +147,7 @@ unsafe fn part(
             Inputs::Groups(groups) => {
                 let p = PanelProduct {
                     panels: weight.bytes.as_ptr(),
-                    next: next.unwrap_or(weight.place_of(outs.start)),
+                    next,
                     dtype: weight.dtype,
                     outs: outs.len(),
                     dim,
