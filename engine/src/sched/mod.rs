@@ -16,6 +16,7 @@
 //!
 //! Both lists stay in the order of arrival, so "the youngest" is the last. A warmed step allocates nothing.
 
+mod budget;
 mod sequence;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::limits::Limits;
 use crate::request::{FinishReason, Request};
 use crate::stats::Stats;
 use crate::step::{SampleRow, Sampled, Step, TokenId};
+use budget::Budget;
 use sequence::{Fate, Lane, Sequence};
 
 /// All requests of a model, from arrival to their last event.
@@ -249,27 +251,37 @@ impl Scheduler {
         self.spare.penalties.reserve(penalties_max);
     }
 
-    /// Spends the step's rows: answers first, then chunks, the oldest request first.
+    /// Spends the step's rows: answers first, then prompts, the oldest request first.
     fn assign_rows(&mut self, pool: &mut PagePool) {
-        let answers =
-            |it: &Sequence| !it.paused && it.fate == Fate::Stays && it.lane() == Lane::Decoding;
-        let has_answer = self.running.iter().any(answers);
-        let mut budget = if has_answer { self.answer_step_rows_max } else { self.step_rows_max };
+        let mut budget = self.budget();
         for decoding in [true, false] {
             for at in 0..self.running.len() {
                 let sequence = &self.running[at];
                 let waits = sequence.paused || sequence.fate != Fate::Stays || sequence.planned > 0;
-                if budget == 0 || waits || (sequence.lane() == Lane::Decoding) != decoding {
+                if waits || (sequence.lane() == Lane::Decoding) != decoding {
                     continue;
                 }
-                let (_, end) = sequence.next_run();
-                let rows = budget.min(end - sequence.computed);
-                budget += self.give_pages(at, rows, pool);
-                if self.running[at].fate == Fate::Stays {
-                    self.running[at].planned = rows;
-                    budget -= rows;
+                let left = sequence.next_run().1 - sequence.computed;
+                let rows = budget.of_run(left, sequence.is_cut);
+                if rows == 0 {
+                    continue;
+                }
+                budget.take_back(self.give_pages(at, rows, pool));
+                let sequence = &mut self.running[at];
+                if sequence.fate == Fate::Stays {
+                    (sequence.planned, sequence.is_cut) = (rows, rows < left);
+                    budget.spend(rows);
                 }
             }
+        }
+    }
+
+    /// Rows of the next step.
+    fn budget(&self) -> Budget {
+        if self.running.iter().any(Sequence::is_answering) {
+            Budget::beside_answers(self.step_rows_max, self.answer_step_rows_max)
+        } else {
+            Budget::alone(self.step_rows_max)
         }
     }
 

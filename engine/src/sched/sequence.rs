@@ -53,6 +53,8 @@ pub(super) struct Sequence {
     pub(super) computed: usize,
     /// Rows of the step in flight.
     pub(super) planned: usize,
+    /// Whether its run had more rows than were last planned.
+    pub(super) is_cut: bool,
     /// Pages held.
     pub(super) table: PageTable,
     /// No room in its sink when the plan began.
@@ -82,6 +84,7 @@ impl Sequence {
             tokens: request.tokens,
             computed: 0,
             planned: 0,
+            is_cut: false,
             table: PageTable::default(),
             paused: false,
             fate: Fate::Stays,
@@ -135,6 +138,11 @@ impl Sequence {
             Some(span) => (Form::Prompt, span.start as usize),
             None => (Form::Prompt, self.prompt_len),
         }
+    }
+
+    /// Whether its next row is for a token that somebody waits for.
+    pub(super) fn is_answering(&self) -> bool {
+        !self.paused && self.fate == Fate::Stays && self.lane() == Lane::Decoding
     }
 
     /// Which part of a step its next rows belong to.
@@ -201,7 +209,7 @@ impl Sequence {
     pub(super) fn preempt(&mut self, pool: &mut PagePool) {
         self.table.release(pool);
         self.computed = 0;
-        self.planned = 0;
+        (self.planned, self.is_cut) = (0, false);
         self.fate = Fate::Preempted;
     }
 

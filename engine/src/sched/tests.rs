@@ -472,4 +472,23 @@ fn a_prompt_has_more_rows_while_no_answer_waits_for_it() {
     assert_eq!([world.turn(), world.turn()], [Some(24), Some(6)]);
     let _second = world.enqueue(order(), 9);
     assert_eq!(world.turn(), Some(8), "an answer's row and seven of the prompt");
+    assert_eq!(world.turn(), Some(8), "a prompt that was cut goes on in small parts");
+}
+
+#[test]
+fn a_prompt_that_ends_in_the_step_is_taken_whole_beside_answers() {
+    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
+    let mut world = World::new(&limits, 16);
+    let order = |n: u32| Order {
+        tokens: (0..n).map(|i| TokenId(i % VOCAB_SIZE)).collect(),
+        decode_spans: Vec::new(),
+        max_tokens: 9,
+        stop_tokens: Vec::new(),
+        ..random_order(&mut Random(3), 300)
+    };
+    let _answer = world.enqueue(order(3), 9);
+    assert_eq!(world.turn(), Some(3));
+    let (_long, _short) = (world.enqueue(order(30), 9), world.enqueue(order(12), 9));
+    assert_eq!(world.turn(), Some(1 + 7 + 12), "a part of the long one, all of the short one");
+    assert_eq!(world.turn(), Some(2 + 6));
 }

@@ -10,19 +10,20 @@ mod formats;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod rows;
+mod tile;
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod unpack;
 
+use super::Portable;
 use super::groups::Group;
-use super::ints::Ints;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
-use super::{Portable, prefetch, prefetch_far};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::pool::Exclusive;
 use crate::quant::DType;
 use crate::quant::panels::{self, GROUP, Layout, OUTS};
-use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
+use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use tile::tile;
 
 /// Runs a block for every index below a constant up to eight or sixteen, each time as code of its own: the compiler leaves
 /// loops of this size as loops, and arrays that they index in memory.
@@ -102,8 +103,8 @@ struct Line(#[allow(dead_code, reason = "read as part of a slice of bytes")] [u8
 
 const LINE: usize = 64;
 
-/// Bytes that tiles multiply at once: sixteen groups of two panels, a byte a number.
-const TILES_BYTES: usize = 2 * 16 * GROUP * OUTS;
+/// Bytes that tiles multiply at once: eight groups of two panels, a byte a number.
+const TILES_BYTES: usize = 2 * 8 * GROUP * OUTS;
 
 impl Rooms {
     /// Room for rows of up to `dim` numbers in any format.
@@ -301,83 +302,5 @@ unsafe fn avx512_tile<P: Panel>(
             8 => tile::<Avx512, P, 8>(p, panel, row, is_first),
             _ => debug_assert!(false, "a tile of {rows} rows"),
         }
-    }
-}
-
-/// How far ahead of a product its weights are asked for, from memory into the second-level cache: about what arrives while a
-/// request is on its way, and more. The processor itself looks ahead within 4 KiB only.
-const FAR_BYTES: usize = 8 << 10;
-
-/// The same from there into the first-level cache, which has few requests at a time: enough for it, not for memory.
-const NEAR_BYTES: usize = 2 << 10;
-
-/// A product's panels as they are read: one after another, and then what comes next.
-struct Ahead {
-    end: *const u8,
-    next: *const u8,
-}
-
-impl Ahead {
-    fn of<P: Panel>(p: &PanelProduct) -> Self {
-        let panel_bytes = layout::<P>().units(p.dim) * layout::<P>().unit_bytes();
-        Self { end: p.panels.wrapping_add(p.panels() * panel_bytes), next: p.next }
-    }
-
-    /// What is read `bytes` after `at`.
-    #[inline(always)]
-    fn of_place(&self, at: *const u8, bytes: usize) -> *const u8 {
-        let at = at.wrapping_add(bytes);
-        if at < self.end { at } else { self.next.wrapping_add(at.addr() - self.end.addr()) }
-    }
-}
-
-/// Asks for group number `group`'s share of a unit that is near and of one that is far.
-#[inline(always)]
-fn ask(layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
-    let lines = layout.unit_bytes() / LINE;
-    let share = lines.div_ceil(layout.groups);
-    for line in group * share..(group * share + share).min(lines) {
-        prefetch(near.wrapping_add(line * LINE));
-        prefetch_far(far.wrapping_add(line * LINE));
-    }
-}
-
-/// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`fetches`).
-///
-/// # Safety
-/// As [`product`]; the tile lies inside.
-#[inline(always)]
-unsafe fn tile<L: Ints, P: Panel, const C: usize>(
-    p: &PanelProduct,
-    panel: usize,
-    row: usize,
-    fetches: bool,
-) {
-    let layout = layout::<P>();
-    let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
-    let ahead = Ahead::of::<P>(p);
-    // SAFETY: the caller's promise: whole units of weights and of inputs.
-    unsafe {
-        let at = p.panels.add(panel * units * unit_bytes);
-        let x = p.x.add(row * p.x_stride);
-        let mut sums = [L::splat(0.0); C];
-        for unit in 0..units {
-            let (x, unit) = (x.add(unit * layout.groups), at.add(unit * unit_bytes));
-            let later = (ahead.of_place(unit, NEAR_BYTES), ahead.of_place(unit, FAR_BYTES));
-            for group in 0..layout.groups {
-                if fetches {
-                    ask(layout, later, group);
-                }
-                let (x, numbers) =
-                    (x.add(group), unit.add(layout.head_bytes + group * layout.group_bytes));
-                let weights = P::read::<L>(unit, group, numbers);
-                P::add::<L, C>(&mut sums, &weights, x, p.x_stride);
-            }
-        }
-        let outs = p.outs - panel * OUTS;
-        for_each!(ROW < C, 8, {
-            let y = p.y.add((row + ROW) * p.y_stride + panel * OUTS);
-            L::store_first(y, sums[ROW], outs);
-        });
     }
 }

@@ -2,14 +2,15 @@
 
 use std::arch::x86_64::{
     __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_setr_epi8,
-    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_and_si512, _mm512_broadcast_i32x4,
-    _mm512_castsi128_si512, _mm512_cvtepi32_epi16, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
-    _mm512_i32gather_epi32, _mm512_inserti32x4, _mm512_loadu_si512, _mm512_mask_storeu_ps,
-    _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_permutexvar_epi32,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setr_epi64,
-    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32,
-    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi8,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_castsi512_ps, _mm512_cvtepi32_epi16,
+    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512,
+    _mm512_permutex2var_epi64, _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_si512,
+    _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32,
+    _mm512_storeu_si512, _mm512_sub_epi8, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::Ints;
@@ -108,14 +109,21 @@ impl Avx512 {
         unsafe { _mm512_storeu_si512(at.cast::<__m512i>(), v) }
     }
 
-    /// Sixteen i32.
+    /// Sixteen i32 below 2^22 as f32, exactly, by two additions. While tiles multiply, the second port for 512 bits takes
+    /// additions, but neither conversions nor products.
     ///
     /// # Safety
     /// As [`Ints`].
     #[inline(always)]
-    pub(in super::super) unsafe fn load_ints(at: *const i32) -> __m512i {
+    pub(in super::super) unsafe fn load_small_ints(at: *const i32) -> __m512 {
+        // 1.5 * 2^23: to its bits a whole number is added where f32 of this size has its ones.
+        const ONES: f32 = 12_582_912.0;
         // SAFETY: the caller's promise.
-        unsafe { _mm512_loadu_si512(at.cast::<__m512i>()) }
+        unsafe {
+            let bits = _mm512_set1_epi32(ONES.to_bits() as i32);
+            let bits = _mm512_add_epi32(bits, _mm512_loadu_si512(at.cast::<__m512i>()));
+            _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(ONES))
+        }
     }
 
     /// Sixteen halves, little endian, `stride` bytes apart, widened. Two bytes after each are read, too.

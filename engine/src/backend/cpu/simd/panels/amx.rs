@@ -23,10 +23,10 @@ const ROWS: usize = 16;
 /// Bytes of a decoded group.
 const GROUP_BYTES: usize = 8 * VECTOR;
 
-// Sixteen groups of two panels, decoded, are 16 KiB, and so are sixteen groups of sixteen inputs: both stay in the
-// first-level cache while one passes the other. Sums wait in memory in between, and 128 inputs in the second-level cache
-// while all panels of a task pass.
-const GROUPS: usize = 16;
+// Eight groups of two panels, decoded, are 8 KiB, and so are eight groups of sixteen inputs: with the panels as they lie,
+// products in flight and sums both stay in the first-level cache while one passes the other. Sixteen groups did not.
+// Sums wait in memory in between, and 128 inputs in the second-level cache while all panels of a task pass.
+const GROUPS: usize = 8;
 const PANELS: usize = 2;
 const BLOCK: usize = 8 * ROWS;
 
@@ -337,7 +337,7 @@ impl Chunk<'_> {
             let x = self.x.add(group);
             for_each!(ROW < ROWS, 16, {
                 let (dot, x) =
-                    (Avx512::load_ints(dots.add(ROW).cast()), x.add(ROW * self.p.x_stride));
+                    (Avx512::load_small_ints(dots.add(ROW).cast()), x.add(ROW * self.p.x_stride));
                 sums[ROW] = P::finish::<Avx512>(sums[ROW], dot, &weights, &*x);
             });
         }

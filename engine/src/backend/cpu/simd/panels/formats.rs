@@ -44,7 +44,8 @@ pub(in super::super) trait Panel {
             });
             add_steps::<L, Self, C>(&mut dots, Self::numbers::<L>(group), x, x_stride, 0);
             for_each!(ROW < C, 8, {
-                sums[ROW] = Self::finish::<L>(sums[ROW], dots[ROW], group, &*x.add(ROW * x_stride));
+                let dot = L::to_f32(dots[ROW]);
+                sums[ROW] = Self::finish::<L>(sums[ROW], dot, group, &*x.add(ROW * x_stride));
             });
         }
     }
@@ -58,8 +59,8 @@ pub(in super::super) trait Panel {
     const MINUS: u8;
     /// A group's numbers, as they are stored.
     fn numbers<L: Ints>(group: &Self::Group<L>) -> &[L::Bytes; 8];
-    /// `sum + group . x` from the product of numbers, what they are too large taken away.
-    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Self::Group<L>, x: &Group) -> L::V;
+    /// `sum + group . x` from the product of numbers, what they are too large taken away; a whole number still.
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Self::Group<L>, x: &Group) -> L::V;
 }
 
 /// The layout of a format's panels.
@@ -140,9 +141,9 @@ unsafe fn add_steps<L: Ints, P: Panel + ?Sized, const C: usize>(
 
 /// `sum + dot * (scale * x.scale)`.
 #[inline(always)]
-unsafe fn add_scaled<L: Ints>(sum: L::V, dot: L::I, scale: L::V, x: &Group) -> L::V {
+unsafe fn add_scaled<L: Ints>(sum: L::V, dot: L::V, scale: L::V, x: &Group) -> L::V {
     // SAFETY: no memory is touched.
-    unsafe { L::fused(L::to_f32(dot), L::mul(scale, L::splat(x.scale)), sum) }
+    unsafe { L::fused(dot, L::mul(scale, L::splat(x.scale)), sum) }
 }
 
 /// Factor number `index` of a unit.
@@ -186,7 +187,7 @@ impl Panel for Q8_0 {
     }
 
     #[inline(always)]
-    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Scaled<L>, x: &Group) -> L::V {
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Scaled<L>, x: &Group) -> L::V {
         // SAFETY: the caller's promise.
         unsafe { add_scaled::<L>(sum, dot, group.scale, x) }
     }
@@ -221,7 +222,7 @@ macro_rules! one_factor {
             }
 
             #[inline(always)]
-            unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Scaled<L>, x: &Group) -> L::V {
+            unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Scaled<L>, x: &Group) -> L::V {
                 // SAFETY: the caller's promise.
                 unsafe { add_scaled::<L>(sum, dot, group.scale, x) }
             }
@@ -234,7 +235,7 @@ one_factor!(Q5_0, five_bits, minus_16 = 16);
 
 /// `sum + group . x` where numbers have an offset, whose share is `offset * (scale of x * sum of x)`.
 #[inline(always)]
-unsafe fn finish_shifted<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
+unsafe fn finish_shifted<L: Ints>(sum: L::V, dot: L::V, group: &Shifted<L>, x: &Group) -> L::V {
     // SAFETY: no memory is touched.
     unsafe {
         let sum = L::fused(group.offset, L::splat(x.mass), sum);
@@ -272,7 +273,7 @@ impl Panel for Q5_1 {
     }
 
     #[inline(always)]
-    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Shifted<L>, x: &Group) -> L::V {
         // SAFETY: the caller's promise.
         unsafe { finish_shifted::<L>(sum, dot, group, x) }
     }
@@ -314,7 +315,7 @@ macro_rules! scales_and_minima {
             }
 
             #[inline(always)]
-            unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Shifted<L>, x: &Group) -> L::V {
+            unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Shifted<L>, x: &Group) -> L::V {
                 // SAFETY: the caller's promise.
                 unsafe { finish_shifted::<L>(sum, dot, group, x) }
             }

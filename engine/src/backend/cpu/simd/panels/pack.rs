@@ -60,7 +60,7 @@ const STRIDE_END: usize = 1 << 27;
 /// There are sixteen rows of `row_bytes`, whole blocks, and a panel for them; the processor has what [`Avx512`] needs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn all<B: Blocks>(rows: *const u8, row_bytes: usize, panel: *mut u8) {
-    let layout = super::layout::<B>();
+    let layout = super::formats::layout::<B>();
     let block_bytes = B::DTYPE.block_bytes();
     let (blocks, parts) = (row_bytes / block_bytes, B::DTYPE.block_len() / GROUP);
     let per_unit = layout.groups / parts;

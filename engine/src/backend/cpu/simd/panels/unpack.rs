@@ -6,9 +6,9 @@ use std::arch::x86_64::{
 };
 use std::arch::x86_64::{_mm_cvtsi32_si128, _mm256_storeu_si256};
 
-use super::super::Avx512;
 use super::super::attention::words::{pair, rounded, transpose};
 use super::super::groups::Group;
+use super::super::{Avx512, Lanes};
 use super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
 use crate::quant::DType;
 use crate::quant::panels::{GROUP, Layout, OUTS};
@@ -103,7 +103,8 @@ unsafe fn number<P: Panel>(group: &P::Group<Avx512>, k: usize) -> __m512 {
         let bytes = _mm512_srl_epi32(words, _mm_cvtsi32_si128((k % 4 * 8) as i32));
         let bytes = _mm512_and_si512(bytes, _mm512_set1_epi32(255));
         let whole = _mm512_sub_epi32(bytes, _mm512_set1_epi32(i32::from(P::MINUS)));
-        P::finish::<Avx512>(_mm512_setzero_ps(), P::scaled::<Avx512>(whole, group, k), group, &ONE)
+        let whole = Avx512::to_f32(P::scaled::<Avx512>(whole, group, k));
+        P::finish::<Avx512>(_mm512_setzero_ps(), whole, group, &ONE)
     }
 }
 

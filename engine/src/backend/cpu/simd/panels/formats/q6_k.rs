@@ -97,7 +97,7 @@ impl Panel for Q6K {
     }
 
     #[inline(always)]
-    unsafe fn finish<L: Ints>(sum: L::V, dot: L::I, group: &Halved<L>, x: &Group) -> L::V {
+    unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Halved<L>, x: &Group) -> L::V {
         // SAFETY: the caller's promise; `dot` has both halves' scales in it.
         unsafe { add_scaled::<L>(sum, dot, group.scaled.scale, x) }
     }
