@@ -8,8 +8,8 @@ pub struct Limits {
     /// Rows of one step: decode rows first, then prompt chunks. More rows reuse each weight better: a chunk of a prompt
     /// reads nearly every expert, however long it is.
     pub step_rows_max: usize,
-    /// Rows of a step that has an answer in it, which waits for the prompts beside it. A prompt that ends within four times
-    /// as many is taken whole.
+    /// Rows of a step that has an answer in it and a part of a long prompt, for which the answer waits; never fewer than
+    /// `sequences_max`. Four times as many with prompts that end in the step.
     pub answer_step_rows_max: usize,
     /// Sequences that run at once. Each costs a decode row a step.
     pub sequences_max: usize,

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A step's rows are spent on answers being written first, one row each, so that no prompt can starve them; what is
-//! left goes to chunks of prompts (and of answers replayed), oldest request first. Sequences are admitted in the
-//! order of their arrival, when the free pages cover everything they have to compute before their next token: a
+//! left goes to prompts (and answers replayed), oldest request first, whole or in parts ([`Budget`]). Sequences are
+//! admitted in the order of their arrival, when the free pages cover everything they have to compute before their next token: a
 //! sequence that was preempted does not come back only to be preempted again.
 //!
 //! Nobody waits for a reader: a sequence whose sink is full keeps its pages but is left out of the steps, and is the
@@ -262,15 +262,16 @@ impl Scheduler {
                     continue;
                 }
                 let left = sequence.next_run().1 - sequence.computed;
-                let rows = budget.of_run(left, sequence.is_cut);
+                let is_long = !decoding && (sequence.is_long || budget.is_long(sequence.owed()));
+                let rows = budget.of_run(left, is_long);
                 if rows == 0 {
                     continue;
                 }
                 budget.take_back(self.give_pages(at, rows, pool));
                 let sequence = &mut self.running[at];
                 if sequence.fate == Fate::Stays {
-                    (sequence.planned, sequence.is_cut) = (rows, rows < left);
-                    budget.spend(rows);
+                    (sequence.planned, sequence.is_long) = (rows, is_long);
+                    budget.spend(rows, is_long);
                 }
             }
         }

@@ -53,8 +53,8 @@ pub(super) struct Sequence {
     pub(super) computed: usize,
     /// Rows of the step in flight.
     pub(super) planned: usize,
-    /// Whether its run had more rows than were last planned.
-    pub(super) is_cut: bool,
+    /// Whether it owed more rows than a step takes when some were planned; those left go on in parts.
+    pub(super) is_long: bool,
     /// Pages held.
     pub(super) table: PageTable,
     /// No room in its sink when the plan began.
@@ -84,7 +84,7 @@ impl Sequence {
             tokens: request.tokens,
             computed: 0,
             planned: 0,
-            is_cut: false,
+            is_long: false,
             table: PageTable::default(),
             paused: false,
             fate: Fate::Stays,
@@ -138,6 +138,11 @@ impl Sequence {
             Some(span) => (Form::Prompt, span.start as usize),
             None => (Form::Prompt, self.prompt_len),
         }
+    }
+
+    /// Rows of known tokens that are not computed.
+    pub(super) fn owed(&self) -> usize {
+        self.tokens.len() - self.computed
     }
 
     /// Whether its next row is for a token that somebody waits for.
@@ -209,7 +214,7 @@ impl Sequence {
     pub(super) fn preempt(&mut self, pool: &mut PagePool) {
         self.table.release(pool);
         self.computed = 0;
-        (self.planned, self.is_cut) = (0, false);
+        (self.planned, self.is_long) = (0, false);
         self.fate = Fate::Preempted;
     }
 

@@ -109,6 +109,8 @@ pub(super) unsafe fn configure_tiles(row_bytes: [u16; 8], rows: [u8; 8]) {
 ///
 /// # Safety
 /// As `product::product`; `x` covers `p.rows` inputs of `p.dim` (and 32 more words may be read), and [`is_available`].
+// AVX-512 for the copies: a cache line is one load.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(in super::super) unsafe fn product_amx(p: &Product, x: &Columns, outs: Range<usize>) {
     // SAFETY: the caller's promise; blocks lie inside.
     unsafe {
@@ -186,6 +188,7 @@ impl Block<'_> {
     ///
     /// # Safety
     /// As [`product_amx`]; the tiles are configured for sixteen inputs.
+    #[inline(always)]
     unsafe fn many(&self) {
         let mut room = MaybeUninit::<Room>::uninit();
         let room = room.as_mut_ptr();
@@ -339,7 +342,7 @@ impl Block<'_> {
     ///
     /// # Safety
     /// As [`product_amx`].
-    #[inline]
+    #[inline(always)]
     unsafe fn copy_step(&self, to: *mut Weights, outs: Range<usize>, k: usize) {
         let n = (self.p.dim - k).min(STEP);
         let to: *mut [u16; STEP] = to.cast();

@@ -117,10 +117,18 @@ impl PairRows {
             }
             Order::Columns => {
                 let first = task * LANES;
-                for row in first..(first + LANES).min(rows) {
-                    // SAFETY: as above; this task alone has the words of these rows.
-                    unsafe {
-                        split_column(&from(row)[..dim], hi.at(2 * row), lo.at(2 * row), places);
+                let last = (first + LANES).min(rows);
+                // SAFETY: as above; this task alone has the words of these rows.
+                unsafe {
+                    let at = |row: usize| (hi.at(2 * row), lo.at(2 * row));
+                    let done = if last - first == LANES {
+                        let rows = std::array::from_fn(|i| &from(first + i)[..dim]);
+                        split_columns(&rows, at(first), places)
+                    } else {
+                        0
+                    };
+                    for row in first..last {
+                        split_column(&from(row)[done..dim], at(row + done / 2 * places), places);
                     }
                 }
             }
@@ -132,7 +140,7 @@ impl PairRows {
 ///
 /// # Safety
 /// The processor has AVX-512 BF16; `hi` and `lo` are valid for the row's numbers, rounded up to a multiple of 32.
-unsafe fn split_column(x: &[f32], hi: *mut u16, lo: *mut u16, places: usize) {
+unsafe fn split_column(x: &[f32], (hi, lo): (*mut u16, *mut u16), places: usize) {
     for (block, x) in x.chunks(Order::STEP).enumerate() {
         let (mut high, mut low) = ([0u16; Order::STEP], [0u16; Order::STEP]);
         // SAFETY: the caller's promise.
@@ -144,6 +152,77 @@ unsafe fn split_column(x: &[f32], hi: *mut u16, lo: *mut u16, places: usize) {
                 std::ptr::copy_nonoverlapping(low.as_ptr().add(2 * pair), lo.add(at), 2);
             }
         }
+    }
+}
+
+/// Whole steps of sixteen rows as [`split_column`] of each, the same bits; says how many numbers.
+///
+/// # Safety
+/// As [`split_column`], for sixteen rows side by side.
+unsafe fn split_columns(rows: &[&[f32]; LANES], to: (*mut u16, *mut u16), places: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        columns::split(rows, to, places)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (rows, to, places);
+        0
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod columns {
+    //! Sixteen rows turned in registers.
+
+    use std::arch::x86_64::{
+        __m256i, __m512i, _mm512_castsi256_si512, _mm512_inserti64x4, _mm512_loadu_ps,
+        _mm512_setzero_si512, _mm512_storeu_si512,
+    };
+
+    use super::super::attention::words::{split as pairs, transpose};
+    use super::{LANES, Order};
+
+    /// # Safety
+    /// As [`super::split_columns`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn split(
+        rows: &[&[f32]; LANES],
+        (hi, lo): (*mut u16, *mut u16),
+        places: usize,
+    ) -> usize {
+        let steps = rows.iter().map(|row| row.len() / Order::STEP).min().unwrap_or(0);
+        for step in 0..steps {
+            let (mut values, mut rests) =
+                ([_mm512_setzero_si512(); LANES], [_mm512_setzero_si512(); LANES]);
+            for ((row, value), rest) in rows.iter().zip(&mut values).zip(&mut rests) {
+                // SAFETY: a step of a row is inside it.
+                unsafe {
+                    let at = row.as_ptr().add(step * Order::STEP);
+                    let first = pairs(_mm512_loadu_ps(at));
+                    let second = pairs(_mm512_loadu_ps(at.add(LANES)));
+                    (*value, *rest) = (both(first.0, second.0), both(first.1, second.1));
+                }
+            }
+            for (words, to) in [(&mut values, hi), (&mut rests, lo)] {
+                transpose(words);
+                for (pair, words) in words.iter().enumerate() {
+                    // SAFETY: sixteen words of a pair's line, which the caller has.
+                    unsafe {
+                        let at = to.add((step * LANES + pair) * places * 2);
+                        _mm512_storeu_si512(at.cast::<__m512i>(), *words);
+                    }
+                }
+            }
+        }
+        steps * Order::STEP
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn both(first: __m256i, second: __m256i) -> __m512i {
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
     }
 }
 

@@ -109,14 +109,14 @@ impl Avx512 {
         unsafe { _mm512_storeu_si512(at.cast::<__m512i>(), v) }
     }
 
-    /// Sixteen i32 below 2^22 as f32, exactly, by two additions. While tiles multiply, the second port for 512 bits takes
+    /// Sixteen i32 within 2^22 as f32, exactly, by two additions. While tiles multiply, the second port for 512 bits takes
     /// additions, but neither conversions nor products.
     ///
     /// # Safety
     /// As [`Ints`].
     #[inline(always)]
     pub(in super::super) unsafe fn load_small_ints(at: *const i32) -> __m512 {
-        // 1.5 * 2^23: to its bits a whole number is added where f32 of this size has its ones.
+        // 1.5 * 2^23: f32 of this size are a whole number apart, so that adding to the bits adds to the number.
         const ONES: f32 = 12_582_912.0;
         // SAFETY: the caller's promise.
         unsafe {

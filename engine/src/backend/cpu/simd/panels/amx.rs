@@ -23,8 +23,8 @@ const ROWS: usize = 16;
 /// Bytes of a decoded group.
 const GROUP_BYTES: usize = 8 * VECTOR;
 
-// Eight groups of two panels, decoded, are 8 KiB, and so are eight groups of sixteen inputs: with the panels as they lie,
-// products in flight and sums both stay in the first-level cache while one passes the other. Sixteen groups did not.
+// Eight groups of two panels, decoded, are 8 KiB, and so are eight groups of sixteen inputs. Both stay in the first-level
+// cache while one passes the other, beside the panels as they lie, products in flight and sums; sixteen groups did not.
 // Sums wait in memory in between, and 128 inputs in the second-level cache while all panels of a task pass.
 const GROUPS: usize = 8;
 const PANELS: usize = 2;

@@ -59,7 +59,7 @@ pub(in super::super) trait Panel {
     const MINUS: u8;
     /// A group's numbers, as they are stored.
     fn numbers<L: Ints>(group: &Self::Group<L>) -> &[L::Bytes; 8];
-    /// `sum + group . x` from the product of numbers, what they are too large taken away; a whole number still.
+    /// `sum + group . x` from the product of numbers, what they are too large taken away: a whole number, as f32.
     unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Self::Group<L>, x: &Group) -> L::V;
 }
 

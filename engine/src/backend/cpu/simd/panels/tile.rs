@@ -34,8 +34,8 @@ impl Ahead {
     }
 }
 
-/// Asks for group number `group`'s share of a unit that is near and of one that is far. Shares are equal, so the last
-/// may reach into the unit after: as many requests whatever the group is code without a branch.
+/// Asks for group number `group`'s share of a unit that is near and of one that is far. All shares are equal, so that no
+/// branch is needed; the last may reach into the unit after.
 #[inline(always)]
 fn ask(layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
     let share = (layout.unit_bytes() / LINE).div_ceil(layout.groups);
@@ -49,7 +49,7 @@ fn ask(layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
 /// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`fetches`).
 ///
 /// # Safety
-/// As [`product`]; the tile lies inside.
+/// As [`super::product`]; the tile lies inside.
 #[inline(always)]
 pub(super) unsafe fn tile<L: Ints, P: Panel, const C: usize>(
     p: &PanelProduct,
@@ -100,7 +100,7 @@ impl Step {
     /// Adds group number `group`.
     ///
     /// # Safety
-    /// As [`product`]; the group lies inside.
+    /// As [`super::product`]; the group lies inside.
     #[inline(always)]
     unsafe fn add<L: Ints, P: Panel, const C: usize>(
         &self,
