@@ -8,8 +8,8 @@
 //!
 //! A step's rows are spent on answers being written first, one row each, so that no prompt can starve them; what is
 //! left goes to prompts (and answers replayed), oldest request first, whole or in parts ([`Budget`]). Sequences are
-//! admitted in the order of their arrival, when the free pages cover everything they have to compute before their next token: a
-//! sequence that was preempted does not come back only to be preempted again.
+//! admitted in the order of their arrival, when the free pages cover everything they have to compute before their next
+//! token: a sequence that was preempted does not come back only to be preempted again.
 //!
 //! Nobody waits for a reader: a sequence whose sink is full keeps its pages but is left out of the steps, and is the
 //! first to give them up when another needs them. A reader that went away is noticed before the next plan.
@@ -257,7 +257,7 @@ impl Scheduler {
         for decoding in [true, false] {
             for at in 0..self.running.len() {
                 let sequence = &self.running[at];
-                let waits = sequence.paused || sequence.fate != Fate::Stays || sequence.planned > 0;
+                let waits = !sequence.goes_on() || sequence.planned > 0;
                 if waits || (sequence.lane() == Lane::Decoding) != decoding {
                     continue;
                 }

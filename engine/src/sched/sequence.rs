@@ -145,9 +145,14 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// Whether it may have rows in the next step.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.paused && self.fate == Fate::Stays
+    }
+
     /// Whether its next row is for a token that somebody waits for.
     pub(super) fn is_answering(&self) -> bool {
-        !self.paused && self.fate == Fate::Stays && self.lane() == Lane::Decoding
+        self.goes_on() && self.lane() == Lane::Decoding
     }
 
     /// Which part of a step its next rows belong to.

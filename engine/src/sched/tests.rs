@@ -2,6 +2,8 @@
 
 // tidy: allow-long the scheduler's properties are one reading: model, invariants, named cases
 
+mod budget;
+
 use super::fake::{FakeModel, Order, Reader, VOCAB_SIZE};
 use super::sequence::Lane;
 use super::*;
@@ -457,55 +459,4 @@ fn the_cost_of_a_request_is_counted_from_its_submission() {
     let stats = world.scheduler.stats(&world.pool);
     assert_eq!((stats.prompt_rows_total, stats.prompt_tokens_total), (8, 8));
     assert_eq!((stats.generated_tokens_total, stats.steps_total), (3, 4));
-}
-
-#[test]
-fn a_prompt_has_more_rows_while_no_answer_waits_for_it() {
-    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
-    let mut world = World::new(&limits, 16);
-    let _first = world.enqueue(of_tokens(30), 9);
-    assert_eq!([world.turn(), world.turn()], [Some(24), Some(6)]);
-    let _second = world.enqueue(of_tokens(30), 9);
-    assert_eq!(world.turn(), Some(8), "an answer's row and seven of the prompt");
-    assert_eq!(world.turn(), Some(8), "a prompt that is too long for a step goes on in parts");
-}
-
-fn of_tokens(n: u32) -> Order {
-    Order {
-        tokens: (0..n).map(|i| TokenId(i % VOCAB_SIZE)).collect(),
-        decode_spans: Vec::new(),
-        max_tokens: 9,
-        stop_tokens: Vec::new(),
-        ..random_order(&mut Random(3), 300)
-    }
-}
-
-#[test]
-fn a_prompt_that_ends_in_the_step_is_taken_whole_beside_answers() {
-    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
-    let mut world = World::new(&limits, 16);
-    let _answer = world.enqueue(of_tokens(3), 9);
-    assert_eq!(world.turn(), Some(3));
-    let (_long, _short) = (world.enqueue(of_tokens(30), 9), world.enqueue(of_tokens(12), 9));
-    assert_eq!(world.turn(), Some(1 + 7 + 12), "a part of the long one, all of the short one");
-    assert_eq!(world.turn(), Some(2 + 6));
-}
-
-#[test]
-fn a_prompt_that_would_end_in_the_next_step_is_not_long() {
-    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
-    let mut world = World::new(&limits, 16);
-    let (_first, _second) = (world.enqueue(of_tokens(14), 9), world.enqueue(of_tokens(20), 9));
-    assert_eq!(world.turn(), Some(24), "ten rows of the second");
-    assert_eq!(world.turn(), Some(1 + 10), "its others at once");
-}
-
-#[test]
-fn answers_leave_half_of_the_rows_for_parts_to_a_long_prompt() {
-    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 8, 300) };
-    let mut world = World::new(&limits, 16);
-    let _answers: Vec<_> = (0..7).map(|_| world.enqueue(of_tokens(1), 9)).collect();
-    assert_eq!(world.turn(), Some(7));
-    let _long = world.enqueue(of_tokens(40), 9);
-    assert_eq!(world.turn(), Some(7 + 4));
 }

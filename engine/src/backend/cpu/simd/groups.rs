@@ -3,6 +3,7 @@
 //! `x ~ scale * q`, `scale = max |x| / 127`, `q` rounded to the nearest, ties to even: an input is off by at most half of
 //! `scale`, 1/254 of its group's largest. The same arithmetic on every instruction set, so the same bits.
 
+use super::ROUNDING;
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::quant::panels::GROUP;
@@ -43,10 +44,6 @@ impl Group {
         minus_32: [0; 2],
     };
 
-    /// Adding 1.5 * 2^23 rounds to a whole number, ties to even, and leaves it in the lower bits: two operations that
-    /// every instruction set has.
-    const ROUNDING: f32 = 12_582_912.0;
-
     /// Of 32 numbers.
     #[inline(always)]
     fn of(x: &[f32; GROUP]) -> Self {
@@ -59,7 +56,8 @@ impl Group {
         let inverse = 127.0 / largest;
         let mut q = [0; GROUP];
         for (q, x) in q.iter_mut().zip(x) {
-            *q = (x * inverse + Self::ROUNDING).to_bits() as i8;
+            // Two operations that every instruction set has.
+            *q = (x * inverse + ROUNDING).to_bits() as i8;
         }
         let sum = |q: &[i8]| q.iter().map(|q| i32::from(*q)).sum::<i32>();
         Self::from_numbers(q, largest, [sum(&q[..GROUP / 2]), sum(&q[GROUP / 2..])])
@@ -149,7 +147,7 @@ mod avx512 {
         _mm512_mul_ps, _mm512_reduce_max_epi32, _mm512_set1_epi32, _mm512_set1_ps,
     };
 
-    use super::{GROUP, Group};
+    use super::{GROUP, Group, ROUNDING};
 
     /// # Safety
     /// The processor has AVX-512 and VNNI.
@@ -168,7 +166,7 @@ mod avx512 {
                 Err(group) => return group,
             };
             let inverse = _mm512_set1_ps(127.0 / largest);
-            let rounding = _mm512_set1_ps(Group::ROUNDING);
+            let rounding = _mm512_set1_ps(ROUNDING);
             let mut q = [0; GROUP];
             for (i, x) in x.into_iter().enumerate() {
                 let rounded = _mm512_add_ps(_mm512_mul_ps(x, inverse), rounding);

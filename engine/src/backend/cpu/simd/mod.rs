@@ -30,6 +30,10 @@ mod sums;
 
 use crate::quant::DType;
 
+/// 1.5 * 2^23. f32 of this size are a whole number apart: adding it rounds to the nearest one, ties to even, and leaves that in
+/// the lowest bits; a whole number within 2^22 that is added to its bits is added to the number.
+const ROUNDING: f32 = 12_582_912.0;
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]

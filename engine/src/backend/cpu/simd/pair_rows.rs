@@ -1,6 +1,11 @@
 //! Inputs split into pairs of bf16 numbers, in the order that products want.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m512i, _mm512_storeu_si512};
+
 use super::LANES;
+#[cfg(target_arch = "x86_64")]
+use super::attention::words::split_and_turn;
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::quant::bf16;
@@ -158,72 +163,37 @@ unsafe fn split_column(x: &[f32], (hi, lo): (*mut u16, *mut u16), places: usize)
 /// Whole steps of sixteen rows as [`split_column`] of each, the same bits; says how many numbers.
 ///
 /// # Safety
-/// As [`split_column`], for sixteen rows side by side.
-unsafe fn split_columns(rows: &[&[f32]; LANES], to: (*mut u16, *mut u16), places: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's promise.
-    unsafe {
-        columns::split(rows, to, places)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = (rows, to, places);
-        0
-    }
-}
-
+/// As [`split_column`], for sixteen rows of one length side by side.
 #[cfg(target_arch = "x86_64")]
-mod columns {
-    //! Sixteen rows turned in registers.
-
-    use std::arch::x86_64::{
-        __m256i, __m512i, _mm512_castsi256_si512, _mm512_inserti64x4, _mm512_loadu_ps,
-        _mm512_setzero_si512, _mm512_storeu_si512,
-    };
-
-    use super::super::attention::words::{split as pairs, transpose};
-    use super::{LANES, Order};
-
-    /// # Safety
-    /// As [`super::split_columns`].
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn split(
-        rows: &[&[f32]; LANES],
-        (hi, lo): (*mut u16, *mut u16),
-        places: usize,
-    ) -> usize {
-        let steps = rows.iter().map(|row| row.len() / Order::STEP).min().unwrap_or(0);
-        for step in 0..steps {
-            let (mut values, mut rests) =
-                ([_mm512_setzero_si512(); LANES], [_mm512_setzero_si512(); LANES]);
-            for ((row, value), rest) in rows.iter().zip(&mut values).zip(&mut rests) {
-                // SAFETY: a step of a row is inside it.
-                unsafe {
-                    let at = row.as_ptr().add(step * Order::STEP);
-                    let first = pairs(_mm512_loadu_ps(at));
-                    let second = pairs(_mm512_loadu_ps(at.add(LANES)));
-                    (*value, *rest) = (both(first.0, second.0), both(first.1, second.1));
-                }
-            }
-            for (words, to) in [(&mut values, hi), (&mut rests, lo)] {
-                transpose(words);
-                for (pair, words) in words.iter().enumerate() {
-                    // SAFETY: sixteen words of a pair's line, which the caller has.
-                    unsafe {
-                        let at = to.add((step * LANES + pair) * places * 2);
-                        _mm512_storeu_si512(at.cast::<__m512i>(), *words);
-                    }
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn split_columns(
+    rows: &[&[f32]; LANES],
+    (hi, lo): (*mut u16, *mut u16),
+    places: usize,
+) -> usize {
+    let whole = rows[0].len() / Order::STEP * Order::STEP;
+    for k in (0..whole).step_by(Order::STEP) {
+        // SAFETY: a step of a row is inside it, and the caller has sixteen words of each pair's line.
+        unsafe {
+            let turned = split_and_turn(rows.iter().map(|row| row.as_ptr().wrapping_add(k)));
+            for (to, pairs) in [hi, lo].into_iter().zip(turned) {
+                for (pair, words) in pairs.into_iter().enumerate() {
+                    let at = to.add((k / 2 + pair) * places * 2);
+                    _mm512_storeu_si512(at.cast::<__m512i>(), words);
                 }
             }
         }
-        steps * Order::STEP
     }
+    whole
+}
 
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    fn both(first: __m256i, second: __m256i) -> __m512i {
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
-    }
+/// None: all is left to [`split_column`].
+///
+/// # Safety
+/// None is needed.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn split_columns(_: &[&[f32]; LANES], _: (*mut u16, *mut u16), _: usize) -> usize {
+    0
 }
 
 /// One row into pairs, zero beyond its end.

@@ -3,16 +3,13 @@
 //!
 //! A sum runs in sixteen lanes, then over the lanes in order: its order is a function of its length.
 
-use super::LANES;
+use super::{LANES, ROUNDING};
 use crate::backend::cpu::Isa;
 
 /// `e^x` is 0 below: its value would be subnormal.
 const EXP_MIN: f32 = -87.336_54;
 /// `e^x` is infinite above.
 const EXP_MAX: f32 = 88.722_83;
-
-/// Adding 1.5 * 2^23 rounds to a whole number, which then stands in the lowest bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// `e^x`, within two units of the last place. A multiple of `ln 2` is taken off (in two parts, the first one exact), what is
 /// left, at most 0.35, goes through the polynomial of Cephes' `expf` (Moshier 1989).
@@ -21,8 +18,8 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     let add = |a: f32, b: f32, c: f32| if FUSED { a.mul_add(b, c) } else { a * b + c };
     let clamped = if x < EXP_MIN { EXP_MIN } else { x };
     let clamped = if clamped > EXP_MAX { EXP_MAX } else { clamped };
-    let shifted = add(clamped, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
+    let shifted = add(clamped, std::f32::consts::LOG2_E, ROUNDING);
+    let n = shifted - ROUNDING;
     let r = add(n, 2.121_944_4e-4, add(n, -0.693_359_4, clamped));
     let mut p = 1.987_569_1e-4;
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
@@ -30,7 +27,7 @@ fn exp<const FUSED: bool>(x: f32) -> f32 {
     }
     let p = add(p * r, r, r) + 1.0;
     // Two factors: 2^128 is no number, and the largest results need it.
-    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let n = shifted.to_bits().wrapping_sub(ROUNDING.to_bits()) as i32;
     let half = n >> 1;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
     let y = p * power(half) * power(n - half);

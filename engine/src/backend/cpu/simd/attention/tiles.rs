@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 
 use super::super::amx::configure_tiles;
-use super::words::{SIDE, split, transpose};
+use super::words::{self, SIDE, transpose};
 
 /// bf16 numbers of a row of a tile.
 pub(super) const STEP: usize = 32;
@@ -106,16 +106,12 @@ pub(super) use {add, add_four, load, release, store, zero};
 #[inline]
 pub(super) unsafe fn turn(to: &mut Tile, from: *const u8, stride: usize, n: usize) {
     let mut rows = [_mm512_setzero_si512(); SIDE];
-    // SAFETY: the caller's promise; a tile's rows are aligned.
-    unsafe {
-        for (i, row) in rows.iter_mut().enumerate().take(n) {
-            *row = _mm512_loadu_si512(from.add(i * stride).cast());
-        }
-        transpose(&mut rows);
-        for (to, row) in to.0.iter_mut().zip(rows) {
-            _mm512_store_si512(to.as_mut_ptr().cast(), row);
-        }
+    for (i, row) in rows.iter_mut().enumerate().take(n) {
+        // SAFETY: the caller's promise.
+        *row = unsafe { _mm512_loadu_si512(from.add(i * stride).cast()) };
     }
+    transpose(&mut rows);
+    fill(to, &rows);
 }
 
 /// Sixteen rows of 32 f32 numbers as two `B` tiles of words of neighbouring numbers: values and remainders. Missing rows
@@ -131,24 +127,22 @@ pub(super) unsafe fn split_and_turn(
     stride: usize,
     n: usize,
 ) {
-    *hi = Tile::ZERO;
-    *lo = Tile::ZERO;
-    // SAFETY: the caller's promise; a tile's row has 32 numbers.
+    // SAFETY: the caller's promise.
     unsafe {
-        for i in 0..n {
-            for half in 0..2 {
-                let x = std::arch::x86_64::_mm512_loadu_ps(from.add(i * stride + half * SIDE));
-                let (value, rest) = split(x);
-                put(hi, i, half, value);
-                put(lo, i, half, rest);
-            }
-        }
-        for tile in [hi, lo] {
-            let from = tile.0.as_ptr().cast();
-            let mut copy = Tile::ZERO;
-            turn(&mut copy, from, ROW_BYTES, SIDE);
-            *tile = copy;
-        }
+        let rows = (0..n).map(|i| from.wrapping_add(i * stride));
+        let [values, rests] = words::split_and_turn(rows);
+        fill(hi, &values);
+        fill(lo, &rests);
+    }
+}
+
+/// Writes a tile's rows.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn fill(tile: &mut Tile, rows: &[__m512i; SIDE]) {
+    for (to, row) in tile.0.iter_mut().zip(rows) {
+        // SAFETY: a tile's rows are aligned.
+        unsafe { _mm512_store_si512(to.as_mut_ptr().cast(), *row) }
     }
 }
 

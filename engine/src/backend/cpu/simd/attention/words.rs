@@ -1,10 +1,10 @@
 //! Vectors of sixteen words: turned round, rounded to bf16, put side by side.
 
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
-    _mm512_cvtpbh_ps, _mm512_or_si512, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_slli_epi32, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m256bh, __m256i, __m512, __m512i, _mm512_castsi256_si512, _mm512_cvtepu16_epi32,
+    _mm512_cvtneps_pbh, _mm512_cvtpbh_ps, _mm512_inserti64x4, _mm512_or_si512,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_sub_ps,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::arch::x86_64::{_mm256_storeu_si256, _mm512_loadu_ps};
 use std::mem;
@@ -61,6 +61,36 @@ pub(in super::super) fn split(x: __m512) -> (__m256i, __m256i) {
     unsafe {
         (mem::transmute::<__m256bh, __m256i>(value), mem::transmute::<__m256bh, __m256i>(rest))
     }
+}
+
+/// 32 numbers of up to sixteen rows as words of neighbouring ones, sixteen rows' words side by side: values and remainders.
+/// Missing rows are zero.
+///
+/// # Safety
+/// 32 numbers are valid at each of `rows`.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+pub(in super::super) unsafe fn split_and_turn(
+    rows: impl Iterator<Item = *const f32>,
+) -> [[__m512i; SIDE]; 2] {
+    let mut halves = [[_mm512_setzero_si512(); SIDE]; 2];
+    let [values, rests] = &mut halves;
+    for ((row, value), rest) in rows.zip(values.iter_mut()).zip(rests.iter_mut()) {
+        // SAFETY: the caller's promise.
+        let (first, second) =
+            unsafe { (split(_mm512_loadu_ps(row)), split(_mm512_loadu_ps(row.add(SIDE)))) };
+        (*value, *rest) = (both(first.0, second.0), both(first.1, second.1));
+    }
+    transpose(values);
+    transpose(rests);
+    halves
+}
+
+/// Sixteen bf16 numbers and sixteen more.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn both(first: __m256i, second: __m256i) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
 }
 
 /// Words of two rows' numbers, the first row's in the lower half.

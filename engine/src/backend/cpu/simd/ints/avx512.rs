@@ -14,7 +14,7 @@ use std::arch::x86_64::{
 };
 
 use super::Ints;
-use crate::backend::cpu::simd::{Avx512, LANES, Lanes};
+use crate::backend::cpu::simd::{Avx512, LANES, Lanes, ROUNDING};
 
 // SAFETY of every block here: the caller runs on a processor with these sets and hands valid pointers.
 impl Ints for Avx512 {
@@ -116,13 +116,11 @@ impl Avx512 {
     /// As [`Ints`].
     #[inline(always)]
     pub(in super::super) unsafe fn load_small_ints(at: *const i32) -> __m512 {
-        // 1.5 * 2^23: f32 of this size are a whole number apart, so that adding to the bits adds to the number.
-        const ONES: f32 = 12_582_912.0;
         // SAFETY: the caller's promise.
         unsafe {
-            let bits = _mm512_set1_epi32(ONES.to_bits() as i32);
+            let bits = _mm512_set1_epi32(ROUNDING.to_bits() as i32);
             let bits = _mm512_add_epi32(bits, _mm512_loadu_si512(at.cast::<__m512i>()));
-            _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(ONES))
+            _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(ROUNDING))
         }
     }
 
