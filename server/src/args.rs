@@ -81,9 +81,13 @@ pub(crate) struct ComputeArgs {
     /// The flags below are about the processor, but for --quant
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub(crate) device: DeviceChoice,
-    /// Compute threads [default: the physical cores]
+    /// Compute threads [default: one for each fast core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Whether each thread is held to a core: yes; no; or auto, where memory has several nodes or cores are of several
+    /// kinds
+    #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = pin)]
+    pub(crate) pin: Pin,
     #[arg(long, value_name = "NAME", value_parser = isa,
           help = "Instruction set: portable, avx2, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
     pub(crate) isa: Option<Isa>,
@@ -114,7 +118,7 @@ impl ComputeArgs {
         let quant = self.quant.map(|target| Quant { target, cache: self.quant_cache });
         let (threads, isa, activations) = (self.threads, self.isa, self.activations);
         let (weights, cache) = (self.weights.0, self.cache_type);
-        CpuOptions { threads, isa, activations, weights, quant, cache }
+        CpuOptions { threads, pin: self.pin.0, isa, activations, weights, quant, cache }
     }
 }
 
@@ -140,6 +144,10 @@ impl Compute {
         Self { cpu: CpuOptions::default(), device: DeviceChoice::Cpu }
     }
 }
+
+/// `--pin`; `None` is `auto`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pin(pub(crate) Option<bool>);
 
 /// `--weights`; `None` is `auto`.
 #[derive(Debug, Clone, Copy)]
@@ -209,6 +217,16 @@ fn activations(text: &str) -> Result<Activations, String> {
 /// `--cache-type`.
 fn cache_type(text: &str) -> Result<CacheType, String> {
     CacheType::parse(text).map_err(|_| "wanted f32, bf16 or int8".into())
+}
+
+/// `--pin`.
+fn pin(text: &str) -> Result<Pin, String> {
+    match text {
+        "auto" => Ok(Pin(None)),
+        "yes" => Ok(Pin(Some(true))),
+        "no" => Ok(Pin(Some(false))),
+        _ => Err("wanted auto, yes or no".into()),
+    }
 }
 
 /// `--weights`.

@@ -63,6 +63,8 @@ fn load(case: &str, setting: &Setting) -> Model {
         },
         cpu: CpuOptions {
             threads: Some(setting.threads),
+            // Where they run changes nothing either.
+            pin: Some(setting.threads > 1),
             isa: None,
             activations: Some(setting.activations),
             ..CpuOptions::default()

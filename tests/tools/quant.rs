@@ -16,6 +16,7 @@ use super::{Raw, copy, golden, read, write};
 
 pub(super) const F32: CpuOptions = CpuOptions {
     threads: Some(2),
+    pin: None,
     isa: None,
     activations: Some(Activations::F32),
     quant: None,

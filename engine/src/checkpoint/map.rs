@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 mod arena;
 
 use arena::Chunk;
-pub use arena::{Arena, Room};
+pub use arena::{Arena, Near, Room};
 
 /// Maps that can be watched at once. A checkpoint of a thousand shards would still leave room for others.
 const TABLE_LEN: usize = 4096;

@@ -44,7 +44,7 @@ pub use files::is_weights;
 pub use folder::GenerationConfig;
 pub use keep::{Keep, Kept, Place};
 pub use known::Known;
-pub use map::{Arena, Bytes, Room, Watch};
+pub use map::{Arena, Bytes, Near, Room, Watch};
 pub use part::Part;
 pub use quantised::{Opened, Quant, cache_folder, open_planned, open_with_cache};
 pub use scales::Scales;

@@ -61,6 +61,11 @@ fn limits_and_computing_reach_the_engine() {
         (args.compute.options().isa, args.compute.options().threads),
         (Some(Isa::Avx2), Some(2))
     );
+    for (line, pin) in
+        [("", None), ("--pin auto", None), ("--pin yes", Some(true)), ("--pin no", Some(false))]
+    {
+        assert_eq!(parse(line).unwrap().serve.compute.options().pin, pin, "{line}");
+    }
 }
 
 #[test]
@@ -70,6 +75,7 @@ fn wrong_flags_and_values_are_usage_errors() {
         "--port 70000",
         "--port x",
         "--isa sse",
+        "--pin maybe",
         "--activations f16",
         "--weights here",
         "--head-kib 0",

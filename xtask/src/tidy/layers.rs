@@ -44,6 +44,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "checkpoint::Bytes",
             "checkpoint::Keep",
             "checkpoint::Kept",
+            "checkpoint::Near",
             "checkpoint::Place",
             "checkpoint::Quant",
             "checkpoint::Target",
@@ -65,7 +66,14 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cuda_sim", &["cuda-sim/", "kernels/tests/", "tests/"]),
     ("rayon", &["engine/src/backend/cpu/pool.rs"]),
     ("memmap2", &["engine/src/checkpoint/map.rs", "engine/src/checkpoint/map/"]),
-    ("rustix", &["engine/src/checkpoint/convert/", "server/src/commands/bench/clock.rs"]),
+    (
+        "rustix",
+        &[
+            "engine/src/backend/cpu/topology/",
+            "engine/src/checkpoint/convert/",
+            "server/src/commands/bench/clock.rs",
+        ],
+    ),
     (
         "safetensors",
         &[

@@ -11,6 +11,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "engine/src/checkpoint/map/",
     "engine/src/backend/cpu/simd/",
     "engine/src/backend/cpu/pool.rs",
+    "engine/src/backend/cpu/pool/",
     // The counting allocator of the unit tests.
     "engine/src/backend/cpu/testing.rs",
     "engine/src/backend/cuda/",

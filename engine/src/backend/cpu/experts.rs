@@ -4,9 +4,10 @@
 //! outputs, so that a skewed routing keeps all threads busy.
 
 use super::route::Routing;
-use super::simd::groups::GroupRows;
+use super::simd::gated::{Gated, Products, multiply_gated, room_len};
+use super::simd::groups::{GroupRows, Places};
 use super::simd::multiply::{Inputs, Order, PairRows, Segment, multiply, rounded_to_pair};
-use super::{Cpu, Form, Weight, swiglu};
+use super::{Cpu, Form, Weight};
 use crate::backend::{ExpertWeights, ScratchShape};
 
 /// Room for one layer's rows, grouped by expert. `N = rows * K` entries.
@@ -21,12 +22,12 @@ pub(super) struct Scratch {
     /// Touched experts.
     segments: Vec<Segment>,
     inputs: InputRoom,
-    /// `[N, M]`.
-    gate: Vec<f32>,
-    /// `[N, M]`.
-    up: Vec<f32>,
-    /// `[N, M]`.
+    /// `[thread, 2, rows, outputs of a task]`: gate and up.
+    halves: Vec<f32>,
+    /// `[N, M]`: what experts take whose down wants no whole numbers.
     product: Vec<f32>,
+    /// `[N, M]`: what the others take.
+    products: GroupRows,
     /// `[N, D]`.
     down: Vec<f32>,
 }
@@ -37,45 +38,64 @@ struct InputRoom {
     pairs: PairRows,
     groups: GroupRows,
     plain: Vec<f32>,
+    rounded: Vec<f32>,
     /// Experts that take one form.
     chosen: Vec<Segment>,
 }
 
+/// What a backend's experts may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Forms {
+    pub(super) pairs: Option<Order>,
+    pub(super) has_groups: bool,
+    pub(super) rounds: bool,
+    pub(super) threads: usize,
+}
+
 impl Scratch {
     /// Room for the largest step.
-    pub(super) fn new(shape: &ScratchShape, pairs: Option<Order>, has_groups: bool) -> Self {
+    pub(super) fn new(shape: &ScratchShape, forms: Forms) -> Self {
         let (n, hidden, width) = sizes(shape);
         if n == 0 {
             return Self::default();
         }
         let widest = hidden.max(width);
+        let n_group = if forms.has_groups { n } else { 0 };
         Self {
             start: vec![0; shape.n_routed_experts + 1],
             place: vec![0; n],
             origin: vec![0; n],
             segments: Vec::with_capacity(shape.n_routed_experts),
             inputs: InputRoom {
-                pairs: pairs
+                pairs: forms
+                    .pairs
                     .map_or_else(PairRows::default, |order| PairRows::with_room(order, n, widest)),
-                groups: GroupRows::with_room(if has_groups { n } else { 0 }, widest),
+                groups: GroupRows::with_room(n_group, hidden),
                 plain: vec![0.0; n * widest],
+                rounded: vec![0.0; if forms.rounds { n * widest } else { 0 }],
                 chosen: Vec::with_capacity(shape.n_routed_experts),
             },
-            gate: vec![0.0; n * width],
-            up: vec![0.0; n * width],
+            halves: vec![0.0; forms.threads * room_len(shape.step_rows_max)],
             product: vec![0.0; n * width],
+            products: GroupRows::with_room(n_group, width),
             down: vec![0.0; n * hidden],
         }
     }
 
     /// Bytes of [`Scratch::new`].
-    pub(super) fn bytes(shape: &ScratchShape, pairs: Option<Order>, has_groups: bool) -> u64 {
+    pub(super) fn bytes(shape: &ScratchShape, forms: Forms) -> u64 {
         let (n, hidden, width) = sizes(shape);
+        if n == 0 {
+            return 0;
+        }
         let widest = hidden.max(width);
-        let floats = n * (widest + hidden + 3 * width);
+        let rounded = if forms.rounds { widest } else { 0 };
+        let halves = forms.threads * room_len(shape.step_rows_max);
+        let floats = n * (widest + rounded + hidden + width) + halves;
         let indices = shape.n_routed_experts * (1 + 2 * size_of::<Segment>() / 4) + 2 * n;
-        let pairs = pairs.map_or(0, |order| PairRows::bytes(order, n, widest));
-        let groups = GroupRows::bytes(if has_groups { n } else { 0 }, widest);
+        let pairs = forms.pairs.map_or(0, |order| PairRows::bytes(order, n, widest));
+        let n_group = if forms.has_groups { n } else { 0 };
+        let groups = GroupRows::bytes(n_group, hidden) + GroupRows::bytes(n_group, width);
         ((floats + indices) * size_of::<f32>()) as u64 + pairs + groups
     }
 }
@@ -102,7 +122,8 @@ pub(super) fn experts(
     // Taken out for the length of the call, so that pool and scratch can be borrowed beside each other.
     let mut scratch = std::mem::take(&mut cpu.experts);
     dispatch(&mut scratch, routing, rows);
-    run_experts(cpu, &mut scratch, x, weights, rows * routing.per_row);
+    products(cpu, &mut scratch, x, weights, (rows, routing.per_row));
+    downs(cpu, &mut scratch, &weights.down, rows * routing.per_row);
     let hidden = weights.down.first().map_or(0, |down| down.n_out);
     combine(cpu, y, &scratch, routing, hidden, rows);
     if let Some(shared) = shared {
@@ -139,86 +160,126 @@ fn dispatch(scratch: &mut Scratch, routing: &Routing, rows: usize) {
     }
 }
 
-/// `down(silu(gate x) * up x)` of every entry.
-fn run_experts(
+/// Calls `each` for every combination of forms that occurs, with the segments that have it: experts may be stored in several
+/// formats.
+fn by_forms<F: PartialEq>(
+    segments: &[Segment],
+    chosen: &mut Vec<Segment>,
+    forms: impl Fn(&Segment) -> F,
+    mut each: impl FnMut(F, &[Segment]),
+) {
+    for (i, segment) in segments.iter().enumerate() {
+        let of = forms(segment);
+        if segments[..i].iter().all(|before| forms(before) != of) {
+            chosen.clear();
+            chosen.extend(segments[i..].iter().filter(|segment| forms(segment) == of));
+            each(of, chosen);
+        }
+    }
+}
+
+/// `silu(gate x) * up x` of every entry, in the form that the expert's down takes.
+fn products(
     cpu: &mut Cpu,
     s: &mut Scratch,
     x: &[f32],
     weights: &ExpertWeights<Weight>,
-    n: usize,
+    (rows, per_row): (usize, usize),
 ) {
     let Some(first) = weights.gate.first() else { return };
-    let (hidden, width) = (first.dim, first.n_out);
-    let origin = &s.origin[..n];
-    let row = |entry: usize| &x[origin[entry] as usize * hidden..][..hidden];
-    let products = [(&mut s.gate[..], &weights.gate[..]), (&mut s.up, &weights.up)];
-    project(cpu, &mut s.inputs, &s.segments, products, (n, hidden), row);
-    swiglu::swiglu(cpu, &mut s.product, &s.gate, &s.up, width, n);
-    let product = &s.product;
-    let row = |entry: usize| &product[entry * width..][..width];
-    let products = [(&mut s.down[..], &weights.down[..])];
-    project(cpu, &mut s.inputs, &s.segments, products, (n, width), row);
-}
-
-/// Products of the same `n` inputs of `dim` numbers, each matrix with the form it takes: experts may be stored in
-/// several formats.
-fn project<'x, const N: usize>(
-    cpu: &mut Cpu,
-    room: &mut InputRoom,
-    segments: &[Segment],
-    mut products: [(&mut [f32], &[Weight]); N],
-    (n, dim): (usize, usize),
-    row: impl Fn(usize) -> &'x [f32] + Sync,
-) {
-    let mut chosen = std::mem::take(&mut room.chosen);
-    for form in [Form::Plain, Form::Rounded, Form::Split, Form::Groups] {
-        let takes = |cpu: &Cpu, weights: &[Weight], segment: &Segment| {
-            cpu.form(&weights[segment.weight as usize]) == form
-        };
-        let mut all = products.iter().flat_map(|(_, w)| segments.iter().map(move |s| (*w, s)));
-        if !all.any(|(weights, segment)| takes(cpu, weights, segment)) {
-            continue;
-        }
-        let inputs = prepare(cpu, form, room, (n, dim), &row);
-        for (y, weights) in &mut products {
-            chosen.clear();
-            chosen.extend(segments.iter().filter(|segment| takes(cpu, weights, segment)));
-            multiply(&mut cpu.pool, cpu.isa, y, inputs, weights, &chosen, &mut cpu.rooms);
-        }
-    }
-    room.chosen = chosen;
-}
-
-/// Gathers `n` inputs of `dim` numbers, in the form the matrices want.
-fn prepare<'s, 'x>(
-    cpu: &mut Cpu,
-    form: Form,
-    room: &'s mut InputRoom,
-    (n, dim): (usize, usize),
-    row: &(impl Fn(usize) -> &'x [f32] + Sync),
-) -> Inputs<'s> {
-    match form {
-        Form::Split => {
-            room.pairs.fill(&mut cpu.pool, n, dim, row);
-            return Inputs::Split(&room.pairs);
-        }
-        Form::Groups => {
-            room.groups.fill(&mut cpu.pool, cpu.isa, n, dim, row);
-            return Inputs::Groups(&room.groups);
-        }
-        Form::Plain | Form::Rounded => {}
-    }
-    let plain = &mut room.plain[..n * dim];
-    let part = |entry: usize| entry * dim..(entry + 1) * dim;
-    cpu.pool.run_parts(n * dim, plain, &mut cpu.threads, n, part, |entry, to, _| {
-        to.copy_from_slice(row(entry));
-        if form == Form::Rounded {
-            for x in to {
-                *x = rounded_to_pair(*x);
+    let (hidden, width, n) = (first.dim, first.n_out, rows * per_row);
+    let Scratch { segments, inputs, place, origin, halves, product, products, .. } = s;
+    let (isa, activations) = (cpu.isa, cpu.activations);
+    let forms = |segment: &Segment| {
+        let expert = segment.weight as usize;
+        let of = |weights: &[Weight]| Form::of(activations, isa, &weights[expert]);
+        (of(&weights.gate), of(&weights.up), of(&weights.down) == Form::Groups)
+    };
+    let row = |row: usize| &x[row * hidden..(row + 1) * hidden];
+    let entry = |entry: usize| row(origin[entry] as usize);
+    let places = Places { place: &place[..n], each: per_row, input: &origin[..n] };
+    let mut chosen = std::mem::take(&mut inputs.chosen);
+    by_forms(segments, &mut chosen, forms, |(gate, up, is_groups), chosen| {
+        for form in [gate, up] {
+            match form {
+                // A row's numbers are the same for all its experts.
+                Form::Groups => {
+                    inputs.groups.fill_places(&mut cpu.pool, isa, places, hidden, row);
+                }
+                _ => inputs.fill(cpu, form, (n, hidden), entry),
+            }
+            if up == gate {
+                break;
             }
         }
+        let gated = Gated {
+            gate: (inputs.of(gate, n * hidden), &weights.gate),
+            up: (inputs.of(up, n * hidden), &weights.up),
+        };
+        let out = if is_groups {
+            Products::Groups(products, n)
+        } else {
+            Products::Plain(&mut product[..n * width])
+        };
+        multiply_gated(&mut cpu.pool, isa, out, gated, chosen, &mut cpu.rooms, halves);
     });
-    Inputs::Plain(plain)
+    inputs.chosen = chosen;
+}
+
+/// `down product` of every entry.
+fn downs(cpu: &mut Cpu, s: &mut Scratch, weights: &[Weight], n: usize) {
+    let Some(width) = weights.first().map(|first| first.dim) else { return };
+    let Scratch { segments, inputs, product, products, down, .. } = s;
+    let (isa, activations) = (cpu.isa, cpu.activations);
+    let form = |segment: &Segment| Form::of(activations, isa, &weights[segment.weight as usize]);
+    let entry = |entry: usize| &product[entry * width..(entry + 1) * width];
+    let mut chosen = std::mem::take(&mut inputs.chosen);
+    by_forms(segments, &mut chosen, form, |form, chosen| {
+        let inputs = if form == Form::Groups {
+            Inputs::Groups(products)
+        } else {
+            inputs.fill(cpu, form, (n, width), entry);
+            inputs.of(form, n * width)
+        };
+        multiply(&mut cpu.pool, isa, down, inputs, weights, chosen, &mut cpu.rooms);
+    });
+    inputs.chosen = chosen;
+}
+
+impl InputRoom {
+    /// Takes `n` inputs of `dim` numbers, in another form than whole numbers.
+    fn fill<'x>(
+        &mut self,
+        cpu: &mut Cpu,
+        form: Form,
+        (n, dim): (usize, usize),
+        entry: impl Fn(usize) -> &'x [f32] + Sync,
+    ) {
+        let to = match form {
+            Form::Split => return self.pairs.fill(&mut cpu.pool, n, dim, entry),
+            Form::Rounded => &mut self.rounded[..n * dim],
+            Form::Plain | Form::Groups => &mut self.plain[..n * dim],
+        };
+        let part = |entry: usize| entry * dim..(entry + 1) * dim;
+        cpu.pool.run_parts(n * dim, to, &mut cpu.threads, n, part, |i, to, _| {
+            to.copy_from_slice(entry(i));
+            if form == Form::Rounded {
+                for x in to {
+                    *x = rounded_to_pair(*x);
+                }
+            }
+        });
+    }
+
+    /// What was taken in that form last, `len` numbers.
+    fn of(&self, form: Form, len: usize) -> Inputs<'_> {
+        match form {
+            Form::Split => Inputs::Split(&self.pairs),
+            Form::Groups => Inputs::Groups(&self.groups),
+            Form::Rounded => Inputs::Plain(&self.rounded[..len]),
+            Form::Plain => Inputs::Plain(&self.plain[..len]),
+        }
+    }
 }
 
 /// `y[row] = sum_k w_k * entry(row, k)`, in the order of the row's own choices.

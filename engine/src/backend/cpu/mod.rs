@@ -25,6 +25,7 @@ mod simd;
 mod swiglu;
 #[cfg(test)]
 mod testing;
+mod topology;
 mod weight;
 
 pub use latents::Latents;
@@ -37,6 +38,7 @@ pub use weight::Weight;
 use pool::Pool;
 use simd::groups::GroupRows;
 use simd::multiply::{Order, PairRows, Rooms};
+use topology::Topology;
 
 use super::ScratchShape;
 use crate::checkpoint::{Arena, Bytes, Keep};
@@ -94,6 +96,26 @@ enum Form {
     Groups,
 }
 
+impl Form {
+    /// What a matrix takes.
+    fn of(activations: Activations, isa: Isa, weight: &Weight) -> Self {
+        let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
+        match activations {
+            Activations::Int8 if is_blocks => Self::Groups,
+            Activations::Int8 | Activations::Bf16 if is_bf16 && splits(activations, isa) => {
+                Self::Split
+            }
+            Activations::Bf16 if is_bf16 => Self::Rounded,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Whether inputs of bf16 matrices are split.
+fn splits(activations: Activations, isa: Isa) -> bool {
+    activations != Activations::F32 && isa.multiplies_bf16()
+}
+
 /// Inputs rewritten once before a product.
 #[derive(Default)]
 struct InputScratch {
@@ -123,7 +145,8 @@ impl Cpu {
         }
         let best = if isa == Isa::Portable { Activations::F32 } else { Activations::Int8 };
         let activations = options.activations.unwrap_or(best);
-        let pool = Pool::new(options.threads_wanted())?;
+        let team = Topology::of_process().team(options.threads_wanted(), options.pin)?;
+        let pool = Pool::new(&team)?;
         Ok(Self {
             threads: (0..pool.threads()).map(|_| ThreadScratch::default()).collect(),
             pool,
@@ -181,18 +204,12 @@ impl Cpu {
 
     /// Whether inputs of bf16 matrices are split for `vdpbf16ps`; otherwise they are rounded or taken as they are.
     fn splits(&self) -> bool {
-        self.activations != Activations::F32 && self.isa.multiplies_bf16()
+        splits(self.activations, self.isa)
     }
 
     /// The inputs that a matrix takes.
     fn form(&self, weight: &Weight) -> Form {
-        let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
-        match self.activations {
-            Activations::Int8 if is_blocks => Form::Groups,
-            Activations::Int8 | Activations::Bf16 if is_bf16 && self.splits() => Form::Split,
-            Activations::Bf16 if is_bf16 => Form::Rounded,
-            _ => Form::Plain,
-        }
+        Form::of(self.activations, self.isa, weight)
     }
 
     /// The order of split inputs, where inputs are split.
@@ -207,7 +224,7 @@ impl Cpu {
             + mla_prefill::Scratch::bytes(self, shape)
             + sample::Scratch::bytes(shape.vocab_size);
         self.input_bytes(shape)
-            + experts::Scratch::bytes(shape, self.order(), self.has_groups())
+            + experts::Scratch::bytes(shape, self.expert_forms())
             + Plan::bytes(shape)
             + Routing::bytes(shape)
             + (mla_decode::spans_len(self, &shape.mla) * size_of::<f32>()) as u64
@@ -225,6 +242,16 @@ impl Cpu {
             (0, 0)
         };
         pairs + rounded + groups + rooms
+    }
+
+    /// What experts may take.
+    fn expert_forms(&self) -> experts::Forms {
+        experts::Forms {
+            pairs: self.order(),
+            has_groups: self.has_groups(),
+            rounds: self.rounds(),
+            threads: self.pool.threads(),
+        }
     }
 
     /// Whether inputs of bf16 matrices lose what a pair would.
@@ -251,7 +278,7 @@ impl Cpu {
             self.rooms = Rooms::new(self.pool.threads(), dim);
             self.heads = head_linear::Scratch::new(shape);
         }
-        self.experts = experts::Scratch::new(shape, self.order(), self.has_groups());
+        self.experts = experts::Scratch::new(shape, self.expert_forms());
         self.spans = vec![0.0; mla_decode::spans_len(self, &shape.mla)];
         self.threads = (0..self.pool.threads())
             .map(|_| ThreadScratch {

@@ -84,6 +84,8 @@ impl Backend for Cpu {
     fn reserve(&mut self, shape: &ScratchShape, limits: &Limits) -> Result<Plan> {
         // All matrices are there by now.
         resident::release_copied(self);
+        // Steps run on another thread.
+        self.pool.leave_seat();
         self.make_scratch(shape);
         Ok(Plan::with_room(shape, limits))
     }

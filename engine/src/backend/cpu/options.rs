@@ -1,5 +1,6 @@
 //! What the backend is made with: instructions, inputs, where weights are.
 
+use super::topology::Topology;
 use crate::checkpoint::Quant;
 use crate::error::{Error, Result};
 
@@ -197,8 +198,10 @@ impl Residence {
 /// What the CPU backend is made with.
 #[derive(Debug, Clone, Default)]
 pub struct CpuOptions {
-    /// Compute threads; `None`: the processors this process may use.
+    /// Compute threads; `None`: one for each fast core that this process may use.
     pub threads: Option<usize>,
+    /// Whether each thread is held to a processor; `None`: where memory has several nodes, or cores are of several kinds.
+    pub pin: Option<bool>,
     /// `None`: the best this processor has.
     pub isa: Option<Isa>,
     /// `None`: int8 with everything but [`Isa::Portable`], f32 there.
@@ -212,10 +215,9 @@ pub struct CpuOptions {
 }
 
 impl CpuOptions {
-    /// Compute threads that are asked for, or the processors this process may use; held to no range.
+    /// Compute threads that are asked for, or one for each fast core; held to no range.
     pub(crate) fn threads_wanted(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        self.threads.unwrap_or_else(cores)
+        self.threads.unwrap_or_else(|| Topology::of_process().threads())
     }
 }
 

@@ -4,15 +4,20 @@
 //! allocation or a system call while the team is warm: workers spin for a short while on the state word and park only
 //! when nothing comes. The calling thread works too, and waits only for workers that have entered the loop: one that
 //! the system has put aside on a busy machine is not missed. Tasks are claimed by an atomic counter; which thread runs
-//! a task never changes its result.
+//! a task never changes its result. Where memory has several nodes, each has a counter: a thread takes the tasks that are
+//! at home with its own before it helps the others.
+
+mod parts;
 
 use std::any::Any;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, Thread};
+use std::thread::{JoinHandle, Thread, ThreadId};
 
+pub(super) use parts::{Block, Exclusive};
+
+use super::topology::{Affinity, Seat, Team};
 use crate::error::{Error, Result};
 
 /// Looks at the state before a worker parks: some tens of microseconds.
@@ -29,13 +34,27 @@ const NUMBER: u64 = 1 << 17;
 /// A loop of less work runs on the calling thread: some microseconds, which is what handing it out costs.
 const WORK_MIN: usize = 1 << 16;
 
-/// A loop's body as two words, so that handing it over allocates nothing.
+/// A loop's body as a few words, so that handing it over allocates nothing.
 #[derive(Clone, Copy)]
 struct Job {
     call: unsafe fn(*const (), usize, usize),
     body: *const (),
     n_task: usize,
+    /// Which node a task is at home with; `None`: any thread is as good.
+    home: Option<Home>,
 }
+
+/// A loop's homes as two words.
+#[derive(Clone, Copy)]
+struct Home {
+    ask: unsafe fn(*const (), usize) -> usize,
+    of: *const (),
+}
+
+/// A counter with a cache line to itself.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counter(AtomicUsize);
 
 /// What caller and workers share.
 struct Shared {
@@ -43,8 +62,8 @@ struct Shared {
     state: AtomicU64,
     /// Workers that have left the present loop.
     left: AtomicU64,
-    /// The next task to claim.
-    next: AtomicUsize,
+    /// The next task to claim: of each node, or of all at the first.
+    next: Box<[Counter]>,
     stop: AtomicBool,
     job: std::cell::UnsafeCell<Option<Job>>,
     has_panic: AtomicBool,
@@ -54,43 +73,51 @@ struct Shared {
 // SAFETY: `job` is written by the caller only while the last loop is closed and all who entered it have left, and read
 // by workers only after they entered the loop that was opened after the write (release, acquire).
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer inside `job` is to a `Sync` closure that outlives the loop it belongs to.
+// SAFETY: the pointers inside `job` are to `Sync` closures that outlive the loop they belong to.
 unsafe impl Send for Shared {}
 
 /// A fixed team of threads, the caller included.
 pub(super) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<(Thread, Option<JoinHandle<()>>)>,
+    /// The caller's place.
+    seat: Seat,
+    /// Who took it last, and where that thread could run before.
+    seated: Option<(ThreadId, Option<Affinity>)>,
+    /// The system's numbers of the team's memory nodes.
+    nodes: Vec<usize>,
 }
 
 impl Pool {
-    /// A team of `threads`, the calling thread counted.
+    /// A team with the places of `team`, the calling thread in the first.
     ///
     /// # Errors
-    /// [`Error::Setting`] outside 1 to 1024; [`Error::Internal`] when the system refuses a thread.
-    pub(super) fn new(threads: usize) -> Result<Self> {
-        if !(1..=1024).contains(&threads) {
-            return Err(Error::Setting {
-                name: "threads",
-                got: threads.to_string(),
-                want: "1 to 1024".into(),
-            });
-        }
+    /// [`Error::Internal`] when the system refuses a thread.
+    pub(super) fn new(team: &Team) -> Result<Self> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             left: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            next: team.nodes.iter().map(|_| Counter::default()).collect(),
             stop: AtomicBool::new(false),
             job: std::cell::UnsafeCell::new(None),
             has_panic: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let mut pool = Self { shared, workers: Vec::with_capacity(threads - 1) };
-        for index in 1..threads {
+        let mut pool = Self {
+            shared,
+            workers: Vec::with_capacity(team.seats.len()),
+            seat: team.seats.first().copied().unwrap_or_default(),
+            seated: None,
+            nodes: team.nodes.clone(),
+        };
+        for (index, &seat) in team.seats.iter().enumerate().skip(1) {
             let shared = Arc::clone(&pool.shared);
             let handle = std::thread::Builder::new()
                 .name(format!("hadal-compute-{index}"))
-                .spawn(move || work(&shared, index))
+                .spawn(move || {
+                    hold(seat);
+                    work(&shared, index, seat.node);
+                })
                 .map_err(|error| Error::Internal {
                     message: format!("cannot start a compute thread: {error}"),
                 })?;
@@ -102,6 +129,11 @@ impl Pool {
     /// Threads of the team.
     pub(super) fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// The system's numbers of the memory nodes that threads are near; one where that makes no difference.
+    pub(super) fn nodes(&self) -> &[usize] {
+        &self.nodes
     }
 
     /// [`Pool::run`], or on this thread alone when the whole loop is less work than waking the others.
@@ -119,23 +151,43 @@ impl Pool {
         }
     }
 
+    /// [`Pool::run_work`], tasks with threads near `home(task)`, one of the team's nodes, as long as those have time.
+    pub(super) fn run_work_at<F: Fn(usize, usize) + Sync, H: Fn(usize) -> usize + Sync>(
+        &mut self,
+        work: usize,
+        n_task: usize,
+        home: H,
+        body: F,
+    ) {
+        if self.nodes.len() == 1 || work < WORK_MIN {
+            return self.run_work(work, n_task, body);
+        }
+        let home = Home { ask: ask::<H>, of: std::ptr::from_ref(&home).cast() };
+        self.run_job(n_task, Some(home), body);
+    }
+
     /// Calls `body(task, thread)` once for every task below `n_task`, on any thread, and returns when all are done.
     /// A panic in a task is raised again here.
     pub(super) fn run<F: Fn(usize, usize) + Sync>(&mut self, n_task: usize, body: F) {
+        self.run_job(n_task, None, body);
+    }
+
+    fn run_job<F: Fn(usize, usize) + Sync>(&mut self, n_task: usize, home: Option<Home>, body: F) {
+        self.take_seat();
         if self.workers.is_empty() || n_task <= 1 {
             (0..n_task).for_each(|task| body(task, 0));
             return;
         }
-        let job = Job { call: call::<F>, body: std::ptr::from_ref(&body).cast(), n_task };
+        let job = Job { call: call::<F>, body: std::ptr::from_ref(&body).cast(), n_task, home };
         let shared = &*self.shared;
         // SAFETY: `&mut self`, and the last `run` returned after it had closed its loop and all had left it.
         unsafe { *shared.job.get() = Some(job) };
-        shared.next.store(0, Ordering::Relaxed);
+        shared.next.iter().for_each(|next| next.0.store(0, Ordering::Relaxed));
         shared.left.store(0, Ordering::Relaxed);
         let number = (shared.state.load(Ordering::Relaxed) & !(NUMBER - 1)).wrapping_add(NUMBER);
         shared.state.store(number | OPEN, Ordering::Release);
         self.workers.iter().take(n_task - 1).for_each(|(thread, _)| thread.unpark());
-        let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, 0)));
+        let own = catch_unwind(AssertUnwindSafe(|| claim(shared, job, 0, self.seat.node)));
         let entered = shared.state.fetch_and(!OPEN, Ordering::AcqRel) & ENTERED;
         let mut looks = 0;
         while shared.left.load(Ordering::Acquire) < entered {
@@ -151,125 +203,37 @@ impl Pool {
             resume_unwind(panic);
         }
     }
-}
 
-impl Pool {
-    /// [`Pool::run_work`] where task `i` gets `out[parts(i)]` to itself, and every thread a scratch of its own.
-    ///
-    /// Parts must ascend without overlap, and there must be a scratch for each thread; both are checked.
-    pub(super) fn run_parts<T: Send, S: Send>(
-        &mut self,
-        work: usize,
-        out: &mut [T],
-        scratch: &mut [S],
-        n_task: usize,
-        parts: impl Fn(usize) -> Range<usize> + Sync,
-        body: impl Fn(usize, &mut [T], &mut S) + Sync,
-    ) {
-        let mut end = 0;
-        for task in 0..n_task {
-            let part = parts(task);
-            assert!(end <= part.start && part.start <= part.end, "parts of a loop overlap");
-            end = part.end;
+    /// Holds the calling thread to the first place, where that is a certain one. A model is loaded by one thread, and runs
+    /// on another.
+    fn take_seat(&mut self) {
+        if self.seat.cpu.is_none() {
+            return;
         }
-        assert!(end <= out.len(), "a part ends at {end}, the output at {}", out.len());
-        assert!(
-            self.threads() <= scratch.len(),
-            "{} threads, {} scratches",
-            self.threads(),
-            scratch.len()
-        );
-        let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
-        self.run_work(work, n_task, |task, thread| {
-            let part = parts(task);
-            // SAFETY: parts are inside `out` and disjoint, each task runs once, and a thread runs one task at a time.
-            let (part, scratch) =
-                unsafe { (out.slice(part.start, part.len()), &mut *scratch.at(thread)) };
-            body(task, part, scratch);
-        });
-    }
-}
-
-/// A block of a matrix `[row, stride]`: some columns of some rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
-    /// Rows of the block.
-    pub(super) rows: Range<usize>,
-    /// First column.
-    pub(super) column: usize,
-}
-
-impl Pool {
-    /// [`Pool::run`] where task `i` computes the block `blocks(i)`, `width` columns wide, of `out [row, stride]` in its
-    /// thread's scratch and hands it back, rows back to back.
-    ///
-    /// Blocks must ascend, by rows and then by column, without overlap; that is checked.
-    pub(super) fn run_blocks<T: Copy + Send, S: Send>(
-        &mut self,
-        out: &mut [T],
-        (stride, width): (usize, usize),
-        scratch: &mut [S],
-        n_task: usize,
-        blocks: impl Fn(usize) -> Block + Sync,
-        body: impl Fn(usize, &mut S) -> &[T] + Sync,
-    ) {
-        let mut before = Block { rows: 0..0, column: 0 };
-        for task in 0..n_task {
-            let block = blocks(task);
-            let beside = block.rows == before.rows && block.column >= before.column + width;
-            assert!(beside || block.rows.start >= before.rows.end, "blocks of a loop overlap");
-            assert!(
-                block.column + width <= stride && block.rows.end * stride <= out.len(),
-                "a block is outside"
-            );
-            before = block;
+        let caller = std::thread::current().id();
+        if self.seated.as_ref().is_none_or(|(id, _)| *id != caller) {
+            self.seated = Some((caller, Affinity::current()));
+            hold(self.seat);
         }
-        assert!(
-            self.threads() <= scratch.len(),
-            "{} threads, {} scratches",
-            self.threads(),
-            scratch.len()
-        );
-        let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
-        self.run(n_task, |task, thread| {
-            let block = blocks(task);
-            // SAFETY: a thread runs one task at a time.
-            let made = body(task, unsafe { &mut *scratch.at(thread) });
-            for (row, made) in block.rows.zip(made.chunks(width)) {
-                // SAFETY: inside `out` and this task's alone, as checked above.
-                unsafe { out.slice(row * stride + block.column, width) }.copy_from_slice(made);
-            }
-        });
+    }
+
+    /// Lets the calling thread run where it could before its first loop, if it has the place: until the next one, or for
+    /// what it does and starts when it has no more.
+    pub(super) fn leave_seat(&mut self) {
+        if let Some((thread, Some(before))) = self.seated.take()
+            && thread == std::thread::current().id()
+        {
+            before.hold();
+        }
     }
 }
 
-/// A pointer that threads use at places of their own.
-pub(super) struct Exclusive<T>(*mut T);
-
-impl<T> Exclusive<T> {
-    /// Over all of `slice`, which nobody else has.
-    pub(super) fn new(slice: &mut [T]) -> Self {
-        Self(slice.as_mut_ptr())
-    }
-
-    /// The place of element `index`.
-    pub(super) fn at(&self, index: usize) -> *mut T {
-        self.0.wrapping_add(index)
-    }
-
-    /// `len` elements from `start`.
-    ///
-    /// # Safety
-    /// They are inside the slice, and no other thread has them now.
-    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
-    pub(super) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.at(start), len) }
+/// Holds this thread to its processor, if it has one.
+fn hold(seat: Seat) {
+    if let Some(cpu) = seat.cpu {
+        Affinity::one(cpu).hold();
     }
 }
-
-// SAFETY: whoever dereferences shows that no other thread has the same place.
-unsafe impl<T: Send> Sync for Exclusive<T> {}
 
 /// Runs one task of a body of type `F`.
 ///
@@ -280,27 +244,44 @@ unsafe fn call<F: Fn(usize, usize) + Sync>(body: *const (), task: usize, thread:
     unsafe { (*body.cast::<F>())(task, thread) }
 }
 
-/// Claims and runs tasks until none is left.
-fn claim(shared: &Shared, job: Job, thread: usize) {
-    loop {
-        let task = shared.next.fetch_add(1, Ordering::Relaxed);
-        if task >= job.n_task {
-            return;
+/// The home of a task, as `H` says.
+///
+/// # Safety
+/// As [`call`].
+unsafe fn ask<H: Fn(usize) -> usize + Sync>(home: *const (), task: usize) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe { (*home.cast::<H>())(task) }
+}
+
+/// Claims and runs tasks until none is left: of a loop with homes the own node's, then the next one's, and so on. Each
+/// node's counter passes all tasks, and those of other homes are left to theirs.
+fn claim(shared: &Shared, job: Job, thread: usize, node: usize) {
+    let n_node = if job.home.is_some() { shared.next.len() } else { 1 };
+    for node in (0..n_node).map(|i| (node + i) % n_node) {
+        loop {
+            let task = shared.next[node].0.fetch_add(1, Ordering::Relaxed);
+            if task >= job.n_task {
+                break;
+            }
+            // SAFETY: the caller of `run` waits for all who entered, so body and home are alive.
+            unsafe {
+                if job.home.is_none_or(|home| (home.ask)(home.of, task) % n_node == node) {
+                    (job.call)(job.body, task, thread);
+                }
+            }
         }
-        // SAFETY: the caller of `run` waits for all who entered, so the body is alive.
-        unsafe { (job.call)(job.body, task, thread) };
     }
 }
 
 /// A worker's life: enter a loop, help, leave.
-fn work(shared: &Shared, thread: usize) {
+fn work(shared: &Shared, thread: usize, node: usize) {
     let mut seen = 0;
     while let Some(number) = enter(shared, seen) {
         seen = number;
         // SAFETY: written before the loop that `enter` entered was opened, and kept until this worker has left.
         let job = unsafe { *shared.job.get() };
         if let Some(job) = job
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| claim(shared, job, thread)))
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| claim(shared, job, thread, node)))
         {
             *shared.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
             shared.has_panic.store(true, Ordering::Release);
@@ -348,6 +329,7 @@ impl Drop for Pool {
                 drop(handle.join());
             }
         }
+        self.leave_seat();
     }
 }
 

@@ -10,8 +10,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::simd::panels::pack_on;
+use super::topology::home;
 use super::{Cpu, Isa, Weight};
-use crate::checkpoint::{Arena, Bytes, Kept, Place, Tensor};
+use crate::checkpoint::{Arena, Bytes, Kept, Near, Place, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::panels;
 
@@ -76,8 +77,11 @@ pub(super) fn together(cpu: &mut Cpu, all: &[(&Tensor, Kept)]) -> Result<Vec<Wei
     let mut scratch = vec![(); cpu.pool.threads()];
     let work = all.iter().map(|(tensor, _)| tensor.bytes.len()).sum();
     let (isa, part) = (cpu.isa, |task: usize| tasks[task].out.clone());
+    let nodes = cpu.pool.nodes().to_vec();
     cpu.pool.run_parts(work, out, &mut scratch, tasks.len(), part, |task, out, ()| {
         let start = tasks[task].out.start;
+        let node = nodes[home(out.as_ptr(), nodes.len())];
+        let _near = (nodes.len() > 1).then(|| Near::node(node));
         for piece in &tasks[task].pieces {
             let cut = &cuts[piece.cut];
             let out = &mut out[piece.out.start - start..piece.out.end - start];
@@ -265,6 +269,8 @@ fn tasks(cuts: &[Cut<'_>], base: usize) -> Vec<Task> {
 #[cfg(test)]
 mod tests {
     use super::super::CpuOptions;
+    use super::super::pool::Pool;
+    use super::super::testing::two_nodes;
     use super::*;
     use crate::checkpoint::Bytes;
     use crate::quant::DType;
@@ -333,6 +339,9 @@ mod tests {
         for threads in [1, 4] {
             let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
             let mut cpu = Cpu::new(&options).unwrap();
+            if threads > 1 {
+                cpu.pool = Pool::new(&two_nodes(threads)).unwrap();
+            }
             // Something before them, so that the room does not begin with a large page.
             cpu.arena.room(1 << 20).unwrap();
             let together = together(&mut cpu, &all).unwrap();

@@ -9,7 +9,9 @@ mod kv_b;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use super::pool::Pool;
 use super::resident::together;
+use super::topology::{Seat, Team};
 use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
@@ -281,7 +283,7 @@ pub(super) fn limits() -> Limits {
     Limits { step_rows_max: 40, sequences_max: 8, ..Limits::default() }
 }
 
-/// A backend with all its scratch.
+/// A backend with all its scratch; more than two threads have two memory nodes.
 pub(super) fn backend_for(way: Way, threads: usize, mla: MlaShape) -> (Cpu, Plan) {
     let options = CpuOptions {
         threads: Some(threads),
@@ -290,8 +292,17 @@ pub(super) fn backend_for(way: Way, threads: usize, mla: MlaShape) -> (Cpu, Plan
         ..CpuOptions::default()
     };
     let mut cpu = Cpu::new(&options).unwrap();
+    if threads > 2 {
+        cpu.pool = Pool::new(&two_nodes(threads)).unwrap();
+    }
     let plan = cpu.reserve(&scratch_shape(mla), &limits()).unwrap();
     (cpu, plan)
+}
+
+/// Threads of two memory nodes by turns, held to no processor; both are the first of the system's, which all have.
+pub(super) fn two_nodes(threads: usize) -> Team {
+    let seats = (0..threads).map(|i| Seat { cpu: None, node: i % 2 }).collect();
+    Team { seats, nodes: vec![0, 0] }
 }
 
 /// [`backend_for`] where attention does not matter.

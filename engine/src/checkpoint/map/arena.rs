@@ -3,10 +3,14 @@
 //! Rooms are cut one after another from chunks, so that a large page serves several small matrices; a chunk goes back to the
 //! system when the last of its rooms is gone.
 
+mod near;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use memmap2::{Advice, MmapMut};
+
+pub use near::Near;
 
 use super::{Bytes, Owner};
 use crate::error::{Error, Result};

@@ -218,16 +218,45 @@ impl GroupRows {
         dim: usize,
         from: impl Fn(usize) -> &'a [f32] + Sync,
     ) {
+        let parts = self.parts(rows, dim);
+        pool.run_work(2 * rows * dim, rows, |row, _| {
+            // SAFETY: row `row`, which this task alone has. `isa` was checked when the backend was made.
+            unsafe { parts.put(isa, row, 0, &from(row)[..dim]) }
+        });
+    }
+
+    /// The same where an input has several places; input `i` is `from(i)`.
+    pub(in super::super) fn fill_places<'a>(
+        &mut self,
+        pool: &mut Pool,
+        isa: Isa,
+        places: Places<'_>,
+        dim: usize,
+        from: impl Fn(usize) -> &'a [f32] + Sync,
+    ) {
+        places.check();
+        let parts = self.parts(places.input.len(), dim);
+        let inputs = places.input.len() / places.each;
+        pool.run_work(2 * inputs * dim, inputs, |input, _| {
+            let Some((first, others)) = places.of(input).split_first() else { return };
+            // SAFETY: places are inside, and no other input's, as checked above.
+            unsafe {
+                parts.put(isa, *first as usize, 0, &from(input)[..dim]);
+                let first = parts.row(*first as usize);
+                for place in others {
+                    parts.row(*place as usize).copy_from_slice(first);
+                }
+            }
+        });
+    }
+
+    /// Room for `rows` inputs of `dim` numbers, whole groups, to be put there part by part.
+    pub(super) fn parts(&mut self, rows: usize, dim: usize) -> Parts {
         assert!(dim.is_multiple_of(GROUP), "{dim} numbers are no whole groups");
         let width = width(dim);
         (self.width, self.rows) = (width, rows);
         assert!(rows * width <= self.groups.len(), "no room for {rows} rows of {dim}");
-        let groups = Exclusive::new(&mut self.groups);
-        pool.run_work(2 * rows * dim, rows, |row, _| {
-            // SAFETY: row `row`, which this task alone has; checked above to be inside. `isa` was checked when the
-            // backend was made.
-            unsafe { fill_row_on(isa, &from(row)[..dim], groups.slice(row * width, width)) }
-        });
+        Parts { groups: Exclusive::new(&mut self.groups), width, dim }
     }
 
     /// Rows there are, if they are of `dim` numbers.
@@ -243,6 +272,66 @@ impl GroupRows {
     /// Row `row` and all after it.
     pub(super) fn rows_from(&self, row: usize) -> &[Group] {
         &self.groups[row * self.width..self.rows * self.width]
+    }
+}
+
+/// Where inputs go that have as many places each.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Places<'a> {
+    /// `[input, each]`.
+    pub(in super::super) place: &'a [u32],
+    /// Places of an input; one or more.
+    pub(in super::super) each: usize,
+    /// `[place]`: whose it is.
+    pub(in super::super) input: &'a [u32],
+}
+
+impl Places<'_> {
+    fn of(&self, input: usize) -> &[u32] {
+        &self.place[input * self.each..(input + 1) * self.each]
+    }
+
+    /// Each place names its one input, so that no two inputs have the same; what others are copied from is none of them.
+    fn check(&self) {
+        assert!(self.place.len() == self.input.len(), "not as many places as there are");
+        for (input, places) in self.place.chunks(self.each).enumerate() {
+            let is_own = |place: &u32| self.input[*place as usize] as usize == input;
+            let first = places.first();
+            assert!(places.iter().all(is_own), "a place of another input");
+            assert!(places.iter().skip(1).all(|place| Some(place) != first), "a place twice");
+        }
+    }
+}
+
+/// Rows of [`GroupRows`] that threads put there, each at places of its own.
+pub(super) struct Parts {
+    groups: Exclusive<Group>,
+    width: usize,
+    dim: usize,
+}
+
+impl Parts {
+    /// Takes numbers of row `row` from number `first` on, whole groups; the last ones with the zeros beyond them.
+    ///
+    /// # Safety
+    /// The row is inside, no other thread has these groups, and the processor has `isa`.
+    pub(super) unsafe fn put(&self, isa: Isa, row: usize, first: usize, x: &[f32]) {
+        assert!(first.is_multiple_of(GROUP) && first + x.len() <= self.dim, "numbers outside");
+        let is_last = first + x.len() == self.dim;
+        let first = first / GROUP;
+        let len = if is_last { self.width - first } else { x.len() / GROUP };
+        // SAFETY: the caller's promise.
+        unsafe { fill_row_on(isa, x, self.groups.slice(row * self.width + first, len)) }
+    }
+
+    /// A whole row.
+    ///
+    /// # Safety
+    /// The row is inside, and no other thread has it.
+    #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    unsafe fn row(&self, row: usize) -> &mut [Group] {
+        // SAFETY: the caller's promise.
+        unsafe { self.groups.slice(row * self.width, self.width) }
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) mod bf16;
 pub(super) mod f16;
 pub(super) mod f32;
 pub(super) mod fp8;
+pub(super) mod gated;
 pub(super) mod groups;
 pub(super) mod heads;
 mod ints;

@@ -10,6 +10,7 @@ use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
 use super::product::{Pairs, Product, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
+use crate::backend::cpu::topology::home;
 use crate::backend::cpu::{Isa, Weight};
 use crate::quant::DType;
 use crate::quant::panels::OUTS as PANEL_OUTS;
@@ -21,7 +22,7 @@ const OUTS: usize = 32;
 const OUTS_PANELS: usize = 4 * PANEL_OUTS;
 
 /// Outputs of one task where a matrix has at least as many inputs: those are read again for each task.
-const OUTS_MANY: usize = 128;
+pub(super) const OUTS_MANY: usize = 128;
 
 /// Inputs of products, in the form the weights want.
 #[derive(Clone, Copy)]
@@ -45,6 +46,13 @@ pub(in super::super) struct Segment {
     pub(in super::super) end: u32,
 }
 
+impl Segment {
+    /// Rows of it.
+    pub(super) fn rows(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+}
+
 /// `y[row] = W x[row]` for the rows of every segment; all matrices have one shape, `y` is `[row, n_out]`. Matrices that
 /// take whole numbers and are no panels are packed into `rooms` as they are read.
 ///
@@ -61,13 +69,9 @@ pub(in super::super) fn multiply(
 ) {
     let Some(first) = weights.first() else { return };
     let (n_out, dim) = (first.n_out, first.dim);
-    check(y, inputs, weights, segments, (n_out, dim));
-    let rows: usize = segments.iter().map(|segment| (segment.end - segment.start) as usize).sum();
-    let per_task = match inputs {
-        _ if rows >= OUTS_MANY * segments.len() => OUTS_MANY,
-        Inputs::Groups(_) => OUTS_PANELS,
-        Inputs::Plain(_) | Inputs::Split(_) => OUTS,
-    };
+    check(y.len() / n_out.max(1), inputs, weights, segments, (n_out, dim));
+    let rows = rows_of(segments);
+    let per_task = per_task(inputs, rows, segments.len());
     let n_part = n_out.div_ceil(per_task);
     let y = Exclusive::new(y);
     let (rooms, room_bytes) = rooms.each();
@@ -76,25 +80,44 @@ pub(in super::super) fn multiply(
         let segment = segments.get(task / n_part)?;
         Some((*segment, &weights[segment.weight as usize], task % n_part * per_task))
     };
-    pool.run_work(rows * n_out * dim, segments.len() * n_part, |task, thread| {
+    let n_node = pool.nodes().len();
+    let home = |task: usize| {
+        begin(task).map_or(0, |(_, weight, start)| home(weight.place_of(start), n_node))
+    };
+    pool.run_work_at(rows * n_out * dim, segments.len() * n_part, home, |task, thread| {
         let Some((segment, weight, start)) = begin(task) else { return };
-        // Threads take turns, or nearly.
-        let (_, next, next_start) = begin(task + threads).unwrap_or((segment, weight, start));
+        // Threads take turns, or nearly; not where they leave others' tasks out.
+        let next = begin(task + threads).filter(|_| n_node == 1);
+        let (_, next, next_start) = next.unwrap_or((segment, weight, start));
         let next = next.place_of(next_start);
-        let y = y.at(segment.start as usize * n_out);
+        let y = y.at(segment.start as usize * n_out + start);
         // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
         // checked when the backend was made. A thread runs one task at a time, so its room is its own.
         unsafe {
             let room = rooms.slice(thread * room_bytes, room_bytes);
             let outs = start..(start + per_task).min(n_out);
-            part(isa, y, inputs, (weight, next), segment, outs, room);
+            part(isa, (y, n_out), inputs, (weight, next), segment, outs, room);
         }
     });
 }
 
-/// Holds a product's segments to its inputs, matrices and outputs.
-fn check(
-    y: &[f32],
+/// Rows of all segments.
+pub(super) fn rows_of(segments: &[Segment]) -> usize {
+    segments.iter().map(Segment::rows).sum()
+}
+
+/// Outputs of one task, for so many rows in so many segments.
+pub(super) fn per_task(inputs: Inputs<'_>, rows: usize, n_segment: usize) -> usize {
+    match inputs {
+        _ if rows >= OUTS_MANY * n_segment => OUTS_MANY,
+        Inputs::Groups(_) => OUTS_PANELS,
+        Inputs::Plain(_) | Inputs::Split(_) => OUTS,
+    }
+}
+
+/// Holds a product's segments to its inputs, matrices, and as many rows of outputs.
+pub(super) fn check(
+    rows_out: usize,
     inputs: Inputs<'_>,
     weights: &[Weight],
     segments: &[Segment],
@@ -116,46 +139,45 @@ fn check(
         let is_groups = matches!(inputs, Inputs::Groups(_));
         assert!(is_groups || !weight.is_panels, "panels are for whole numbers");
         assert!(!is_groups || weight.dtype.block_len() > 1, "whole numbers are for blocks");
-        assert!(
-            segment.end as usize <= rows && segment.end as usize * n_out <= y.len(),
-            "rows outside"
-        );
+        assert!(segment.end as usize <= rows.min(rows_out), "rows outside");
     }
 }
 
-/// Some outputs of a segment; `y` is its first row. After them this thread reads from `next` on, as far as is known.
+/// Some outputs of a segment; the first of its first row is at `y`, those of the next row `y_stride` further. After them
+/// this thread reads from `next` on, as far as is known.
 ///
 /// # Safety
 /// Lengths are as [`check`] wants them, no other thread has these outputs, and the processor has `isa`.
-unsafe fn part(
+pub(super) unsafe fn part(
     isa: Isa,
-    y: *mut f32,
+    (y, y_stride): (*mut f32, usize),
     inputs: Inputs<'_>,
     (weight, next): (&Weight, *const u8),
     segment: Segment,
     outs: Range<usize>,
     room: &mut [u8],
 ) {
-    let (n_out, dim) = (weight.n_out, weight.dim);
-    let (row, rows) = (segment.start as usize, (segment.end - segment.start) as usize);
-    let p = |x| Product { w: weight.rows_from(0), dim, x, x_stride: dim, rows, y, y_stride: n_out };
+    let (dim, n) = (weight.dim, outs.len());
+    let (row, rows) = (segment.start as usize, segment.rows());
+    let w = || weight.rows_from(outs.start);
+    let p = |x| Product { w: w(), dim, x, x_stride: dim, rows, y, y_stride };
     // SAFETY: the caller's promise; parts begin at whole panels.
     unsafe {
         match inputs {
-            Inputs::Plain(x) => product(isa, &p(x.as_ptr().add(row * dim)), outs),
-            Inputs::Split(pairs) => split(&p(std::ptr::null()), pairs, row, outs),
+            Inputs::Plain(x) => product(isa, &p(x.as_ptr().add(row * dim)), 0..n),
+            Inputs::Split(pairs) => split(&p(std::ptr::null()), pairs, row, 0..n),
             Inputs::Groups(groups) => {
                 let p = PanelProduct {
                     panels: weight.bytes.as_ptr(),
                     next,
                     dtype: weight.dtype,
-                    outs: outs.len(),
+                    outs: n,
                     dim,
                     x: groups.rows_from(row).as_ptr(),
                     x_stride: groups.width(),
                     rows,
-                    y: y.add(outs.start),
-                    y_stride: n_out,
+                    y,
+                    y_stride,
                 };
                 panel_part(isa, p, weight, outs, room);
             }

@@ -147,6 +147,18 @@ fn silu<const FUSED: bool>(y: &mut [f32], gate: &[f32], up: &[f32]) {
 }
 
 on_isa! {
+    /// The same onto `gate` itself.
+    fn silu_product_in_place(gate: &mut [f32], up: &[f32]) = silu_in_place;
+}
+
+#[inline(always)]
+fn silu_in_place<const FUSED: bool>(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp::<FUSED>(-*gate)) * up;
+    }
+}
+
+on_isa! {
     /// `out[i] = bf16(x[i] * factor)`, `x` signed bytes; what is no number stays none.
     fn scaled_bf16(out: &mut [u16], x: &[u8], factor: f32) = scaled;
 }
