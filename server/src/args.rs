@@ -85,7 +85,7 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// Whether each thread is held to a core: yes; no; or auto, where memory has several nodes or cores are of several
-    /// kinds
+    /// kinds, if all fast ones are used
     #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = pin)]
     pub(crate) pin: Pin,
     #[arg(long, value_name = "NAME", value_parser = isa,

@@ -212,7 +212,9 @@ impl Pool {
         }
         let caller = std::thread::current().id();
         if self.seated.as_ref().is_none_or(|(id, _)| *id != caller) {
-            self.seated = Some((caller, Affinity::current()));
+            // One that had the place before may come again, held to it: the first one's is what they all had.
+            let before = self.seated.take().map_or_else(Affinity::current, |(_, before)| before);
+            self.seated = Some((caller, before));
             hold(self.seat);
         }
     }

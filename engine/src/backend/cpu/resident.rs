@@ -78,10 +78,16 @@ pub(super) fn together(cpu: &mut Cpu, all: &[(&Tensor, Kept)]) -> Result<Vec<Wei
     let work = all.iter().map(|(tensor, _)| tensor.bytes.len()).sum();
     let (isa, part) = (cpu.isa, |task: usize| tasks[task].out.clone());
     let nodes = cpu.pool.nodes().to_vec();
-    cpu.pool.run_parts(work, out, &mut scratch, tasks.len(), part, |task, out, ()| {
+    let base = out.as_ptr().addr();
+    // What only maps pages of the file is at home anywhere.
+    let home = |task: usize| match &tasks[task].out {
+        out if out.is_empty() => task % nodes.len(),
+        out => home(base + out.start, nodes.len()),
+    };
+    cpu.pool.run_parts_at(work, out, &mut scratch, tasks.len(), home, part, |task, out, ()| {
         let start = tasks[task].out.start;
-        let node = nodes[home(out.as_ptr(), nodes.len())];
-        let _near = (nodes.len() > 1).then(|| Near::node(node));
+        let is_placed = nodes.len() > 1 && !out.is_empty();
+        let _near = is_placed.then(|| Near::node(nodes[home(task)]));
         for piece in &tasks[task].pieces {
             let cut = &cuts[piece.cut];
             let out = &mut out[piece.out.start - start..piece.out.end - start];

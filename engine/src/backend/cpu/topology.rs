@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// by a few.
 const SLOW_BELOW: u64 = 75;
 
+/// Threads of a team at most.
+const THREADS_MAX: usize = 1024;
+
 /// Processors that a machine has at most.
 const CPUS_MAX: usize = 1 << 16;
 
@@ -46,10 +49,10 @@ impl Team {
     }
 }
 
-/// Which of `n_node` memory nodes what lies at `at` is near. Weights in memory of our own change nodes from one large page
-/// to the next: so every part of every matrix is spread over all of them, and an address says where it is.
-pub(super) fn home(at: *const u8, n_node: usize) -> usize {
-    at.addr() / Arena::HUGE_PAGE % n_node
+/// Which of `n_node` memory nodes what lies at the address `at` is near. Weights in memory of our own change nodes from one large page
+/// to the next: so what a step reads is spread over all of them, and an address says where it is.
+pub(super) fn home(at: usize, n_node: usize) -> usize {
+    at / Arena::HUGE_PAGE % n_node
 }
 
 /// A processor.
@@ -112,7 +115,7 @@ impl Topology {
 
     /// Threads when none are asked for: one for each fast core, as far as the system lets them run.
     pub(super) fn threads(&self) -> usize {
-        self.count(FAST).min(self.at_once).max(1)
+        self.count(FAST).min(self.at_once).clamp(1, THREADS_MAX)
     }
 
     fn count(&self, rank: u8) -> usize {
@@ -120,12 +123,13 @@ impl Topology {
     }
 
     /// Places for so many threads. `pin`: whether each is held to a processor; `None`: where it matters which, that is with
-    /// several memory nodes or several kinds of core. More threads than processors are not held to any.
+    /// several memory nodes or several kinds of core, and the team has all fast cores for as long as it likes: of fewer than
+    /// all, another process would hold its threads to the same ones. More threads than processors are not held to any.
     ///
     /// # Errors
     /// [`Error::Setting`] outside 1 to 1024.
     pub(super) fn team(&self, threads: usize, pin: Option<bool>) -> Result<Team> {
-        if !(1..=1024).contains(&threads) {
+        if !(1..=THREADS_MAX).contains(&threads) {
             return Err(Error::Setting {
                 name: "threads",
                 got: threads.to_string(),
@@ -133,7 +137,8 @@ impl Topology {
             });
         }
         let is_uneven = self.count(SLOW) > 0 || self.nodes(self.processors.len()).len() > 1;
-        if !pin.unwrap_or(is_uneven) || threads > self.processors.len() {
+        let has_all = threads >= self.count(FAST) && self.at_once >= self.processors.len();
+        if !pin.unwrap_or(is_uneven && has_all) || threads > self.processors.len() {
             return Ok(Team::anywhere(threads));
         }
         let nodes = self.nodes(threads);
@@ -178,12 +183,12 @@ fn nodes(devices: &Path) -> Vec<(usize, Vec<usize>)> {
     nodes
 }
 
-/// The slower ones of the processors `allowed`: what Intel lists as `cpu_atom` beside `cpu_core`, or those of a smaller
-/// capacity.
+/// The slower ones of the processors `allowed`: what Intel does not list as `cpu_core` (`cpu_atom`, `cpu_lowpower`), or those
+/// of a smaller capacity.
 fn slow(devices: &Path, allowed: &[usize]) -> Vec<usize> {
     let fast = list(&devices.join("cpu_core/cpus"));
     if allowed.iter().any(|cpu| fast.contains(cpu)) {
-        return list(&devices.join("cpu_atom/cpus"));
+        return allowed.iter().copied().filter(|cpu| !fast.contains(cpu)).collect();
     }
     let capacity = |cpu: usize| -> Option<u64> {
         let path = devices.join(format!("system/cpu/cpu{cpu}/cpu_capacity"));

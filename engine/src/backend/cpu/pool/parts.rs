@@ -17,6 +17,35 @@ impl Pool {
         parts: impl Fn(usize) -> Range<usize> + Sync,
         body: impl Fn(usize, &mut [T], &mut S) + Sync,
     ) {
+        let body = self.part_body(out, scratch, n_task, parts, body);
+        self.run_work(work, n_task, body);
+    }
+
+    /// The same, tasks with threads near `home(task)`, as for [`Pool::run_work_at`].
+    #[allow(clippy::too_many_arguments, reason = "what a loop is, and where its tasks are at home")]
+    pub(in super::super) fn run_parts_at<T: Send, S: Send>(
+        &mut self,
+        work: usize,
+        out: &mut [T],
+        scratch: &mut [S],
+        n_task: usize,
+        home: impl Fn(usize) -> usize + Sync,
+        parts: impl Fn(usize) -> Range<usize> + Sync,
+        body: impl Fn(usize, &mut [T], &mut S) + Sync,
+    ) {
+        let body = self.part_body(out, scratch, n_task, parts, body);
+        self.run_work_at(work, n_task, home, body);
+    }
+
+    /// Checks parts and scratches, and gives each task its own.
+    fn part_body<'a, T: Send, S: Send>(
+        &self,
+        out: &'a mut [T],
+        scratch: &'a mut [S],
+        n_task: usize,
+        parts: impl Fn(usize) -> Range<usize> + Sync + 'a,
+        body: impl Fn(usize, &mut [T], &mut S) + Sync + 'a,
+    ) -> impl Fn(usize, usize) + Sync + 'a {
         let mut end = 0;
         for task in 0..n_task {
             let part = parts(task);
@@ -31,13 +60,13 @@ impl Pool {
             scratch.len()
         );
         let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
-        self.run_work(work, n_task, |task, thread| {
+        move |task, thread| {
             let part = parts(task);
             // SAFETY: parts are inside `out` and disjoint, each task runs once, and a thread runs one task at a time.
             let (part, scratch) =
                 unsafe { (out.slice(part.start, part.len()), &mut *scratch.at(thread)) };
             body(task, part, scratch);
-        });
+        }
     }
 }
 

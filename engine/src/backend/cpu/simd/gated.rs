@@ -68,7 +68,7 @@ pub(in super::super) fn multiply_gated(
     let each = room_len(longest);
     assert!(each * threads <= halves.len(), "no room for {longest} rows of {threads} threads");
     let halves = Exclusive::new(halves);
-    let (rooms, room_bytes) = rooms.each();
+    let (rooms, room_bytes) = rooms.each(threads);
     let rows = rows_of(segments);
     // Both read their inputs again for each task; the one with more outputs decides.
     let per_task = [gate_inputs, up_inputs].map(|of| per_task(of, rows, segments.len()));
@@ -77,7 +77,7 @@ pub(in super::super) fn multiply_gated(
     let begin = |task: usize| Some((*segments.get(task / n_part)?, task % n_part * per_task));
     let gate_at =
         |(segment, start): (Segment, usize)| gates[segment.weight as usize].place_of(start);
-    let home = |task: usize| begin(task).map_or(0, |begin| home(gate_at(begin), n_node));
+    let home = |task: usize| begin(task).map_or(0, |begin| home(gate_at(begin).addr(), n_node));
     pool.run_work_at(2 * rows * n_out * dim, segments.len() * n_part, home, |task, thread| {
         let Some((segment, start)) = begin(task) else { return };
         let (gate, up) = (&gates[segment.weight as usize], &ups[segment.weight as usize]);

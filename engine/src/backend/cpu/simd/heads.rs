@@ -112,7 +112,7 @@ pub(in super::super) fn panel_heads(
     // As many as are in flight at once with one input.
     let per_task = (4 * OUTS).min(y_dim);
     let n_part = y_dim.div_ceil(per_task);
-    let (y, (rooms, room_bytes)) = (Exclusive::new(y), rooms.each());
+    let (y, (rooms, room_bytes)) = (Exclusive::new(y), rooms.each(pool.threads()));
     pool.run_work(rows * n_head * y_dim * weight.dim, n_head * n_part, |task, thread| {
         let (head, start) = (task / n_part, task % n_part * per_task);
         let outs: Range<usize> = start..(start + per_task).min(y_dim);

@@ -74,7 +74,7 @@ pub(in super::super) fn multiply(
     let per_task = per_task(inputs, rows, segments.len());
     let n_part = n_out.div_ceil(per_task);
     let y = Exclusive::new(y);
-    let (rooms, room_bytes) = rooms.each();
+    let (rooms, room_bytes) = rooms.each(pool.threads());
     let threads = pool.threads();
     let begin = |task: usize| {
         let segment = segments.get(task / n_part)?;
@@ -82,7 +82,7 @@ pub(in super::super) fn multiply(
     };
     let n_node = pool.nodes().len();
     let home = |task: usize| {
-        begin(task).map_or(0, |(_, weight, start)| home(weight.place_of(start), n_node))
+        begin(task).map_or(0, |(_, weight, start)| home(weight.place_of(start).addr(), n_node))
     };
     pool.run_work_at(rows * n_out * dim, segments.len() * n_part, home, |task, thread| {
         let Some((segment, weight, start)) = begin(task) else { return };
@@ -128,6 +128,8 @@ pub(super) fn check(
         Inputs::Split(pairs) => pairs.rows,
         Inputs::Groups(groups) => groups.rows_of(dim),
     };
+    let is_apart = |pair: &[Segment]| pair[0].end <= pair[1].start;
+    assert!(segments.windows(2).all(is_apart), "segments of a product overlap");
     for segment in segments {
         let weight = &weights[segment.weight as usize];
         assert!(

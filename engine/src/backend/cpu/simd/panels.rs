@@ -118,8 +118,9 @@ impl Rooms {
         (threads * lines(dim) * size_of::<Line>()) as u64
     }
 
-    /// Each thread's room, and its bytes.
-    pub(super) fn each(&mut self) -> (Exclusive<u8>, usize) {
+    /// The room of each of `threads` threads, and its bytes.
+    pub(super) fn each(&mut self, threads: usize) -> (Exclusive<u8>, usize) {
+        assert!(self.lines.len() >= threads * self.each, "rooms for fewer than {threads} threads");
         let bytes: &mut [[u8; LINE]] = {
             let (at, len) = (self.lines.as_mut_ptr().cast::<[u8; LINE]>(), self.lines.len());
             // SAFETY: a line is its bytes, and nothing else has them while the slice lives.
@@ -206,7 +207,7 @@ unsafe fn on<P: Panel>(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
             Isa::Avx512Bf16 => avx512::<P>(p),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => {
-                debug_assert!(room.len() >= TILES_BYTES);
+                assert!(room.len() >= TILES_BYTES, "no room for tiles");
                 let done = amx::product::<P>(p, room.as_mut_ptr());
                 if done < p.rows {
                     let (x, y) = (p.x.add(done * p.x_stride), p.y.add(done * p.y_stride));

@@ -79,10 +79,13 @@ fn what_a_process_may_not_use_is_not_there() {
     assert_eq!(machine.team(4, None).unwrap(), Team::anywhere(4));
     let team = machine.team(4, Some(true)).unwrap();
     assert_eq!((cpus(&team), team.nodes), (vec![4, 5, 14, 15], vec![1]));
-    // A quota of two processors' time.
+    // A quota of two processors' time: others have the rest, and may be on any.
     let machine = Topology { at_once: 2, ..two_nodes().read(0..16) };
     assert_eq!(machine.threads(), 2);
-    assert_eq!(cpus(&machine.team(2, None).unwrap()), [0, 4]);
+    assert_eq!(machine.team(2, None).unwrap(), Team::anywhere(2));
+    assert_eq!(cpus(&machine.team(2, Some(true)).unwrap()), [0, 4]);
+    // Fewer threads than there are cores.
+    assert_eq!(two_nodes().read(0..16).team(4, None).unwrap(), Team::anywhere(4));
 }
 
 #[test]
@@ -92,7 +95,8 @@ fn slow_cores_come_after_fast_ones_and_before_second_processors() {
         .cores(0..4, |cpu| format!("{}-{}", cpu / 2 * 2, cpu / 2 * 2 + 1))
         .cores(4..8, |cpu| cpu.to_string())
         .with("cpu_core/cpus", "0-3\n")
-        .with("cpu_atom/cpus", "4-7\n");
+        .with("cpu_atom/cpus", "4-5\n")
+        .with("cpu_lowpower/cpus", "6-7\n");
     // Four small, three middle ones, a large one.
     let arm = (0..8).fold(Machine::new(), |machine, cpu| {
         let capacity = [250, 250, 250, 250, 700, 1000, 1000, 1024][cpu];
