@@ -145,8 +145,9 @@ impl Cpu {
         }
         let best = if isa == Isa::Portable { Activations::F32 } else { Activations::Int8 };
         let activations = options.activations.unwrap_or(best);
-        let team = Topology::of_process().team(options.threads_wanted(), options.pin)?;
-        let pool = Pool::new(&team)?;
+        let topology = Topology::of_process();
+        let threads = options.threads.unwrap_or_else(|| topology.threads());
+        let pool = Pool::new(&topology.team(threads, options.pin)?)?;
         Ok(Self {
             threads: (0..pool.threads()).map(|_| ThreadScratch::default()).collect(),
             pool,

@@ -200,7 +200,8 @@ impl Residence {
 pub struct CpuOptions {
     /// Compute threads; `None`: one for each fast core that this process may use.
     pub threads: Option<usize>,
-    /// Whether each thread is held to a processor; `None`: where memory has several nodes, or cores are of several kinds.
+    /// Whether each thread is held to a processor; `None`: where memory has several nodes or cores are of several kinds, if
+    /// all fast ones are used.
     pub pin: Option<bool>,
     /// `None`: the best this processor has.
     pub isa: Option<Isa>,

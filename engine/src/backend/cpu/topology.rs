@@ -61,16 +61,19 @@ struct Processor {
     id: usize,
     /// The system's number of its memory node.
     node: usize,
-    /// In what order threads come to it: fast cores, slow ones, second processors of a core.
-    rank: u8,
+    rank: Rank,
 }
 
-/// A rank of [`Processor`].
-const FAST: u8 = 0;
-/// The same.
-const SLOW: u8 = 1;
-/// The same.
-const SHARED: u8 = 2;
+/// In what order threads come to processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// The first of a fast core.
+    Fast,
+    /// The first of a slow one.
+    Slow,
+    /// One of a core that another has come to.
+    Shared,
+}
 
 /// The processors of a machine that a process may use.
 #[derive(Debug)]
@@ -103,9 +106,9 @@ impl Topology {
                 list(&devices.join(format!("system/cpu/cpu{id}/topology/thread_siblings_list")));
             let is_second = siblings.iter().any(|sibling| seen.contains(sibling));
             let rank = match (is_second, slow.contains(&id)) {
-                (true, _) => SHARED,
-                (false, true) => SLOW,
-                (false, false) => FAST,
+                (true, _) => Rank::Shared,
+                (false, true) => Rank::Slow,
+                (false, false) => Rank::Fast,
             };
             seen.push(id);
             processors.push(Processor { id, node: node_of(id), rank });
@@ -115,10 +118,10 @@ impl Topology {
 
     /// Threads when none are asked for: one for each fast core, as far as the system lets them run.
     pub(super) fn threads(&self) -> usize {
-        self.count(FAST).min(self.at_once).clamp(1, THREADS_MAX)
+        self.count(Rank::Fast).min(self.at_once).clamp(1, THREADS_MAX)
     }
 
-    fn count(&self, rank: u8) -> usize {
+    fn count(&self, rank: Rank) -> usize {
         self.processors.iter().filter(|processor| processor.rank == rank).count()
     }
 
@@ -136,8 +139,8 @@ impl Topology {
                 want: "1 to 1024".into(),
             });
         }
-        let is_uneven = self.count(SLOW) > 0 || self.nodes(self.processors.len()).len() > 1;
-        let has_all = threads >= self.count(FAST) && self.at_once >= self.processors.len();
+        let is_uneven = self.count(Rank::Slow) > 0 || self.nodes(self.processors.len()).len() > 1;
+        let has_all = threads >= self.count(Rank::Fast) && self.at_once >= self.processors.len();
         if !pin.unwrap_or(is_uneven && has_all) || threads > self.processors.len() {
             return Ok(Team::anywhere(threads));
         }

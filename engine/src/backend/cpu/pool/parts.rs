@@ -37,6 +37,12 @@ impl Pool {
         self.run_work_at(work, n_task, home, body);
     }
 
+    /// Every thread has a scratch of its own.
+    fn check_scratch<S>(&self, scratch: &[S]) {
+        let (threads, n) = (self.threads(), scratch.len());
+        assert!(threads <= n, "{threads} threads, {n} scratches");
+    }
+
     /// Checks parts and scratches, and gives each task its own.
     fn part_body<'a, T: Send, S: Send>(
         &self,
@@ -53,12 +59,7 @@ impl Pool {
             end = part.end;
         }
         assert!(end <= out.len(), "a part ends at {end}, the output at {}", out.len());
-        assert!(
-            self.threads() <= scratch.len(),
-            "{} threads, {} scratches",
-            self.threads(),
-            scratch.len()
-        );
+        self.check_scratch(scratch);
         let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
         move |task, thread| {
             let part = parts(task);
@@ -104,12 +105,7 @@ impl Pool {
             );
             before = block;
         }
-        assert!(
-            self.threads() <= scratch.len(),
-            "{} threads, {} scratches",
-            self.threads(),
-            scratch.len()
-        );
+        self.check_scratch(scratch);
         let (out, scratch) = (Exclusive::new(out), Exclusive::new(scratch));
         self.run(n_task, |task, thread| {
             let block = blocks(task);

@@ -4,11 +4,10 @@
 //! the form that down takes: a quarter of the bytes that three loops would move, and one wait instead of three.
 
 use super::groups::{GroupRows, Parts};
-use super::multiply::{Inputs, OUTS_MANY, Segment, check, part, per_task, rows_of};
+use super::multiply::{Inputs, OUTS_MANY, Segment, Tasks, check, part};
 use super::panels::Rooms;
 use super::row::silu_product_in_place;
 use crate::backend::cpu::pool::{Exclusive, Pool};
-use crate::backend::cpu::topology::home;
 use crate::backend::cpu::{Isa, Weight};
 
 /// Numbers from one row's outputs to the next's, while they are in a thread's room: a cache line more than there can be, so
@@ -69,22 +68,10 @@ pub(in super::super) fn multiply_gated(
     assert!(each * threads <= halves.len(), "no room for {longest} rows of {threads} threads");
     let halves = Exclusive::new(halves);
     let (rooms, room_bytes) = rooms.each(threads);
-    let rows = rows_of(segments);
-    // Both read their inputs again for each task; the one with more outputs decides.
-    let per_task = [gate_inputs, up_inputs].map(|of| per_task(of, rows, segments.len()));
-    let per_task = per_task[0].max(per_task[1]);
-    let (n_part, n_node) = (n_out.div_ceil(per_task), pool.nodes().len());
-    let begin = |task: usize| Some((*segments.get(task / n_part)?, task % n_part * per_task));
-    let gate_at =
-        |(segment, start): (Segment, usize)| gates[segment.weight as usize].place_of(start);
-    let home = |task: usize| begin(task).map_or(0, |begin| home(gate_at(begin).addr(), n_node));
-    pool.run_work_at(2 * rows * n_out * dim, segments.len() * n_part, home, |task, thread| {
-        let Some((segment, start)) = begin(task) else { return };
+    let tasks = Tasks::of(&[gate_inputs, up_inputs], segments, n_out);
+    tasks.run(pool, 2 * tasks.rows * n_out * dim, gates, |segment, outs, next, thread| {
         let (gate, up) = (&gates[segment.weight as usize], &ups[segment.weight as usize]);
-        // Threads take turns, or nearly; not where they leave others' tasks out.
-        let next = begin(task + threads).filter(|_| n_node == 1);
-        let next = gate_at(next.unwrap_or((segment, start)));
-        let outs = start..(start + per_task).min(n_out);
+        let start = outs.start;
         // SAFETY: lengths were checked above and when the weights were made; tasks have disjoint outputs; `isa` was checked
         // when the backend was made. A thread runs one task at a time, so its rooms are its own.
         unsafe {

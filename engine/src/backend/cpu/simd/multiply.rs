@@ -70,48 +70,69 @@ pub(in super::super) fn multiply(
     let Some(first) = weights.first() else { return };
     let (n_out, dim) = (first.n_out, first.dim);
     check(y.len() / n_out.max(1), inputs, weights, segments, (n_out, dim));
-    let rows = rows_of(segments);
-    let per_task = per_task(inputs, rows, segments.len());
-    let n_part = n_out.div_ceil(per_task);
+    let tasks = Tasks::of(&[inputs], segments, n_out);
     let y = Exclusive::new(y);
     let (rooms, room_bytes) = rooms.each(pool.threads());
-    let threads = pool.threads();
-    let begin = |task: usize| {
-        let segment = segments.get(task / n_part)?;
-        Some((*segment, &weights[segment.weight as usize], task % n_part * per_task))
-    };
-    let n_node = pool.nodes().len();
-    let home = |task: usize| {
-        begin(task).map_or(0, |(_, weight, start)| home(weight.place_of(start).addr(), n_node))
-    };
-    pool.run_work_at(rows * n_out * dim, segments.len() * n_part, home, |task, thread| {
-        let Some((segment, weight, start)) = begin(task) else { return };
-        // Threads take turns, or nearly; not where they leave others' tasks out.
-        let next = begin(task + threads).filter(|_| n_node == 1);
-        let (_, next, next_start) = next.unwrap_or((segment, weight, start));
-        let next = next.place_of(next_start);
-        let y = y.at(segment.start as usize * n_out + start);
+    tasks.run(pool, tasks.rows * n_out * dim, weights, |segment, outs, next, thread| {
+        let weight = &weights[segment.weight as usize];
+        let y = y.at(segment.start as usize * n_out + outs.start);
         // SAFETY: lengths were checked above and when the weight was made; tasks have disjoint outputs; `isa` was
         // checked when the backend was made. A thread runs one task at a time, so its room is its own.
         unsafe {
             let room = rooms.slice(thread * room_bytes, room_bytes);
-            let outs = start..(start + per_task).min(n_out);
             part(isa, (y, n_out), inputs, (weight, next), segment, outs, room);
         }
     });
 }
 
-/// Rows of all segments.
-pub(super) fn rows_of(segments: &[Segment]) -> usize {
-    segments.iter().map(Segment::rows).sum()
+/// A product's tasks: some outputs of a segment each, one segment after another.
+pub(super) struct Tasks<'a> {
+    segments: &'a [Segment],
+    n_out: usize,
+    /// Outputs of one task.
+    per_task: usize,
+    /// Rows of all segments.
+    pub(super) rows: usize,
 }
 
-/// Outputs of one task, for so many rows in so many segments.
-pub(super) fn per_task(inputs: Inputs<'_>, rows: usize, n_segment: usize) -> usize {
-    match inputs {
-        _ if rows >= OUTS_MANY * n_segment => OUTS_MANY,
-        Inputs::Groups(_) => OUTS_PANELS,
-        Inputs::Plain(_) | Inputs::Split(_) => OUTS,
+impl<'a> Tasks<'a> {
+    /// Of products of `n_out` outputs. Each of `inputs` is read again for every task; the one that wants more outputs for
+    /// that decides.
+    pub(super) fn of(inputs: &[Inputs<'_>], segments: &'a [Segment], n_out: usize) -> Self {
+        let rows = segments.iter().map(Segment::rows).sum();
+        let per_task = |inputs: &Inputs<'_>| match inputs {
+            _ if rows >= OUTS_MANY * segments.len() => OUTS_MANY,
+            Inputs::Groups(_) => OUTS_PANELS,
+            Inputs::Plain(_) | Inputs::Split(_) => OUTS,
+        };
+        let per_task = inputs.iter().map(per_task).max().unwrap_or(OUTS);
+        Self { segments, n_out, per_task, rows }
+    }
+
+    /// Calls `body(segment, outputs, next, thread)` for every task. `next` is the place in `weights` that the thread's next
+    /// task begins at, as far as is known.
+    pub(super) fn run(
+        &self,
+        pool: &mut Pool,
+        work: usize,
+        weights: &[Weight],
+        body: impl Fn(Segment, Range<usize>, *const u8, usize) + Sync,
+    ) {
+        let (threads, n_node) = (pool.threads(), pool.nodes().len());
+        let n_part = self.n_out.div_ceil(self.per_task);
+        let begin =
+            |task: usize| Some((*self.segments.get(task / n_part)?, task % n_part * self.per_task));
+        let place =
+            |(segment, start): (Segment, usize)| weights[segment.weight as usize].place_of(start);
+        let home = |task| begin(task).map_or(0, |begin| home(place(begin).addr(), n_node));
+        pool.run_work_at(work, self.segments.len() * n_part, home, |task, thread| {
+            let Some((segment, start)) = begin(task) else { return };
+            // Threads take turns, or nearly; not where they leave others' tasks out.
+            let next = begin(task + threads).filter(|_| n_node == 1);
+            let next = place(next.unwrap_or((segment, start)));
+            let outs = start..(start + self.per_task).min(self.n_out);
+            body(segment, outs, next, thread);
+        });
     }
 }
 

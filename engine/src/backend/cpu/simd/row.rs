@@ -140,9 +140,14 @@ on_isa! {
 }
 
 #[inline(always)]
+fn gated<const FUSED: bool>(gate: f32, up: f32) -> f32 {
+    gate / (1.0 + exp::<FUSED>(-gate)) * up
+}
+
+#[inline(always)]
 fn silu<const FUSED: bool>(y: &mut [f32], gate: &[f32], up: &[f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-        *y = gate / (1.0 + exp::<FUSED>(-gate)) * up;
+        *y = gated::<FUSED>(*gate, *up);
     }
 }
 
@@ -154,7 +159,7 @@ on_isa! {
 #[inline(always)]
 fn silu_in_place<const FUSED: bool>(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = *gate / (1.0 + exp::<FUSED>(-*gate)) * up;
+        *gate = gated::<FUSED>(*gate, *up);
     }
 }
 
