@@ -2,6 +2,7 @@
 
 mod cache;
 mod convert;
+mod narrow;
 mod others;
 mod perplexity;
 mod quant;

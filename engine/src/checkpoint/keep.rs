@@ -4,7 +4,7 @@
 
 use super::Target;
 use super::part::{is_layer_matrix, last_word};
-use crate::quant::{DType, panels};
+use crate::quant::{DType, narrow, panels};
 
 /// What a backend does with matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +16,8 @@ pub struct Keep {
     pub packs_encoded: bool,
     /// Writes those that are stored in blocks and products read whole into panels.
     pub packs_stored: bool,
+    /// Writes those that are stored as bf16 and products read whole in twelve bits a number.
+    pub narrows: bool,
     /// Counts the halves of `kv_b_proj` among what products read whole: see [`Keep::for_heads`].
     pub packs_halves: bool,
     /// Copies the others that products read.
@@ -31,6 +33,8 @@ pub enum Place {
     Copied,
     /// In memory of our own, in panels of sixteen rows.
     Panels,
+    /// The same of bf16, twelve bits a number.
+    Narrow,
 }
 
 /// How one matrix is kept.
@@ -64,7 +68,10 @@ impl Keep {
         }
         let dtype = self.quant.map_or(stored, |target| target.dtype_of(name, stored, shape));
         let packs = if dtype == stored { self.packs_stored } else { self.packs_encoded };
-        let place = if packs && panels::Layout::of(dtype).is_some() && self.is_read_whole(name) {
+        let narrows = self.narrows && (stored, dtype) == (DType::Bf16, DType::Bf16);
+        let place = if narrows && is_product(name) && !is_expansion(name) && is_smaller(shape) {
+            Place::Narrow
+        } else if packs && panels::Layout::of(dtype).is_some() && self.is_read_whole(name) {
             Place::Panels
         } else if dtype != stored || self.copies && is_product(name) {
             Place::Copied
@@ -88,6 +95,7 @@ impl Kept {
         let n_out = outer.iter().product();
         match self.place {
             Place::Panels => panels::bytes(self.dtype, n_out, *dim),
+            Place::Narrow => narrow::bytes(n_out, *dim),
             Place::Stored | Place::Copied => self.dtype.row_bytes(*dim)?.checked_mul(n_out),
         }
     }
@@ -96,6 +104,11 @@ impl Kept {
 /// Whether matrix products read it, other than an embedding or a router.
 fn is_product(name: &str) -> bool {
     is_layer_matrix(name) || name == "lm_head.weight"
+}
+
+/// Whether twelve bits a number make it smaller.
+fn is_smaller(shape: &[usize]) -> bool {
+    matches!(*shape, [n_out, dim] if narrow::is_smaller(n_out, dim))
 }
 
 /// A half of `kv_b_proj`, the key's turned round.

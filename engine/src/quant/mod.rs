@@ -5,6 +5,7 @@ pub(crate) mod block;
 pub mod f16;
 pub mod f32;
 pub mod fp8;
+pub(crate) mod narrow;
 pub(crate) mod panels;
 pub mod q4_0;
 pub mod q4_k;

@@ -52,8 +52,10 @@ mod tests {
         product_error, scratch_shape, ways, width,
     };
     use crate::backend::{Backend, ScratchShape};
+    use crate::checkpoint::Bytes;
     use crate::limits::Limits;
     use crate::quant::DType;
+    use crate::quant::narrow::tests::mixed;
 
     fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
         let mut cpu = backend(way, threads);
@@ -63,10 +65,11 @@ mod tests {
         y.clone()
     }
 
-    /// The matrix as it lies, and in panels where a format has them.
+    /// The matrix as it lies, in panels where a format has them, and in twelve bits a number where that is multiplied.
     fn forms(matrix: &Matrix, dtype: DType, way: Way) -> Vec<Weight> {
         let panels = way.is_whole(dtype).then(|| matrix.in_panels(&mut backend(way, 2)));
-        [Some(matrix.stored()), panels].into_iter().flatten().collect()
+        let narrow = way.is_split(dtype).then(|| matrix.narrow(&mut backend(way, 2)));
+        [Some(matrix.stored()), panels, narrow].into_iter().flatten().collect()
     }
 
     #[track_caller]
@@ -167,6 +170,48 @@ mod tests {
                 cpu.linear(&mut all, &x, &weight, rows);
                 for (few, want) in x.chunks(7 * dim).zip(all.chunks(7 * n_out)) {
                     assert_same_bits(&run(way, 1, few, few.len() / dim, &weight), want);
+                }
+            }
+        }
+    }
+
+    /// Every exponent there is, but for what is no number, between those of weights.
+    fn with_strays(n_out: usize, dim: usize) -> Matrix {
+        let numbers = mixed(dim as u64, n_out * dim).into_iter().map(|x| x & 0xbfff);
+        let mut matrix = matrix(1, DType::Bf16, n_out, dim);
+        matrix.tensor.bytes = Bytes::owned(numbers.flat_map(u16::to_le_bytes).collect());
+        matrix
+    }
+
+    #[test]
+    fn twelve_bits_a_number_are_all_of_them() {
+        // Several panels and blocks of outputs, the last of one panel, or of no whole one; units that end anywhere.
+        for (n_out, dim) in [(16, 128), (37, 300), (40, 513), (300, 1024)] {
+            let matrix = with_strays(n_out, dim);
+            let most = 300;
+            let x = numbers(23, most * dim);
+            for way in ways().into_iter().filter(|way| way.is_split(DType::Bf16)) {
+                let mut cpu = backend(way, 2);
+                let limits = Limits { step_rows_max: most, ..limits() };
+                let shape = ScratchShape { step_rows_max: most, ..scratch_shape(ODD) };
+                cpu.reserve(&shape, &limits).unwrap();
+                let (stored, narrow) = (matrix.stored(), matrix.narrow(&mut cpu));
+                let strays = narrow.narrow.as_ref().unwrap();
+                assert!((0..n_out / 16).all(|panel| !strays.of(panel).is_empty()));
+                let mut run = |weight: &Weight, rows: usize| {
+                    let x = cpu.vector(&x[..rows * dim]).unwrap();
+                    let mut y = cpu.alloc(1, rows * n_out, crate::backend::Role::Inner).unwrap();
+                    cpu.linear(&mut y, &x, weight, rows);
+                    y.clone()
+                };
+                for rows in [1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 40, most] {
+                    assert_same_bits(&run(&narrow, rows), &run(&stored, rows));
+                }
+                let mut rows = [vec![0.0; dim], vec![0.0; dim]];
+                for row in 0..n_out {
+                    narrow.row(row, &mut rows[0]);
+                    stored.row(row, &mut rows[1]);
+                    assert_same_bits(&rows[0], &rows[1]);
                 }
             }
         }

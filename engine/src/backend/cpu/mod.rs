@@ -72,12 +72,14 @@ pub struct Cpu {
 }
 
 /// How `options` and the form of inputs want matrices to be kept.
-fn keep(options: &CpuOptions, activations: Activations) -> Keep {
+fn keep(options: &CpuOptions, activations: Activations, isa: Isa) -> Keep {
     let packs = activations == Activations::Int8;
+    let is_mapped = options.weights == Some(Residence::Mapped);
     Keep {
         quant: options.quant.map(|quant| quant.target),
         packs_encoded: packs,
-        packs_stored: packs && options.weights != Some(Residence::Mapped),
+        packs_stored: packs && !is_mapped,
+        narrows: splits(activations, isa) && !is_mapped,
         packs_halves: false,
         copies: options.weights == Some(Residence::Resident),
     }
@@ -158,7 +160,7 @@ impl Cpu {
                 Activations::F32 | Activations::Bf16 => CacheType::F32,
                 Activations::Int8 => CacheType::Bf16,
             }),
-            keep: keep(options, activations),
+            keep: keep(options, activations, isa),
             arena: Arena::default(),
             copied: Vec::new(),
             inputs: InputScratch::default(),

@@ -9,11 +9,12 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::simd::panels::pack_on;
+use super::simd::{narrow, panels::pack_on};
 use super::topology::home;
 use super::{Cpu, Isa, Weight};
 use crate::checkpoint::{Arena, Bytes, Kept, Near, Place, Tensor};
 use crate::error::{Error, Result};
+use crate::quant::narrow::{Stray, Strays, is_worth_it, panel_bytes};
 use crate::quant::panels;
 
 /// Bytes of a large page.
@@ -110,6 +111,9 @@ pub(super) fn release_copied(cpu: &mut Cpu) {
     cpu.copied.drain(..).for_each(|bytes| bytes.release());
 }
 
+/// Strays of panels, in any order.
+type Found = Vec<(usize, Vec<Stray>)>;
+
 /// How one matrix is cut for threads.
 struct Cut<'a> {
     tensor: &'a Tensor,
@@ -121,6 +125,8 @@ struct Cut<'a> {
     unit: (usize, usize),
     /// Its bytes in the room of all; none where it lies.
     place: Range<usize>,
+    /// Of numbers in twelve bits, those that have more; `None` once there are too many.
+    strays: Mutex<Option<Found>>,
 }
 
 impl<'a> Cut<'a> {
@@ -135,6 +141,7 @@ impl<'a> Cut<'a> {
                 n_row: len,
                 unit: (1, 0),
                 place: end..end,
+                strays: Mutex::default(),
             });
         }
         let (n_row, dim) = (tensor.n_row(), tensor.dim());
@@ -142,6 +149,7 @@ impl<'a> Cut<'a> {
             Place::Panels => panels::Layout::of(kept.dtype)
                 .and_then(|layout| layout.panel_bytes(dim))
                 .map(|bytes| (panels::OUTS, bytes)),
+            Place::Narrow => panel_bytes(dim).map(|bytes| (panels::OUTS, bytes)),
             Place::Copied | Place::Stored => kept.dtype.row_bytes(dim).map(|bytes| (1, bytes)),
         };
         let sizes = || {
@@ -149,7 +157,8 @@ impl<'a> Cut<'a> {
             let end = start.checked_add(kept.bytes(&[n_row, dim])?)?;
             let stored_row_bytes = tensor.dtype.row_bytes(dim)?;
             let unit = unit.filter(|(_, bytes)| *bytes > 0 && stored_row_bytes > 0)?;
-            Some(Self { tensor, kept, stored_row_bytes, n_row, unit, place: start..end })
+            let strays = Mutex::new((kept.place == Place::Narrow).then(Vec::new));
+            Some(Self { tensor, kept, stored_row_bytes, n_row, unit, place: start..end, strays })
         };
         sizes().ok_or_else(|| {
             let (name, shape) = (&tensor.name, &tensor.shape);
@@ -183,7 +192,10 @@ impl<'a> Cut<'a> {
         if self.kept.place == Place::Stored {
             return Ok(());
         }
-        let made = if self.kept.dtype == self.tensor.dtype {
+        let made = if self.kept.place == Place::Narrow {
+            self.narrow(isa, rows.start / panels::OUTS, &stored, out);
+            Ok(())
+        } else if self.kept.dtype == self.tensor.dtype {
             self.put(isa, &stored, out);
             Ok(())
         } else {
@@ -218,15 +230,45 @@ impl<'a> Cut<'a> {
         }
     }
 
+    /// bf16 rows in twelve bits a number, the first in panel `first`.
+    fn narrow(&self, isa: Isa, first: usize, rows: &[u8], out: &mut [u8]) {
+        let dim = self.tensor.dim();
+        let rows = rows.chunks((panels::OUTS * self.stored_row_bytes).max(1));
+        let mut found = Vec::new();
+        for (panel, (rows, out)) in (first..).zip(rows.zip(out.chunks_exact_mut(self.unit.1))) {
+            let mut strays = Vec::new();
+            narrow::pack_on(isa, rows, dim, out, &mut strays);
+            if !is_worth_it(strays.len(), rows.len() / size_of::<u16>()) {
+                *self.strays.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                return;
+            }
+            if !strays.is_empty() {
+                found.push((panel, strays));
+            }
+        }
+        let mut all = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = all.as_mut() {
+            all.extend(found);
+        }
+    }
+
+    /// The strays of the whole matrix; `None` where numbers have sixteen bits after all.
+    fn strays(&self) -> Option<Strays> {
+        let all = self.strays.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Strays::new(self.n_row.div_ceil(panels::OUTS), all)
+    }
+
     /// The matrix, once all of it is made; `room` is that of all.
     fn finish(&self, room: &Bytes) -> Result<Weight> {
-        if self.kept.place == Place::Stored {
+        let strays = self.strays();
+        let is_refused = self.kept.place == Place::Narrow && strays.is_none();
+        if self.kept.place == Place::Stored || is_refused {
             return Weight::new(self.tensor);
         }
         // Pages that pieces share came back with the later one.
         self.tensor.bytes.release();
         let bytes = room.slice(self.place.clone()).unwrap_or_else(|| Bytes::owned(Vec::new()));
-        Weight::resident(self.tensor, self.kept, bytes)
+        Weight::resident(self.tensor, self.kept, bytes, strays)
     }
 }
 
@@ -273,127 +315,4 @@ fn tasks(cuts: &[Cut<'_>], base: usize) -> Vec<Task> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::CpuOptions;
-    use super::super::pool::Pool;
-    use super::super::testing::two_nodes;
-    use super::*;
-    use crate::checkpoint::Bytes;
-    use crate::quant::DType;
-
-    fn tensor(n_row: usize, dim: usize) -> Tensor {
-        let numbers = super::super::testing::numbers(11, n_row * dim);
-        let bytes = Bytes::owned(numbers.iter().flat_map(|x| x.to_le_bytes()).collect());
-        Tensor { name: "w".into(), dtype: DType::F32, shape: vec![n_row, dim], bytes, scales: None }
-    }
-
-    fn one(cpu: &mut Cpu, tensor: &Tensor, kept: Kept) -> Weight {
-        together(cpu, &[(tensor, kept)]).unwrap().remove(0)
-    }
-
-    #[test]
-    fn the_bytes_are_those_of_the_encoder_on_any_threads() {
-        // More than one piece, the last one short.
-        let tensor = tensor(1101, 608);
-        for to in [DType::Q8_0, DType::Q4_0] {
-            let want = tensor.encode_rows(0, 1101, to).unwrap().bytes;
-            for threads in [1, 4] {
-                let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
-                let mut cpu = Cpu::new(&options).unwrap();
-                let kept = Kept { dtype: to, place: Place::Copied };
-                let weight = one(&mut cpu, &tensor, kept);
-                assert!(weight.bytes[..] == want[..], "{to:?} on {threads}");
-                assert_eq!((weight.n_out, weight.dim, weight.dtype), (1101, 608, to));
-            }
-        }
-    }
-
-    #[test]
-    fn encoded_and_packed_at_once_is_encoded_and_then_packed() {
-        let tensor = tensor(1101, 608);
-        for to in [DType::Q8_0, DType::Q4_0] {
-            let encoded = tensor.encode_rows(0, 1101, to).unwrap().bytes;
-            let stored = Tensor { dtype: to, bytes: Bytes::owned(encoded), ..tensor.clone() };
-            let kept = Kept { dtype: to, place: Place::Panels };
-            let mut cpu = Cpu::new(&CpuOptions::default()).unwrap();
-            let want = one(&mut cpu, &stored, kept);
-            for threads in [1, 3] {
-                let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
-                let mut cpu = Cpu::new(&options).unwrap();
-                let weight = one(&mut cpu, &tensor, kept);
-                assert!(weight.is_panels && weight.bytes[..] == want.bytes[..]);
-            }
-        }
-    }
-
-    /// Matrices of several large pages each, that end anywhere in one, beside small ones: in one loop, or one after another.
-    #[test]
-    fn matrices_made_together_are_those_made_one_by_one() {
-        let sizes = [(5000, 1024), (3, 64), (1777, 1024), (33, 32), (2048, 1024)];
-        let stored = |(n_row, dim): (usize, usize)| {
-            let wide = tensor(n_row, dim);
-            let bytes = wide.encode_rows(0, n_row, DType::Q8_0).unwrap().bytes;
-            Tensor { dtype: DType::Q8_0, bytes: Bytes::owned(bytes), ..wide }
-        };
-        let tensors: Vec<Tensor> = sizes.into_iter().map(stored).collect();
-        let places = [Place::Panels, Place::Copied, Place::Panels, Place::Stored, Place::Panels];
-        let all: Vec<(&Tensor, Kept)> = tensors
-            .iter()
-            .zip(places)
-            .map(|(tensor, place)| (tensor, Kept { dtype: DType::Q8_0, place }))
-            .collect();
-        for threads in [1, 4] {
-            let options = CpuOptions { threads: Some(threads), ..CpuOptions::default() };
-            let mut cpu = Cpu::new(&options).unwrap();
-            if threads > 1 {
-                cpu.pool = Pool::new(&two_nodes(threads)).unwrap();
-            }
-            // Something before them, so that the room does not begin with a large page.
-            cpu.arena.room(1 << 20).unwrap();
-            let together = together(&mut cpu, &all).unwrap();
-            for ((tensor, kept), weight) in all.iter().zip(&together) {
-                let alone = one(&mut Cpu::new(&options).unwrap(), tensor, *kept);
-                assert!(weight.bytes[..] == alone.bytes[..], "{:?} {kept:?}", tensor.shape);
-                assert_eq!(weight.is_panels, kept.place == Place::Panels);
-                let is_same = weight.bytes[..] == tensor.bytes[..];
-                assert_eq!(is_same, kept.place != Place::Panels, "{:?}", tensor.shape);
-            }
-        }
-    }
-
-    /// No two tasks touch a page that neither of them begins in.
-    #[test]
-    fn a_task_fills_the_large_page_it_begins_in() {
-        let tensors = [tensor(5000, 1024), tensor(3, 64), tensor(900, 1024)];
-        let kept = Kept { dtype: DType::Q8_0, place: Place::Panels };
-        for base in [0, 64, HUGE_PAGE / 2, HUGE_PAGE - 64] {
-            let (mut cuts, mut end) = (Vec::new(), 0);
-            for tensor in &tensors {
-                let cut = Cut::new(tensor, kept, end).unwrap();
-                end = cut.place.end;
-                cuts.push(cut);
-            }
-            let tasks = tasks(&cuts, base);
-            let mut rows = vec![0; tensors.len()];
-            for pair in tasks.windows(2) {
-                let page = |task: &Task| (base + task.out.start) / HUGE_PAGE;
-                assert!(page(&pair[0]) < page(&pair[1]) && pair[0].out.end <= pair[1].out.start);
-            }
-            for piece in tasks.iter().flat_map(|task| &task.pieces) {
-                assert_eq!(piece.rows.start, rows[piece.cut]);
-                rows[piece.cut] = piece.rows.end;
-            }
-            assert_eq!(rows, [5000, 3, 900]);
-            assert_eq!(tasks.last().map(|task| task.out.end), Some(end));
-        }
-    }
-
-    #[test]
-    fn rows_that_are_no_whole_blocks_are_refused() {
-        let mut cpu = Cpu::new(&CpuOptions::default()).unwrap();
-        for place in [Place::Copied, Place::Panels] {
-            let kept = Kept { dtype: DType::Q8_0, place };
-            assert!(together(&mut cpu, &[(&tensor(2, 40), kept)]).is_err());
-        }
-    }
-}
+mod tests;

@@ -75,7 +75,7 @@ pub(super) fn numbers(seed: u64, len: usize) -> Vec<f32> {
 /// A matrix as the backend has it, and what its stored numbers are.
 pub(super) struct Matrix {
     pub(super) weight: Weight,
-    tensor: Tensor,
+    pub(super) tensor: Tensor,
     pub(super) values: Vec<f64>,
     pub(super) n_out: usize,
     pub(super) dim: usize,
@@ -187,6 +187,12 @@ impl Matrix {
         together(backend, &[(&self.tensor, kept)]).unwrap().remove(0)
     }
 
+    /// The bf16 matrix in twelve bits a number, as `backend` makes it; as it lies where it has too many strays.
+    pub(super) fn narrow(&self, backend: &mut Cpu) -> Weight {
+        let kept = Kept { dtype: self.tensor.dtype, place: Place::Narrow };
+        together(backend, &[(&self.tensor, kept)]).unwrap().remove(0)
+    }
+
     /// All rows with all inputs, `[rows, n_out]`.
     pub(super) fn product(&self, x: &[f32]) -> Vec<Sum> {
         let rows: Vec<f64> = x.iter().copied().map(f64::from).collect();
@@ -217,6 +223,12 @@ impl Way {
     /// Whether inputs of a matrix of `dtype` become whole numbers.
     pub(super) fn is_whole(self, dtype: DType) -> bool {
         self.activations == Activations::Int8 && dtype.block_len() > 1
+    }
+
+    /// Whether inputs of a matrix of `dtype` become pairs, so that it may be kept in twelve bits a number.
+    pub(super) fn is_split(self, dtype: DType) -> bool {
+        let splits = self.activations != Activations::F32 && self.isa.multiplies_bf16();
+        splits && dtype == DType::Bf16
     }
 }
 

@@ -3,6 +3,7 @@
 use super::simd;
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
 use crate::error::{Error, Result};
+use crate::quant::narrow::{self, Strays};
 use crate::quant::unpack::unpack_row;
 use crate::quant::{DType, panels};
 
@@ -15,6 +16,8 @@ pub struct Weight {
     pub(super) row_bytes: usize,
     pub(super) scales: Option<Scales>,
     pub(super) is_panels: bool,
+    /// Of bf16 in twelve bits a number, in panels of its own: those that have more.
+    pub(super) narrow: Option<Strays>,
 }
 
 impl Weight {
@@ -37,32 +40,45 @@ impl Weight {
             });
         }
         let (bytes, scales) = (tensor.bytes.clone(), tensor.scales.clone());
-        Ok(Self { bytes, dtype: tensor.dtype, n_out, dim, row_bytes, scales, is_panels: false })
+        let dtype = tensor.dtype;
+        Ok(Self { bytes, dtype, n_out, dim, row_bytes, scales, is_panels: false, narrow: None })
     }
 
-    /// Takes a tensor's copy, of the bytes that `kept` says.
-    pub(super) fn resident(tensor: &Tensor, kept: Kept, bytes: Bytes) -> Result<Self> {
-        if kept.place != Place::Panels {
+    /// Takes a tensor's copy, of the bytes that `kept` says; `strays` where numbers have twelve bits.
+    pub(super) fn resident(
+        tensor: &Tensor,
+        kept: Kept,
+        bytes: Bytes,
+        strays: Option<Strays>,
+    ) -> Result<Self> {
+        if kept.place == Place::Copied {
             let scales = tensor.scales.clone().filter(|_| kept.dtype == tensor.dtype);
             let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
             return Self::new(&Tensor { name, dtype: kept.dtype, shape, bytes, scales });
         }
         let (n_out, dim, dtype) = (tensor.n_row(), tensor.dim(), kept.dtype);
         let row_bytes = dtype.row_bytes(dim).unwrap_or(0);
-        if kept.bytes(&[n_out, dim]) != Some(bytes.len()) || row_bytes == 0 {
+        let is_narrow = kept.place == Place::Narrow;
+        let is_whole = kept.bytes(&[n_out, dim]) == Some(bytes.len()) && row_bytes > 0;
+        if !is_whole || strays.is_some() != is_narrow {
             return Err(Error::Internal {
                 message: format!("`{}` is no matrix in panels: {:?}", tensor.name, tensor.shape),
             });
         }
-        Ok(Self { bytes, dtype, n_out, dim, row_bytes, scales: None, is_panels: true })
+        let (scales, is_panels, narrow) = (None, true, strays);
+        Ok(Self { bytes, dtype, n_out, dim, row_bytes, scales, is_panels, narrow })
     }
 
     /// Row `index`, widened into `out`.
     pub(super) fn row(&self, index: usize, out: &mut [f32]) {
         if self.is_panels {
             let panel_bytes = self.panel_bytes();
-            let panel = &self.bytes[index / panels::OUTS * panel_bytes..][..panel_bytes];
-            return unpack_row(self.dtype, panel, index % panels::OUTS, out);
+            let (at, lane) = (index / panels::OUTS, index % panels::OUTS);
+            let panel = &self.bytes[at * panel_bytes..][..panel_bytes];
+            if let Some(strays) = &self.narrow {
+                return narrow::unpack_row(panel, strays.of(at), lane, out);
+            }
+            return unpack_row(self.dtype, panel, lane, out);
         }
         self.dtype.decode(&self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes], out);
         if let Some(scales) = &self.scales {
@@ -80,7 +96,8 @@ impl Weight {
         let is_whole = first.is_multiple_of(panels::OUTS) && n.is_multiple_of(panels::OUTS);
         let (first, end) = (first / panels::OUTS, (first + n) / panels::OUTS);
         let bytes = self.panel_bytes();
-        (self.is_panels && is_whole).then(|| &self.bytes[first * bytes..end * bytes])
+        (self.is_panels && self.narrow.is_none() && is_whole)
+            .then(|| &self.bytes[first * bytes..end * bytes])
     }
 
     /// Where row `out`, or the panel that has it, begins.

@@ -6,7 +6,7 @@
 
 use hadal_engine::Error;
 use hadal_engine::backend::cpu::{Cpu, CpuOptions};
-use hadal_engine::checkpoint::{Checkpoint, ModelConfig, Part};
+use hadal_engine::checkpoint::{Checkpoint, Keep, ModelConfig, Part};
 use hadal_engine::model::Model;
 use hadal_engine::step::PAGE_TOKENS;
 
@@ -58,10 +58,11 @@ impl Sizes {
         let mut cpu = Cpu::new(&CpuOptions { threads: Some(1), ..options.clone() })?;
         Model::prepare(&mut cpu, checkpoint)?;
         let config = &checkpoint.config;
-        let (mut rows, mut head, mut experts) =
-            (Matrices::default(), Matrices::default(), Matrices::default());
-        let mut embedding = Matrices::default();
-        for loaded in checkpoint.loaded(cpu.keep().quant) {
+        let [mut rows, mut head, mut experts, mut embedding] =
+            [(); 4].map(|()| Matrices::default());
+        // Fewer bits a number are what is needed; what fills panels is not.
+        let keep = Keep { packs_encoded: false, packs_stored: false, ..cpu.keep() };
+        for loaded in checkpoint.loaded(keep) {
             let to = match Part::of(loaded.name, None) {
                 Part::RoutedExperts => &mut experts,
                 Part::Head => &mut head,

@@ -13,7 +13,7 @@ use std::arch::asm;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::prefetch_far;
+use super::narrow::Narrow;
 use super::product::Product;
 
 /// Rows of a tile: outputs on the left, pairs of inputs' numbers on the right.
@@ -105,13 +105,19 @@ pub(super) unsafe fn configure_tiles(row_bytes: [u16; 8], rows: [u8; 8]) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack)) }
 }
 
-/// The outputs `outs` of a bf16 product on split inputs in columns.
+/// The outputs `outs` of a bf16 product on split inputs in columns; where weights are in twelve bits a number, `narrow` has
+/// them, and `p.w` does not matter.
 ///
 /// # Safety
 /// As `product::product`; `x` covers `p.rows` inputs of `p.dim` (and 32 more words may be read), and [`is_available`].
 // AVX-512 for the copies: a cache line is one load.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(in super::super) unsafe fn product_amx(p: &Product, x: &Columns, outs: Range<usize>) {
+pub(super) unsafe fn product_amx(
+    p: &Product,
+    narrow: Option<&Narrow<'_>>,
+    x: &Columns,
+    outs: Range<usize>,
+) {
     // SAFETY: the caller's promise; blocks lie inside.
     unsafe {
         if p.rows > TILE {
@@ -120,6 +126,7 @@ pub(in super::super) unsafe fn product_amx(p: &Product, x: &Columns, outs: Range
                 for out in outs.clone().step_by(OUTS) {
                     let block = Block {
                         p,
+                        narrow,
                         x,
                         outs: out..(out + OUTS).min(outs.end),
                         rows: first..(first + ROWS).min(p.rows),
@@ -131,7 +138,11 @@ pub(in super::super) unsafe fn product_amx(p: &Product, x: &Columns, outs: Range
             configure(p.rows);
             for out in outs.clone().step_by(2 * TILE) {
                 let outs = out..(out + 2 * TILE).min(outs.end);
-                Block { p, x, outs, rows: 0..p.rows }.few();
+                let block = Block { p, narrow, x, outs, rows: 0..p.rows };
+                match narrow {
+                    Some(narrow) => block.few_narrow(narrow),
+                    None => block.few(),
+                }
             }
         }
         asm!("tilerelease", options(nostack, nomem));
@@ -159,8 +170,10 @@ macro_rules! add {
     };
 }
 
-// After the macros that it uses.
+// After the macros that they use.
+mod copy;
 mod few;
+mod narrow;
 
 /// Sums of 32 outputs and 32 inputs: tiles of outputs by inputs.
 type Sums = [[f32; TILE * TILE]; 4];
@@ -178,6 +191,7 @@ struct Room {
 /// Some outputs of some inputs.
 struct Block<'a> {
     p: &'a Product,
+    narrow: Option<&'a Narrow<'a>>,
     x: &'a Columns,
     outs: Range<usize>,
     rows: Range<usize>,
@@ -204,10 +218,7 @@ impl Block<'_> {
             for chunk in (0..self.p.dim).step_by(CHUNK) {
                 let steps = (self.p.dim - chunk).min(CHUNK).div_ceil(STEP);
                 for (i, outs) in outs().enumerate() {
-                    for step in 0..steps {
-                        let to = &raw mut (*room).weights[i][step];
-                        self.copy_step(to, outs.clone(), chunk + step * STEP);
-                    }
+                    self.copy_chunk(&raw mut (*room).weights[i], outs, chunk);
                 }
                 for (j, rows) in rows().enumerate() {
                     for i in 0..outs().len() {
@@ -236,20 +247,6 @@ impl Block<'_> {
                     }
                 }
             }
-        }
-    }
-
-    /// Asks for share `part` of `of` of the chunk of weights that begins at `k`: they are copied next.
-    fn fetch(&self, k: usize, (part, of): (usize, usize)) {
-        const LINES: usize = CHUNK / STEP;
-        if k >= self.p.dim || self.rows.start > 0 {
-            return;
-        }
-        let n = self.outs.len() * LINES;
-        for line in n * part / of..n * (part + 1) / of {
-            // SAFETY: the row is inside; what is asked for need not be.
-            let row = unsafe { self.p.w.row(self.outs.start + line / LINES) };
-            prefetch_far(row.wrapping_add(k * 2 + line % LINES * ROW_BYTES));
         }
     }
 
@@ -335,32 +332,6 @@ impl Block<'_> {
             }
             store!("tmm0", sums);
             store!("tmm2", sums.add(2));
-        }
-    }
-
-    /// Weights `k..k + 32` of up to 32 outputs as two tiles, zero where there are none.
-    ///
-    /// # Safety
-    /// As [`product_amx`].
-    #[inline(always)]
-    unsafe fn copy_step(&self, to: *mut Weights, outs: Range<usize>, k: usize) {
-        let n = (self.p.dim - k).min(STEP);
-        let to: *mut [u16; STEP] = to.cast();
-        // SAFETY: `n` weights of each output are inside the matrix.
-        unsafe {
-            for (i, out) in outs.clone().enumerate() {
-                let from = self.p.w.row(out).add(k * 2);
-                if n == STEP {
-                    std::ptr::copy_nonoverlapping(from, to.add(i).cast(), ROW_BYTES);
-                } else {
-                    let mut row = [0u16; STEP];
-                    std::ptr::copy_nonoverlapping(from, row.as_mut_ptr().cast(), n * 2);
-                    *to.add(i) = row;
-                }
-            }
-            for i in outs.len()..2 * TILE {
-                *to.add(i) = [0; STEP];
-            }
         }
     }
 

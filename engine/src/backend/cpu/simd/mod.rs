@@ -20,6 +20,7 @@ pub(super) mod groups;
 pub(super) mod heads;
 mod ints;
 pub(super) mod multiply;
+pub(super) mod narrow;
 mod pair_rows;
 pub(super) mod panels;
 pub mod peak;

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use super::Matrix;
 #[cfg(target_arch = "x86_64")]
 use super::amx::Columns;
 use super::groups::GroupRows;
+use super::narrow::Narrow;
 pub(in super::super) use super::pair_rows::{Order, PairRows, rounded_to_pair};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
@@ -160,7 +162,9 @@ pub(super) fn check(
         let is_split = matches!(inputs, Inputs::Split(_));
         assert!(!is_split || weight.dtype == DType::Bf16, "pairs are for bf16 matrices");
         let is_groups = matches!(inputs, Inputs::Groups(_));
-        assert!(is_groups || !weight.is_panels, "panels are for whole numbers");
+        let is_narrow = weight.narrow.is_some();
+        assert!(is_groups || !weight.is_panels || is_narrow, "panels are for whole numbers");
+        assert!(is_split || !is_narrow, "numbers of twelve bits are for pairs");
         assert!(!is_groups || weight.dtype.block_len() > 1, "whole numbers are for blocks");
         assert!(segment.end as usize <= rows.min(rows_out), "rows outside");
     }
@@ -182,13 +186,22 @@ pub(super) unsafe fn part(
 ) {
     let (dim, n) = (weight.dim, outs.len());
     let (row, rows) = (segment.start as usize, segment.rows());
-    let w = || weight.rows_from(outs.start);
-    let p = |x| Product { w: w(), dim, x, x_stride: dim, rows, y, y_stride };
+    let p = |w, x| Product { w, dim, x, x_stride: dim, rows, y, y_stride };
     // SAFETY: the caller's promise; parts begin at whole panels.
     unsafe {
         match inputs {
-            Inputs::Plain(x) => product(isa, &p(x.as_ptr().add(row * dim)), 0..n),
-            Inputs::Split(pairs) => split(&p(std::ptr::null()), pairs, row, 0..n),
+            Inputs::Plain(x) => {
+                let w = weight.rows_from(outs.start);
+                product(isa, &p(w, x.as_ptr().add(row * dim)), 0..n);
+            }
+            Inputs::Split(pairs) => {
+                let narrow = Narrow::new(weight, outs.start, n, next);
+                let w = match narrow {
+                    Some(_) => Matrix::rows(std::ptr::null(), 0, DType::Bf16),
+                    None => weight.rows_from(outs.start),
+                };
+                split(&p(w, std::ptr::null()), narrow.as_ref(), (pairs, row), n, room);
+            }
             Inputs::Groups(groups) => {
                 let p = PanelProduct {
                     panels: weight.bytes.as_ptr(),
@@ -233,9 +246,17 @@ pub(super) unsafe fn panel_part(
     }
 }
 
+/// The `n` outputs of a product with inputs in pairs, from input `row` on.
+///
 /// # Safety
 /// As [`product`]; the inputs were split because the weights are bf16 and the processor has what their order is for.
-unsafe fn split(p: &Product, pairs: &PairRows, row: usize, outs: Range<usize>) {
+unsafe fn split(
+    p: &Product,
+    narrow: Option<&Narrow<'_>>,
+    (pairs, row): (&PairRows, usize),
+    n: usize,
+    room: &mut [u8],
+) {
     let (hi, lo) = (pairs.hi.numbers().as_ptr(), pairs.lo.numbers().as_ptr());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise; `row` is inside.
@@ -244,17 +265,20 @@ unsafe fn split(p: &Product, pairs: &PairRows, row: usize, outs: Range<usize>) {
             Order::Rows => {
                 let (at, stride) = (row * pairs.width, pairs.width);
                 let x = Pairs { hi: hi.add(at), lo: lo.add(at), stride };
-                super::product::product_pairs(p, &x, outs);
+                match narrow {
+                    Some(narrow) => super::narrow::pairs::product(p, &x, narrow, n, room),
+                    None => super::product::product_pairs(p, &x, 0..n),
+                }
             }
             Order::Columns => {
                 let (hi, lo) = (hi.cast::<u32>().add(row), lo.cast::<u32>().add(row));
                 let x = Columns { hi, lo, stride: pairs.order.places(pairs.rows) };
-                super::amx::product_amx(p, &x, outs);
+                super::amx::product_amx(p, narrow, &x, 0..n);
             }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (p, hi, lo, row, outs);
+    let _ = (p, narrow, hi, lo, row, n, room);
 }
 
 /// `y[row, i] = W[first + i] . x[row]` for `n` rows of the matrix, inputs and outputs a stride apart.

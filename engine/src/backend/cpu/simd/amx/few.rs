@@ -45,6 +45,17 @@ impl Block<'_> {
                 add!("tmm0", "tmm4", "tmm7");
                 add!("tmm2", "tmm5", "tmm7");
             }
+            self.write_few();
+        }
+    }
+
+    /// Writes the sums of up to 32 outputs: tiles 0 and 2.
+    ///
+    /// # Safety
+    /// As [`Block::few`]; the tiles have them.
+    pub(super) unsafe fn write_few(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
             let mut sums = MaybeUninit::<[[f32; TILE * TILE]; 2]>::uninit();
             let sums: *mut [f32; TILE * TILE] = sums.as_mut_ptr().cast();
             // Of each row as many sums as there are inputs, and no others are read.

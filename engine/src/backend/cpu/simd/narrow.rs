@@ -1,0 +1,124 @@
+//! Products of bf16 matrices that are kept in twelve bits a number (`crate::quant::narrow`), with inputs in pairs.
+//!
+//! A unit's numbers are made in registers, four vectors of 32 out of three, and go to a thread's first-level cache in the
+//! order that the products of plain bf16 matrices read; strays are put in there. From then on everything is as in those
+//! products, number after number, so the bits are the same.
+
+#[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod reader;
+
+use std::ops::Range;
+
+use super::prefetch_far;
+use crate::backend::cpu::{Isa, Weight};
+use crate::quant::narrow::{
+    self, ROW_BYTES, Stray, Strays, TABLE_BYTES, UNIT_BYTES, VECTOR, units,
+};
+use crate::quant::panels::OUTS;
+#[cfg(target_arch = "x86_64")]
+pub(super) use reader::{PanelReader, put};
+
+/// [`narrow::pack`] as fast as `isa` can; the same bytes.
+pub(in super::super) fn pack_on(
+    isa: Isa,
+    rows: &[u8],
+    dim: usize,
+    panel: &mut [u8],
+    strays: &mut Vec<Stray>,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.multiplies_bf16() {
+        return pack::pack_avx512(rows, dim, panel, strays);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
+    narrow::pack(rows, dim, panel, strays);
+}
+
+/// How far ahead of a product its weights are asked for: two units, 6 KiB, of each panel that is read.
+const FAR_BYTES: usize = 2 * UNIT_BYTES;
+
+/// Some panels of a matrix, and what is read after them.
+#[derive(Clone, Copy)]
+pub(super) struct Narrow<'a> {
+    /// The first panel.
+    at: *const u8,
+    panel_bytes: usize,
+    /// Length of every row.
+    dim: usize,
+    /// Its number in the matrix.
+    first: usize,
+    strays: &'a Strays,
+    /// How many are read.
+    n: usize,
+    /// What is read after the last, as far as is known; asked for, and never read.
+    next: *const u8,
+}
+
+impl<'a> Narrow<'a> {
+    /// The panels that have `n_out` outputs from `first` on, which begins one; `None` where the matrix is kept otherwise.
+    pub(super) fn new(
+        weight: &'a Weight,
+        first: usize,
+        n_out: usize,
+        next: *const u8,
+    ) -> Option<Self> {
+        let strays = weight.narrow.as_ref()?;
+        Some(Self {
+            at: weight.place_of(first),
+            panel_bytes: weight.panel_bytes(),
+            dim: weight.dim,
+            first: first / OUTS,
+            strays,
+            n: n_out.div_ceil(OUTS),
+            next,
+        })
+    }
+
+    /// What is read `FAR_BYTES` after byte `at` of panel `index`, where every `stride`th panel is read side by side with others.
+    #[inline(always)]
+    fn ahead(&self, index: usize, at: usize, stride: usize) -> *const u8 {
+        let at = at + FAR_BYTES;
+        if at < self.panel_bytes {
+            return self.at.wrapping_add(index * self.panel_bytes + at);
+        }
+        let (index, at) = (index + stride, at - self.panel_bytes);
+        match index.checked_sub(self.n) {
+            None => self.at.wrapping_add(index * self.panel_bytes + at),
+            Some(index) => self.next.wrapping_add(index * self.panel_bytes + at),
+        }
+    }
+
+    /// Asks for a share of a unit, row `row`'s, that is read later.
+    #[inline(always)]
+    pub(super) fn ask(&self, index: usize, unit: usize, row: usize, stride: usize) {
+        let at = self.ahead(index, TABLE_BYTES + unit * UNIT_BYTES + row * ROW_BYTES, stride);
+        for line in 0..ROW_BYTES / VECTOR {
+            prefetch_far(at.wrapping_add(line * VECTOR));
+        }
+    }
+
+    /// Asks for share `part` of `of` of unit `unit` of some panels.
+    pub(super) fn ask_share(&self, panels: Range<usize>, unit: usize, (part, of): (usize, usize)) {
+        const LINES: usize = UNIT_BYTES / VECTOR;
+        let n = panels.len() * LINES;
+        for line in n * part / of..n * (part + 1) / of {
+            let unit = (panels.start + line / LINES) * self.panel_bytes + unit * UNIT_BYTES;
+            prefetch_far(self.at.wrapping_add(unit + TABLE_BYTES + line % LINES * VECTOR));
+        }
+    }
+
+    /// Units of a row.
+    pub(super) fn units(&self) -> usize {
+        units(self.dim)
+    }
+
+    /// Panels of these.
+    pub(super) fn len(&self) -> usize {
+        self.n
+    }
+}
