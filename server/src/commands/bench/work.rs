@@ -52,17 +52,16 @@ pub(crate) struct Sizes {
 }
 
 impl Sizes {
-    /// From a checkpoint, its matrices and cache kept as `options` say; what the backend refuses is an error.
+    /// From a checkpoint, its matrices and cache kept as `options` say, threads aside; what the backend refuses is an error.
     pub(crate) fn of(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self, Error> {
-        // Nothing is computed: one thread will do.
         let mut cpu = Cpu::new(&CpuOptions { threads: Some(1), ..options.clone() })?;
         Model::prepare(&mut cpu, checkpoint)?;
         let config = &checkpoint.config;
         let [mut rows, mut head, mut experts, mut embedding] =
             [(); 4].map(|()| Matrices::default());
         // Fewer bits a number are what is needed; what fills panels is not.
-        let keep = Keep { packs_encoded: false, packs_stored: false, ..cpu.keep() };
-        for loaded in checkpoint.loaded(keep) {
+        let needed = Keep { packs_encoded: false, packs_stored: false, ..cpu.keep() };
+        for loaded in checkpoint.loaded(needed) {
             let to = match Part::of(loaded.name, None) {
                 Part::RoutedExperts => &mut experts,
                 Part::Head => &mut head,
