@@ -96,8 +96,8 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "TYPE", value_parser = activations)]
     pub(crate) activations: Option<Activations>,
     /// Where weights are: resident copies them into memory of our own, in large pages and the order that products read,
-    /// and gives the file's pages back; mapped uses them where they lie; auto makes quantised matrices resident where
-    /// inputs are int8
+    /// bf16 in twelve bits a number with every bit kept, and gives the file's pages back; mapped uses them where they lie;
+    /// auto makes quantised matrices resident where inputs are int8, and bf16 ones where there is AVX-512 BF16
     #[arg(long, value_name = "WHERE", default_value = "auto", value_parser = weights)]
     pub(crate) weights: Where,
     /// Quantise matrices while loading: q8 or q4; takes less memory and time, and costs some accuracy

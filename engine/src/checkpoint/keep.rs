@@ -88,7 +88,7 @@ impl Keep {
 }
 
 impl Kept {
-    /// Bytes of `[n_out, dim]`, factors of other tensors left out; `None` when it is no whole number of blocks, or too
+    /// Bytes of `[n_out, dim]`, factors of other tensors and strays of twelve bits left out; `None` when it is no whole number of blocks, or too
     /// large.
     pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         let (dim, outer) = shape.split_last()?;

@@ -40,7 +40,7 @@ pub(crate) const REST: u16 = 0x807f;
 /// Numbers of a panel that are looked at for its exponents, about.
 const SAMPLE_LEN: usize = 1024;
 
-/// A panel with more strays than one number in so many is not worth it.
+/// A matrix with more strays than one number in so many is not worth it.
 const STRAYS: usize = 64;
 
 /// A number whose exponent has no code.
@@ -82,16 +82,18 @@ pub(crate) fn is_smaller(n_out: usize, dim: usize) -> bool {
     bytes(n_out, dim).is_some_and(|bytes| bytes <= stored / 8 * 7)
 }
 
-/// Whether so many of a panel's `numbers` may be strays.
+/// Whether so many of a matrix's `numbers` may be strays.
 pub(crate) fn is_worth_it(strays: usize, numbers: usize) -> bool {
     strays <= numbers / STRAYS
 }
 
-/// The largest exponent that has a code: of every fifteen neighbours those that most of the rows' numbers have.
-pub(crate) fn largest_exponent(rows: &[u8]) -> u16 {
+/// The largest exponent that has a code: of every fifteen neighbours those that most of the numbers of some rows of `dim`
+/// have, by a sample.
+pub(crate) fn largest_exponent(rows: &[u8], dim: usize) -> u16 {
     let numbers = rows.len() / size_of::<u16>();
-    // An odd distance, so that it falls on all columns.
-    let distance = (numbers / SAMPLE_LEN) | 1;
+    // Prime to a row's length, so that it falls on columns by turns.
+    let distances = (numbers / SAMPLE_LEN).max(1)..;
+    let distance = distances.into_iter().find(|distance| gcd(*distance, dim) == 1).unwrap_or(1);
     let mut counts = [0u32; 256];
     for number in rows.chunks_exact(size_of::<u16>()).step_by(distance) {
         counts[usize::from(exponent(u16::from_le_bytes([number[0], number[1]])))] += 1;
@@ -102,6 +104,11 @@ pub(crate) fn largest_exponent(rows: &[u8]) -> u16 {
     };
     // The last of equals: what is large matters more.
     (ZERO..=255).max_by_key(in_window).unwrap_or(255)
+}
+
+/// The greatest common divisor.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The eight bits of a number's exponent.
@@ -129,7 +136,7 @@ fn code(exponent: u16, largest: u16) -> (u16, bool) {
 /// Writes up to sixteen rows of `dim` numbers, back to back in `rows`, into `panel`, and says which are strays, in order.
 pub(crate) fn pack(rows: &[u8], dim: usize, panel: &mut [u8], strays: &mut Vec<Stray>) {
     panel.fill(0);
-    let largest = largest_exponent(rows);
+    let largest = largest_exponent(rows, dim);
     let (head, units) = panel.split_at_mut(TABLE_BYTES);
     for (to, bits) in head.chunks_exact_mut(2).zip(table(largest)) {
         to.copy_from_slice(&bits.to_le_bytes());
@@ -205,7 +212,9 @@ impl Strays {
     /// Of `n_panel` panels, from those of some panels in any order; `None` when they are too many.
     pub(crate) fn new(n_panel: usize, mut some: Vec<(usize, Vec<Stray>)>) -> Option<Self> {
         some.sort_unstable_by_key(|(panel, _)| *panel);
-        let mut strays = Self { starts: Vec::with_capacity(n_panel + 1), all: Vec::new() };
+        let n = some.iter().map(|(_, of_panel)| of_panel.len()).sum();
+        let mut strays =
+            Self { starts: Vec::with_capacity(n_panel + 1), all: Vec::with_capacity(n) };
         let mut some = some.into_iter().peekable();
         for panel in 0..n_panel {
             strays.starts.push(u32::try_from(strays.all.len()).ok()?);
@@ -227,73 +236,4 @@ impl Strays {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    fn numbers(seed: u64, n: usize) -> Vec<u16> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        (0..n).map(|_| (next() >> 20) as u16).collect()
-    }
-
-    /// Exponents of weights, mostly, and any others between.
-    pub(crate) fn mixed(seed: u64, n: usize) -> Vec<u16> {
-        let all = numbers(seed, n).into_iter().enumerate();
-        all.map(|(i, x)| if i % 97 == 5 { x } else { (x & 0x83ff) | 0x3c00 }).collect()
-    }
-
-    #[test]
-    fn every_bit_of_every_number_comes_back() {
-        for (n_row, dim) in [(16, 128), (16, 300), (3, 257), (1, 1), (16, 2048)] {
-            for numbers in [mixed(dim as u64, n_row * dim), numbers(3, n_row * dim)] {
-                let rows: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-                let mut panel = vec![1; panel_bytes(dim).unwrap()];
-                let mut strays = Vec::new();
-                pack(&rows, dim, &mut panel, &mut strays);
-                assert!(strays.is_sorted());
-                for (lane, row) in numbers.chunks(dim).enumerate() {
-                    let mut out = vec![0.0; dim];
-                    unpack_row(&panel, &strays, lane, &mut out);
-                    let back: Vec<u32> = out.iter().map(|x| x.to_bits() >> 16).collect();
-                    assert!(back.iter().zip(row).all(|(got, want)| *got == u32::from(*want)));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn few_weights_are_strays() {
-        // A sum of twelve is nearly normal.
-        let sums: Vec<f32> = numbers(9, 12 * 16 * 2048)
-            .chunks(12)
-            .map(|x| x.iter().map(|x| f32::from(*x) / 65536.0 - 0.5).sum::<f32>() * 0.02)
-            .collect();
-        let rows: Vec<u8> = sums.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
-        let (mut panel, mut strays) = (vec![0; panel_bytes(2048).unwrap()], Vec::new());
-        pack(&rows, 2048, &mut panel, &mut strays);
-        assert!(strays.len() < 32768 / 1000, "{} strays", strays.len());
-    }
-
-    #[test]
-    fn a_matrix_of_few_numbers_or_of_any_exponents_is_not_worth_it() {
-        assert!(!is_smaller(64, 64) && !is_smaller(3, 2048) && is_smaller(1408, 2048));
-        assert_eq!(bytes(1408, 2048), Some(88 * (64 + 16 * 3072)));
-        assert_eq!(bytes(usize::MAX, 2048), None);
-        assert!(is_worth_it(512, 32768) && !is_worth_it(513, 32768));
-    }
-
-    #[test]
-    fn strays_of_panels_are_found_again() {
-        let stray = |at| Stray { at, bits: 7 };
-        let some = vec![(3, vec![stray(1)]), (0, vec![stray(5), stray(9)])];
-        let strays = Strays::new(5, some).unwrap();
-        assert_eq!(strays.of(0), [stray(5), stray(9)]);
-        assert_eq!(strays.of(3), [stray(1)]);
-        assert!([1, 2, 4, 5, 99].into_iter().all(|panel| strays.of(panel).is_empty()));
-    }
-}
+pub(crate) mod tests;

@@ -179,7 +179,9 @@ mod tests {
     fn with_strays(n_out: usize, dim: usize) -> Matrix {
         let numbers = mixed(dim as u64, n_out * dim).into_iter().map(|x| x & 0xbfff);
         let mut matrix = matrix(1, DType::Bf16, n_out, dim);
-        matrix.tensor.bytes = Bytes::owned(numbers.flat_map(u16::to_le_bytes).collect());
+        // At an odd address.
+        let bytes: Vec<u8> = [0].into_iter().chain(numbers.flat_map(u16::to_le_bytes)).collect();
+        matrix.tensor.bytes = Bytes::owned(bytes.clone()).slice(1..bytes.len()).unwrap();
         matrix
     }
 

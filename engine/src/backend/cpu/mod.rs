@@ -238,12 +238,12 @@ impl Cpu {
         let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
         let pairs = self.order().map_or(0, |order| PairRows::bytes(order, rows, dim));
         let rounded = if self.rounds() { (rows * dim * size_of::<f32>()) as u64 } else { 0 };
-        let (groups, rooms) = if self.has_groups() {
-            let heads = head_linear::Scratch::bytes(shape);
-            (GroupRows::bytes(rows, dim) + heads, Rooms::bytes(self.threads(), dim))
+        let groups = if self.has_groups() {
+            GroupRows::bytes(rows, dim) + head_linear::Scratch::bytes(shape)
         } else {
-            (0, 0)
+            0
         };
+        let rooms = if self.has_rooms() { Rooms::bytes(self.threads(), dim) } else { 0 };
         pairs + rounded + groups + rooms
     }
 
@@ -267,6 +267,11 @@ impl Cpu {
         self.activations == Activations::Int8
     }
 
+    /// Whether panels are made as they are read: of blocks, and of bf16 in twelve bits where rows are multiplied.
+    fn has_rooms(&self) -> bool {
+        self.has_groups() || self.order() == Some(Order::Rows)
+    }
+
     /// Makes all scratch.
     fn make_scratch(&mut self, shape: &ScratchShape) {
         let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
@@ -278,8 +283,10 @@ impl Cpu {
         }
         if self.has_groups() {
             self.inputs.groups = GroupRows::with_room(rows, dim);
-            self.rooms = Rooms::new(self.pool.threads(), dim);
             self.heads = head_linear::Scratch::new(shape);
+        }
+        if self.has_rooms() {
+            self.rooms = Rooms::new(self.pool.threads(), dim);
         }
         self.experts = experts::Scratch::new(shape, self.expert_forms());
         self.spans = vec![0.0; mla_decode::spans_len(self, &shape.mla)];

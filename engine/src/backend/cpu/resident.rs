@@ -230,25 +230,27 @@ impl<'a> Cut<'a> {
         }
     }
 
-    /// bf16 rows in twelve bits a number, the first in panel `first`.
+    /// bf16 rows in twelve bits a number, the first in panel `first`; nothing more once there are too many strays.
     fn narrow(&self, isa: Isa, first: usize, rows: &[u8], out: &mut [u8]) {
+        let found = || self.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        if found().is_none() {
+            return;
+        }
         let dim = self.tensor.dim();
         let rows = rows.chunks((panels::OUTS * self.stored_row_bytes).max(1));
-        let mut found = Vec::new();
-        for (panel, (rows, out)) in (first..).zip(rows.zip(out.chunks_exact_mut(self.unit.1))) {
+        let panels = rows.zip(out.chunks_exact_mut(self.unit.1)).map(|(rows, out)| {
             let mut strays = Vec::new();
             narrow::pack_on(isa, rows, dim, out, &mut strays);
-            if !is_worth_it(strays.len(), rows.len() / size_of::<u16>()) {
-                *self.strays.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                return;
+            strays
+        });
+        let some: Vec<_> = (first..).zip(panels).filter(|(_, strays)| !strays.is_empty()).collect();
+        let mut found = found();
+        if let Some(all) = found.as_mut() {
+            all.extend(some);
+            let n = all.iter().map(|(_, strays)| strays.len()).sum();
+            if !is_worth_it(n, self.n_row * dim) {
+                *found = None;
             }
-            if !strays.is_empty() {
-                found.push((panel, strays));
-            }
-        }
-        let mut all = self.strays.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(all) = all.as_mut() {
-            all.extend(found);
         }
     }
 

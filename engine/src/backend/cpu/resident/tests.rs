@@ -139,14 +139,37 @@ fn twelve_bits_a_number_are_the_same_on_any_threads() {
 
 #[test]
 fn numbers_of_any_exponents_stay_as_they_are() {
-    // In one panel of many.
-    let mut numbers = mixed(3, 3000 * 1100);
-    numbers[2000 * 1100..2016 * 1100].iter_mut().enumerate().for_each(|(i, x)| *x = i as u16);
-    let tensor = bf16(3000, 1100, numbers);
-    let kept = Kept { dtype: DType::Bf16, place: Place::Narrow };
-    let weight = one(&mut Cpu::new(&CpuOptions::default()).unwrap(), &tensor, kept);
-    assert!(weight.narrow.is_none() && !weight.is_panels);
-    assert!(weight.bytes[..] == tensor.bytes[..]);
+    // In some panels of many; and so few that they may.
+    for (n_any, is_refused) in [(64, true), (16, false)] {
+        let mut numbers: Vec<u16> =
+            mixed(3, 3000 * 1100).into_iter().map(|x| x & 0x83ff | 0x3c00).collect();
+        let any = numbers[2000 * 1100..(2000 + n_any) * 1100].iter_mut().enumerate();
+        any.for_each(|(i, x)| *x = i as u16);
+        let narrow = bf16(3000, 1100, numbers);
+        let wide = tensor(500, 1024);
+        let kept = |dtype, place| Kept { dtype, place };
+        // Beside matrices of other kinds.
+        let all = [
+            (&wide, kept(DType::Q8_0, Place::Panels)),
+            (&narrow, kept(DType::Bf16, Place::Narrow)),
+            (&narrow, kept(DType::Bf16, Place::Stored)),
+            (&wide, kept(DType::Q8_0, Place::Copied)),
+        ];
+        let options = CpuOptions { threads: Some(3), ..CpuOptions::default() };
+        let made = together(&mut Cpu::new(&options).unwrap(), &all).unwrap();
+        assert_eq!(made[1].narrow.is_none(), is_refused);
+        assert!(!is_refused || !made[1].is_panels && made[1].bytes[..] == narrow.bytes[..]);
+        let mut rows = [vec![0.0; 1100], vec![0.0; 1100]];
+        for row in [0, 1999, 2000, 2015, 2063, 2999] {
+            made[1].row(row, &mut rows[0]);
+            made[2].row(row, &mut rows[1]);
+            assert!(rows[0].iter().zip(&rows[1]).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+        for (weight, (tensor, kept)) in [(&made[0], all[0]), (&made[3], all[3])] {
+            let alone = one(&mut Cpu::new(&options).unwrap(), tensor, kept);
+            assert!(weight.bytes[..] == alone.bytes[..]);
+        }
+    }
 }
 
 #[test]

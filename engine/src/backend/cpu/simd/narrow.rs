@@ -40,10 +40,12 @@ pub(in super::super) fn pack_on(
 }
 
 /// How far ahead of a product its weights are asked for: two units, 6 KiB, of each panel that is read.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by products of x86-64"))]
 const FAR_BYTES: usize = 2 * UNIT_BYTES;
 
 /// Some panels of a matrix, and what is read after them.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by products of x86-64"))]
 pub(super) struct Narrow<'a> {
     /// The first panel.
     at: *const u8,
@@ -59,6 +61,7 @@ pub(super) struct Narrow<'a> {
     next: *const u8,
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by products of x86-64"))]
 impl<'a> Narrow<'a> {
     /// The panels that have `n_out` outputs from `first` on, which begins one; `None` where the matrix is kept otherwise.
     pub(super) fn new(

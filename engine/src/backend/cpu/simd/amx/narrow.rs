@@ -100,6 +100,7 @@ impl Block<'_> {
     ///
     /// # Safety
     /// As [`Block::few`].
+    #[inline(always)]
     pub(super) unsafe fn few_narrow(&self, narrow: &Narrow<'_>) {
         let (word, stride, units) = (size_of::<u32>(), self.x.stride, narrow.units());
         let mut room = MaybeUninit::<Room>::uninit();

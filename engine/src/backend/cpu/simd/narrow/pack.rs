@@ -21,7 +21,7 @@ const WORDS: usize = 32;
 pub(super) fn pack_avx512(rows: &[u8], dim: usize, panel: &mut [u8], strays: &mut Vec<Stray>) {
     let n_row = rows.len() / (dim * size_of::<u16>()).max(1);
     assert!(n_row <= OUTS && panel.len() == TABLE_BYTES + units(dim) * UNIT_BYTES, "no panel");
-    let largest = largest_exponent(rows);
+    let largest = largest_exponent(rows, dim);
     // SAFETY: the instruction set was checked when the backend was made; sizes are.
     unsafe { pack(rows, (n_row, dim), largest, panel, strays) }
 }
