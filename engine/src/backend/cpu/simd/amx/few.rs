@@ -26,19 +26,31 @@ impl Block<'_> {
             let mut copy = MaybeUninit::<Weights>::uninit();
             let copy: *mut [u16; STEP] = copy.as_mut_ptr().cast();
             for k in (0..self.p.dim).step_by(STEP) {
-                for line in 0..2 * TILE {
-                    prefetch_far(next.wrapping_add((k / STEP * 2 * TILE + line) * ROW_BYTES));
-                }
-                if k < whole {
-                    load!("tmm4", upper.add(k * 2), w.row_bytes);
-                    load!("tmm5", lower.add(k * 2), w.row_bytes);
+                // A quarter before each tile: all at once they would keep the tiles' own lines waiting.
+                let ask = |quarter: usize| {
+                    for line in quarter * TILE / 2..(quarter + 1) * TILE / 2 {
+                        let line = k / STEP * 2 * TILE + line;
+                        prefetch_far(next.wrapping_add(line * ROW_BYTES));
+                    }
+                };
+                let (upper, lower, row_bytes) = if k < whole {
+                    (upper.add(k * 2), lower.add(k * 2), w.row_bytes)
                 } else {
                     self.copy_step(copy.cast(), self.outs.clone(), k);
-                    load!("tmm4", copy, ROW_BYTES);
-                    load!("tmm5", copy.add(TILE), ROW_BYTES);
-                }
+                    (
+                        copy.cast::<u8>().cast_const(),
+                        copy.add(TILE).cast::<u8>().cast_const(),
+                        ROW_BYTES,
+                    )
+                };
                 let at = k / 2 * stride + self.rows.start;
+                ask(0);
+                load!("tmm4", upper, row_bytes);
+                ask(1);
+                load!("tmm5", lower, row_bytes);
+                ask(2);
                 load!("tmm6", self.x.hi.add(at), stride * word);
+                ask(3);
                 load!("tmm7", self.x.lo.add(at), stride * word);
                 add!("tmm0", "tmm4", "tmm6");
                 add!("tmm2", "tmm5", "tmm6");
