@@ -63,13 +63,14 @@ impl Keep {
 
     /// How a tensor of this name, format and shape is kept.
     pub fn of(self, name: &str, stored: DType, shape: &[usize]) -> Kept {
-        if shape.len() != 2 {
+        let &[n_out, dim] = shape else {
             return Kept { dtype: stored, place: Place::Stored };
-        }
+        };
         let dtype = self.quant.map_or(stored, |target| target.dtype_of(name, stored, shape));
         let packs = if dtype == stored { self.packs_stored } else { self.packs_encoded };
         let narrows = self.narrows && (stored, dtype) == (DType::Bf16, DType::Bf16);
-        let place = if narrows && is_product(name) && !is_expansion(name) && is_smaller(shape) {
+        let narrows = narrows && narrow::is_smaller(n_out, dim);
+        let place = if narrows && is_product(name) && !is_expansion(name) {
             Place::Narrow
         } else if packs && panels::Layout::of(dtype).is_some() && self.is_read_whole(name) {
             Place::Panels
@@ -88,8 +89,8 @@ impl Keep {
 }
 
 impl Kept {
-    /// Bytes of `[n_out, dim]`, factors of other tensors and strays of twelve bits left out; `None` when it is no whole number of blocks, or too
-    /// large.
+    /// Bytes of `[n_out, dim]`, factors of other tensors and strays of twelve bits left out; `None` when it is no whole
+    /// number of blocks, or too large.
     pub fn bytes(self, shape: &[usize]) -> Option<usize> {
         let (dim, outer) = shape.split_last()?;
         let n_out = outer.iter().product();
@@ -104,11 +105,6 @@ impl Kept {
 /// Whether matrix products read it, other than an embedding or a router.
 fn is_product(name: &str) -> bool {
     is_layer_matrix(name) || name == "lm_head.weight"
-}
-
-/// Whether twelve bits a number make it smaller.
-fn is_smaller(shape: &[usize]) -> bool {
-    matches!(*shape, [n_out, dim] if narrow::is_smaller(n_out, dim))
 }
 
 /// A half of `kv_b_proj`, the key's turned round.

@@ -156,7 +156,7 @@ pub(crate) fn pack(rows: &[u8], dim: usize, panel: &mut [u8], strays: &mut Vec<S
 }
 
 /// One row's numbers of a unit; `stray(place, bits)` for what has no code.
-pub(crate) fn pack_part(
+fn pack_part(
     numbers: &[u16; STEP],
     largest: u16,
     part: &mut [u8],

@@ -46,11 +46,11 @@ pub(super) fn linear_f32(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weigh
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::cpu::Weight;
     use crate::backend::cpu::testing::{
         Matrix, ODD, Way, assert_close, assert_same_bits, backend, limits, matrix, numbers,
         product_error, scratch_shape, ways, width,
     };
+    use crate::backend::cpu::{Cpu, Weight};
     use crate::backend::{Backend, ScratchShape};
     use crate::checkpoint::Bytes;
     use crate::limits::Limits;
@@ -58,11 +58,23 @@ mod tests {
     use crate::quant::narrow::tests::mixed;
 
     fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
-        let mut cpu = backend(way, threads);
+        run_on(&mut backend(way, threads), x, rows, weight)
+    }
+
+    fn run_on(cpu: &mut Cpu, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
         let x = cpu.vector(x).unwrap();
         let mut y = cpu.alloc(1, rows * weight.n_out, crate::backend::Role::Inner).unwrap();
         cpu.linear(&mut y, &x, weight, rows);
         y.clone()
+    }
+
+    /// A backend of two threads that takes so many rows.
+    fn backend_of(way: Way, rows: usize) -> Cpu {
+        let mut cpu = backend(way, 2);
+        let limits = Limits { step_rows_max: rows, ..limits() };
+        let shape = ScratchShape { step_rows_max: rows, ..scratch_shape(ODD) };
+        cpu.reserve(&shape, &limits).unwrap();
+        cpu
     }
 
     /// The matrix as it lies, in panels where a format has them, and in twelve bits a number where that is multiplied.
@@ -161,13 +173,9 @@ mod tests {
             let matrix = matrix(15, dtype, n_out, dim);
             let x = numbers(19, rows * dim);
             for way in ways().into_iter().filter(|way| way.is_whole(dtype)) {
-                let mut cpu = backend(way, 2);
-                let limits = Limits { step_rows_max: rows, ..limits() };
-                let shape = ScratchShape { step_rows_max: rows, ..scratch_shape(ODD) };
-                cpu.reserve(&shape, &limits).unwrap();
+                let mut cpu = backend_of(way, rows);
                 let weight = matrix.in_panels(&mut cpu);
-                let mut all = cpu.alloc(1, rows * n_out, crate::backend::Role::Inner).unwrap();
-                cpu.linear(&mut all, &x, &weight, rows);
+                let all = run_on(&mut cpu, &x, rows, &weight);
                 for (few, want) in x.chunks(7 * dim).zip(all.chunks(7 * n_out)) {
                     assert_same_bits(&run(way, 1, few, few.len() / dim, &weight), want);
                 }
@@ -193,19 +201,12 @@ mod tests {
             let most = 300;
             let x = numbers(23, most * dim);
             for way in ways().into_iter().filter(|way| way.is_split(DType::Bf16)) {
-                let mut cpu = backend(way, 2);
-                let limits = Limits { step_rows_max: most, ..limits() };
-                let shape = ScratchShape { step_rows_max: most, ..scratch_shape(ODD) };
-                cpu.reserve(&shape, &limits).unwrap();
+                let mut cpu = backend_of(way, most);
                 let (stored, narrow) = (matrix.stored(), matrix.narrow(&mut cpu));
                 let strays = narrow.narrow.as_ref().unwrap();
                 assert!((0..n_out / 16).all(|panel| !strays.of(panel).is_empty()));
-                let mut run = |weight: &Weight, rows: usize| {
-                    let x = cpu.vector(&x[..rows * dim]).unwrap();
-                    let mut y = cpu.alloc(1, rows * n_out, crate::backend::Role::Inner).unwrap();
-                    cpu.linear(&mut y, &x, weight, rows);
-                    y.clone()
-                };
+                let mut run =
+                    |weight: &Weight, rows: usize| run_on(&mut cpu, &x[..rows * dim], rows, weight);
                 for rows in [1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 40, most] {
                     assert_same_bits(&run(&narrow, rows), &run(&stored, rows));
                 }

@@ -296,6 +296,27 @@ impl Block<'_> {
         }
     }
 
+    /// Adds the step of sixteen inputs that begins at word `at` of each half, to tiles 0 and 2.
+    ///
+    /// # Safety
+    /// As [`Block::pair`].
+    #[inline(always)]
+    unsafe fn add_step(&self, weights: *const Weights, at: usize) {
+        let weights: *const [u16; STEP] = weights.cast();
+        let row_bytes = self.x.stride * size_of::<u32>();
+        // SAFETY: the caller's promise.
+        unsafe {
+            load!("tmm4", weights, ROW_BYTES);
+            load!("tmm5", weights.add(TILE), ROW_BYTES);
+            load!("tmm6", self.x.hi.add(at), row_bytes);
+            load!("tmm7", self.x.lo.add(at), row_bytes);
+            add!("tmm0", "tmm4", "tmm6");
+            add!("tmm2", "tmm5", "tmm6");
+            add!("tmm0", "tmm4", "tmm7");
+            add!("tmm2", "tmm5", "tmm7");
+        }
+    }
+
     /// [`Block::pair`] for sixteen inputs: tiles 0 and 2 are sums 0 and 2.
     ///
     /// # Safety
@@ -308,7 +329,6 @@ impl Block<'_> {
         chunk: usize,
         steps: usize,
     ) {
-        let (word, stride) = (size_of::<u32>(), self.x.stride);
         let sums: *mut [f32; TILE * TILE] = sums.cast();
         // SAFETY: the caller's promise.
         unsafe {
@@ -319,16 +339,8 @@ impl Block<'_> {
                 load!("tmm2", sums.add(2), ROW_BYTES);
             }
             for step in 0..steps {
-                let at = (chunk / 2 + step * (STEP / 2)) * stride + row;
-                let weights: *const [u16; STEP] = weights.add(step).cast();
-                load!("tmm4", weights, ROW_BYTES);
-                load!("tmm5", weights.add(TILE), ROW_BYTES);
-                load!("tmm6", self.x.hi.add(at), stride * word);
-                load!("tmm7", self.x.lo.add(at), stride * word);
-                add!("tmm0", "tmm4", "tmm6");
-                add!("tmm2", "tmm5", "tmm6");
-                add!("tmm0", "tmm4", "tmm7");
-                add!("tmm2", "tmm5", "tmm7");
+                let at = (chunk / 2 + step * (STEP / 2)) * self.x.stride + row;
+                self.add_step(weights.add(step), at);
             }
             store!("tmm0", sums);
             store!("tmm2", sums.add(2));

@@ -112,12 +112,12 @@ mod pairs {
     /// How far ahead of a product its weights are asked for, in each matrix row.
     const AHEAD_BYTES: usize = 1 << 10;
 
-    /// Thirty-two numbers of an input.
+    /// Thirty-two numbers.
     ///
     /// # Safety
     /// They are valid, and the processor has AVX-512.
     #[inline(always)]
-    unsafe fn input(at: *const u16) -> __m512bh {
+    pub(in super::super) unsafe fn numbers(at: *const u16) -> __m512bh {
         // SAFETY: the caller's promise.
         unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())) }
     }
@@ -125,7 +125,7 @@ mod pairs {
     /// # Safety
     /// The processor has AVX-512.
     #[inline(always)]
-    unsafe fn zero() -> __m512bh {
+    pub(in super::super) unsafe fn zero() -> __m512bh {
         // SAFETY: the caller's promise.
         unsafe { transmute::<__m512i, __m512bh>(_mm512_setzero_si512()) }
     }
@@ -156,8 +156,8 @@ mod pairs {
                 let (mut hi, mut lo) = ([zero(); C], [zero(); C]);
                 for c in 0..C {
                     let at = (row + c) * x.stride + k;
-                    hi[c] = input(x.hi.add(at));
-                    lo[c] = input(x.lo.add(at));
+                    hi[c] = numbers(x.hi.add(at));
+                    lo[c] = numbers(x.lo.add(at));
                 }
                 for r in 0..R {
                     let at = w[r].wrapping_add(k);
@@ -186,4 +186,4 @@ mod pairs {
     }
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use pairs::{pairs_avx512, split_avx512};
+pub(super) use pairs::{numbers, pairs_avx512, split_avx512, zero};

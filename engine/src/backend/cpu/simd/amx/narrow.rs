@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{Block, CHUNK, ROW_BYTES, STEP, TILE, Weights};
+use super::{Block, CHUNK, STEP, TILE, Weights};
 use crate::backend::cpu::simd::narrow::{Narrow, PanelReader, put};
 
 /// A unit's numbers, step after step.
@@ -67,7 +67,7 @@ impl<'a> Pair<'a> {
         for (i, panel) in self.panels.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             unsafe {
-                panel.put_strays(unit, |row, k| {
+                panel.put_strays(unit, 0..TILE, |row, k| {
                     let line = to.add(k / STEP * 2 * TILE + i * TILE + row);
                     line.cast::<u16>().add(k % STEP)
                 });
@@ -102,7 +102,7 @@ impl Block<'_> {
     /// As [`Block::few`].
     #[inline(always)]
     pub(super) unsafe fn few_narrow(&self, narrow: &Narrow<'_>) {
-        let (word, stride, units) = (size_of::<u32>(), self.x.stride, narrow.units());
+        let units = narrow.units();
         let mut room = MaybeUninit::<Room>::uninit();
         let room: *mut Unit = room.as_mut_ptr().cast();
         // SAFETY: whole units lie inside, and each is made before it is multiplied.
@@ -122,18 +122,9 @@ impl Block<'_> {
                         pair.make(next, unit + 1, step * rows..(step + 1) * rows, true);
                     }
                     if step < steps {
-                        let weights: *const [u16; STEP] =
-                            weights.cast::<Weights>().add(step).cast();
                         let pairs = unit * (CHUNK / 2) + step * (STEP / 2);
-                        let at = pairs * stride + self.rows.start;
-                        load!("tmm4", weights, ROW_BYTES);
-                        load!("tmm5", weights.add(TILE), ROW_BYTES);
-                        load!("tmm6", self.x.hi.add(at), stride * word);
-                        load!("tmm7", self.x.lo.add(at), stride * word);
-                        add!("tmm0", "tmm4", "tmm6");
-                        add!("tmm2", "tmm5", "tmm6");
-                        add!("tmm0", "tmm4", "tmm7");
-                        add!("tmm2", "tmm5", "tmm7");
+                        let at = pairs * self.x.stride + self.rows.start;
+                        self.add_step(weights.cast::<Weights>().add(step), at);
                     }
                 }
                 if is_more {

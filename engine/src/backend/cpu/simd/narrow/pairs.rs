@@ -1,12 +1,10 @@
 //! `vdpbf16ps` on matrices in twelve bits a number: the sums of [`bf16::pairs_avx512`], in its order.
 
-use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_setzero_ps,
-};
-use std::mem::transmute;
+use std::arch::x86_64::{__m512, _mm512_dpbf16_ps, _mm512_setzero_ps};
 use std::ops::Range;
 
 use super::{Narrow, put};
+use crate::backend::cpu::simd::bf16::{numbers, zero};
 use crate::backend::cpu::simd::product::{Pairs, Product};
 use crate::backend::cpu::simd::{Avx512, Lanes, Matrix, bf16};
 use crate::quant::DType;
@@ -76,7 +74,7 @@ unsafe fn whole(narrow: &Narrow<'_>, panel: usize, to: *mut u16) {
                     put(place(row, i * WIDTH), numbers);
                 }
             }
-            reader.put_strays(unit, place);
+            reader.put_strays(unit, 0..OUTS, place);
         }
     }
 }
@@ -112,12 +110,8 @@ unsafe fn tile<const R: usize, const C: usize>(
                         put(to.add(i * WIDTH), numbers);
                     }
                 }
-                // Rows of other tiles go to a place that nobody reads.
-                let mut other = 0u16;
-                let other = &raw mut other;
-                reader.put_strays(unit, |row, k| match row.checked_sub(first) {
-                    Some(row) if row < R => room.add(row).cast::<u16>().add(k),
-                    _ => other,
+                reader.put_strays(unit, first..first + R, |row, k| {
+                    room.add(row - first).cast::<u16>().add(k)
                 });
                 for k in (unit * STEP..p.dim.min((unit + 1) * STEP)).step_by(WIDTH) {
                     let (mut hi, mut lo) = ([zero(); C], [zero(); C]);
@@ -143,22 +137,4 @@ unsafe fn tile<const R: usize, const C: usize>(
         }
     }
     C
-}
-
-/// Thirty-two numbers.
-///
-/// # Safety
-/// They are valid, and the processor has AVX-512.
-#[inline(always)]
-unsafe fn numbers(at: *const u16) -> __m512bh {
-    // SAFETY: the caller's promise.
-    unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast::<__m512i>())) }
-}
-
-/// # Safety
-/// The processor has AVX-512.
-#[inline(always)]
-unsafe fn zero() -> __m512bh {
-    // SAFETY: the caller's promise.
-    unsafe { transmute::<__m512, __m512bh>(_mm512_setzero_ps()) }
 }

@@ -5,6 +5,8 @@ use std::arch::x86_64::{
     _mm512_srli_epi16, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
 };
 
+use std::ops::Range;
+
 use super::Narrow;
 use crate::quant::narrow::{REST, ROW_BYTES, STEP, Stray, TABLE_BYTES, UNIT_BYTES, VECTOR};
 use crate::quant::panels::OUTS;
@@ -73,14 +75,16 @@ impl PanelReader<'_> {
         }
     }
 
-    /// Puts a unit's strays into its numbers; `to(row, k)` is the place of number `k` of row `row`. Units come in order.
+    /// Puts the strays of some rows of a unit into their numbers; `to(row, k)` is the place of number `k` of row `row`. Units
+    /// come in order.
     ///
     /// # Safety
-    /// All places of the unit are valid.
+    /// All places of these rows are valid.
     #[inline(always)]
     pub(in super::super) unsafe fn put_strays(
         &mut self,
         unit: usize,
+        rows: Range<usize>,
         to: impl Fn(usize, usize) -> *mut u16,
     ) {
         let end = (unit + 1) * OUTS * STEP;
@@ -88,7 +92,7 @@ impl PanelReader<'_> {
             && (stray.at as usize) < end
         {
             let (at, row, k) = stray.place();
-            if at == unit {
+            if at == unit && rows.contains(&row) {
                 // SAFETY: the caller's promise.
                 unsafe { to(row, k).write(stray.bits) }
             }
