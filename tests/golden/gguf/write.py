@@ -10,6 +10,7 @@ package's; those three are plain roundings of ours.
 """
 
 import argparse
+import collections.abc
 import json
 import pathlib
 import re
@@ -52,8 +53,36 @@ LAYER_NAMES = {
 }
 
 
+class Tensors(collections.abc.MutableMapping):
+    """Names to float32 arrays, which are made when they are asked for: a checkpoint may be larger than memory."""
+
+    def __init__(self):
+        self.stored = {}
+
+    def __getitem__(self, name):
+        raw, shape = self.stored[name]
+        if raw.dtype == np.uint16:
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw.reshape(shape)
+
+    def __setitem__(self, name, stored):
+        self.stored[name] = stored
+
+    def __delitem__(self, name):
+        del self.stored[name]
+
+    def __contains__(self, name):
+        return name in self.stored
+
+    def __iter__(self):
+        return iter(self.stored)
+
+    def __len__(self):
+        return len(self.stored)
+
+
 def read_safetensors(path):
-    """Name to float32 array, one at a time."""
+    """Name to mapped numbers, BF16 as its bits, and their shape."""
     data = np.memmap(path, np.uint8, "r")
     size = int(data[:8].view("<u8")[0])
     header = json.loads(data[8 : 8 + size].tobytes())
@@ -65,10 +94,10 @@ def read_safetensors(path):
         if entry["dtype"] == "F32":
             values = raw.view("<f4")
         elif entry["dtype"] == "BF16":
-            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            values = raw.view("<u2")
         else:
             raise SystemExit(f"{path}: `{name}` is {entry['dtype']}; F32 and BF16 are read")
-        yield name, values.reshape(entry["shape"])
+        yield name, (values, entry["shape"])
 
 
 def write_safetensors(path, tensors):
@@ -290,7 +319,7 @@ def main():
     parser.add_argument("--values", type=pathlib.Path)
     args = parser.parse_args()
     config = json.loads((args.folder / "config.json").read_text())
-    tensors = {}
+    tensors = Tensors()
     for path in sorted(args.folder.glob("*.safetensors")):
         if path.name.startswith("model"):
             tensors.update(read_safetensors(path))
@@ -306,7 +335,7 @@ def main():
         kind, raw, numbers = encode(values, kind_of(own, values, args.kind))
         writer.add_tensor(own, raw, raw_dtype=kind)
         # Where both forms are there, the whole one is what counts.
-        if args.kv_b != "both" or not own.endswith(("attn_k_b.weight", "attn_v_b.weight")):
+        if args.values and (args.kv_b != "both" or not own.endswith(("attn_k_b.weight", "attn_v_b.weight"))):
             released(numbers, own, name, held, config)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
