@@ -269,7 +269,7 @@ impl Cpu {
 
     /// Whether panels are made as they are read: of blocks, and of bf16 in twelve bits where rows are multiplied.
     fn has_rooms(&self) -> bool {
-        self.has_groups() || self.order() == Some(Order::Rows)
+        self.has_groups()
     }
 
     /// Makes all scratch.

@@ -3,11 +3,13 @@
 use std::arch::x86_64::{
     __m128i, __m256i, __m512, __m512i, _mm_add_ps, _mm_add_ss, _mm_cvtsi32_si128, _mm_cvtss_f32,
     _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps, _mm256_castps256_ps128,
-    _mm256_extractf128_ps, _mm256_loadu_si256, _mm512_and_si512, _mm512_castps512_ps256,
-    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtepu16_epi32, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_maskz_set1_epi32, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_slli_epi32, _mm512_srl_epi32, _mm512_storeu_ps,
+    _mm256_extractf128_ps, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps,
+    _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_extractf32x8_ps,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_set1_epi32, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_slli_epi32, _mm512_srl_epi32, _mm512_storeu_ps,
+    _mm512_unpackhi_pd, _mm512_unpacklo_pd,
 };
 
 use super::Lanes;
@@ -106,6 +108,45 @@ impl Lanes for Avx512 {
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+}
+
+impl Avx512 {
+    /// [`Lanes::sum`] of sixteen vectors, the same bits: number `i` is the sum of vector `i`.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    pub(super) unsafe fn sum_all(v: &[__m512; 16]) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Halves added, of two vectors at a time; then quarters of two such, and so on: always the upper onto the lower.
+            let (mut eight, mut four) = ([v[0]; 8], [v[0]; 4]);
+            for (i, sums) in eight.iter_mut().enumerate() {
+                let (a, b) = (v[2 * i], v[2 * i + 1]);
+                let (lower, upper) =
+                    (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+                *sums = _mm512_add_ps(lower, upper);
+            }
+            for (i, sums) in four.iter_mut().enumerate() {
+                let (a, b) = (eight[2 * i], eight[2 * i + 1]);
+                let (lower, upper) =
+                    (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                *sums = _mm512_add_ps(lower, upper);
+            }
+            // Each quarter of `four[i]` is of vector `4 * i` and on. Pairs of a quarter of two of them side by side.
+            let mut two = [v[0]; 2];
+            for (i, sums) in two.iter_mut().enumerate() {
+                let (a, b) = (_mm512_castps_pd(four[2 * i]), _mm512_castps_pd(four[2 * i + 1]));
+                let (lower, upper) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+                *sums = _mm512_add_ps(_mm512_castpd_ps(lower), _mm512_castpd_ps(upper));
+            }
+            let [a, b] = two;
+            let (lower, upper) = (_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
+            // Number `j` of quarter `i` is of vector `4 * j + i`.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_ps(order, _mm512_add_ps(lower, upper))
         }
     }
 }

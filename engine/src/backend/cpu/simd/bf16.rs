@@ -33,55 +33,18 @@ impl Stored for Bf16 {
 
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    //! `vdpbf16ps` on inputs split into pairs.
+    //! Inputs split into pairs, for `vdpbf16ps`.
 
     use std::arch::x86_64::{
-        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtneps_pbh,
-        _mm512_cvtpbh_ps, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi16,
-        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_ps,
+        __m256bh, __m256i, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtneps_pbh,
+        _mm512_cvtpbh_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_sub_ps,
     };
     use std::mem::transmute;
-    use std::ops::Range;
 
-    use super::super::product::{Pairs, Product};
-    use super::super::{Avx512, LANES, Lanes, prefetch};
+    use super::super::LANES;
 
     /// Weights of one `vdpbf16ps`.
     const STEP: usize = 32;
-
-    /// The outputs `outs` of a bf16 product on split inputs.
-    ///
-    /// # Safety
-    /// As `product::product_pairs`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub(in super::super) unsafe fn pairs_avx512(p: &Product, x: &Pairs, outs: Range<usize>) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut out = outs.start;
-            while p.rows == 1 && out + 8 <= outs.end {
-                block::<8, 1>(p, x, out, 0);
-                out += 8;
-            }
-            while out + 4 <= outs.end {
-                let mut row = 0;
-                while row + 4 <= p.rows {
-                    block::<4, 4>(p, x, out, row);
-                    row += 4;
-                }
-                while row < p.rows {
-                    block::<4, 1>(p, x, out, row);
-                    row += 1;
-                }
-                out += 4;
-            }
-            while out < outs.end {
-                for row in 0..p.rows {
-                    block::<1, 1>(p, x, out, row);
-                }
-                out += 1;
-            }
-        }
-    }
 
     /// One row into values and remainders, zero beyond its end. Numbers below 2^-126 count as zero, as they do in
     /// `vdpbf16ps` itself.
@@ -109,9 +72,6 @@ mod pairs {
         }
     }
 
-    /// How far ahead of a product its weights are asked for, in each matrix row.
-    const AHEAD_BYTES: usize = 1 << 10;
-
     /// Thirty-two numbers.
     ///
     /// # Safety
@@ -121,69 +81,6 @@ mod pairs {
         // SAFETY: the caller's promise.
         unsafe { transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())) }
     }
-
-    /// # Safety
-    /// The processor has AVX-512.
-    #[inline(always)]
-    pub(in super::super) unsafe fn zero() -> __m512bh {
-        // SAFETY: the caller's promise.
-        unsafe { transmute::<__m512i, __m512bh>(_mm512_setzero_si512()) }
-    }
-
-    /// One tile: a single chain of sums for each output, values before remainders.
-    ///
-    /// # Safety
-    /// As [`pairs_avx512`]; the tile lies inside.
-    #[inline(always)]
-    unsafe fn block<const R: usize, const C: usize>(
-        p: &Product,
-        x: &Pairs,
-        out: usize,
-        row: usize,
-    ) {
-        // SAFETY: offsets stay below `dim` in the matrix (the tail is masked) and below `stride` in the inputs.
-        unsafe {
-            // Loops, not closures: those would be compiled without the instruction set.
-            let mut w: [*const u16; R] = [std::ptr::null(); R];
-            for (r, w) in w.iter_mut().enumerate() {
-                *w = p.w.row(out + r).cast();
-            }
-            let mut sums: [[__m512; C]; R] = [[_mm512_setzero_ps(); C]; R];
-            let mut k = 0;
-            while k < p.dim {
-                let n = (p.dim - k).min(STEP);
-                let mask = if n == STEP { u32::MAX } else { (1 << n) - 1 };
-                let (mut hi, mut lo) = ([zero(); C], [zero(); C]);
-                for c in 0..C {
-                    let at = (row + c) * x.stride + k;
-                    hi[c] = numbers(x.hi.add(at));
-                    lo[c] = numbers(x.lo.add(at));
-                }
-                for r in 0..R {
-                    let at = w[r].wrapping_add(k);
-                    if C == 1 {
-                        prefetch(at.cast::<u8>().wrapping_add(AHEAD_BYTES));
-                    }
-                    let weights = if n == STEP {
-                        _mm512_loadu_si512(at.cast())
-                    } else {
-                        _mm512_maskz_loadu_epi16(mask, at.cast())
-                    };
-                    let weights = transmute::<__m512i, __m512bh>(weights);
-                    for c in 0..C {
-                        sums[r][c] = _mm512_dpbf16_ps(sums[r][c], weights, hi[c]);
-                        sums[r][c] = _mm512_dpbf16_ps(sums[r][c], weights, lo[c]);
-                    }
-                }
-                k += STEP;
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                for (c, sum) in sums.iter().enumerate() {
-                    *p.y.add((row + c) * p.y_stride + out + r) = Avx512::sum(*sum);
-                }
-            }
-        }
-    }
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use pairs::{numbers, pairs_avx512, split_avx512, zero};
+pub(super) use pairs::{numbers, split_avx512};

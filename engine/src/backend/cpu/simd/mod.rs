@@ -22,6 +22,8 @@ mod ints;
 pub(super) mod multiply;
 pub(super) mod narrow;
 mod pair_rows;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 pub(super) mod panels;
 pub mod peak;
 pub(super) mod product;

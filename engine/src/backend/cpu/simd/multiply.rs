@@ -200,7 +200,7 @@ pub(super) unsafe fn part(
                     Some(_) => Matrix::rows(std::ptr::null(), 0, DType::Bf16),
                     None => weight.rows_from(outs.start),
                 };
-                split(&p(w, std::ptr::null()), narrow.as_ref(), (pairs, row), n, room);
+                split(&p(w, std::ptr::null()), narrow.as_ref(), (pairs, row), n);
             }
             Inputs::Groups(groups) => {
                 let p = PanelProduct {
@@ -255,7 +255,6 @@ unsafe fn split(
     narrow: Option<&Narrow<'_>>,
     (pairs, row): (&PairRows, usize),
     n: usize,
-    room: &mut [u8],
 ) {
     let (hi, lo) = (pairs.hi.numbers().as_ptr(), pairs.lo.numbers().as_ptr());
     #[cfg(target_arch = "x86_64")]
@@ -266,7 +265,7 @@ unsafe fn split(
                 let (at, stride) = (row * pairs.width, pairs.width);
                 let x = Pairs { hi: hi.add(at), lo: lo.add(at), stride };
                 match narrow {
-                    Some(narrow) => super::narrow::pairs::product(p, &x, narrow, n, room),
+                    Some(narrow) => super::narrow::pairs::product_narrow(p, &x, narrow, n),
                     None => super::product::product_pairs(p, &x, 0..n),
                 }
             }
@@ -278,7 +277,7 @@ unsafe fn split(
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (p, narrow, hi, lo, row, n, room);
+    let _ = (p, narrow, hi, lo, row, n);
 }
 
 /// `y[row, i] = W[first + i] . x[row]` for `n` rows of the matrix, inputs and outputs a stride apart.

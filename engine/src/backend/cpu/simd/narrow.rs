@@ -82,10 +82,9 @@ impl<'a> Narrow<'a> {
         })
     }
 
-    /// What is read `FAR_BYTES` after byte `at` of panel `index`, where every `stride`th panel is read side by side with others.
+    /// Byte `at` of panel `index`, which may be beyond its end, where every `stride`th panel is read side by side with others.
     #[inline(always)]
     fn ahead(&self, index: usize, at: usize, stride: usize) -> *const u8 {
-        let at = at + FAR_BYTES;
         if at < self.panel_bytes {
             return self.at.wrapping_add(index * self.panel_bytes + at);
         }
@@ -96,10 +95,17 @@ impl<'a> Narrow<'a> {
         }
     }
 
+    /// What is read `units` units after a unit.
+    #[inline(always)]
+    pub(super) fn later(&self, index: usize, unit: usize, units: usize) -> *const u8 {
+        self.ahead(index, TABLE_BYTES + (unit + units) * UNIT_BYTES, 1)
+    }
+
     /// Asks for a share of a unit, row `row`'s, that is read later.
     #[inline(always)]
     pub(super) fn ask(&self, index: usize, unit: usize, row: usize, stride: usize) {
-        let at = self.ahead(index, TABLE_BYTES + unit * UNIT_BYTES + row * ROW_BYTES, stride);
+        let at = TABLE_BYTES + unit * UNIT_BYTES + row * ROW_BYTES + FAR_BYTES;
+        let at = self.ahead(index, at, stride);
         for line in 0..ROW_BYTES / VECTOR {
             prefetch_far(at.wrapping_add(line * VECTOR));
         }
@@ -118,10 +124,5 @@ impl<'a> Narrow<'a> {
     /// Units of a row.
     pub(super) fn units(&self) -> usize {
         units(self.dim)
-    }
-
-    /// Panels of these.
-    pub(super) fn len(&self) -> usize {
-        self.n
     }
 }

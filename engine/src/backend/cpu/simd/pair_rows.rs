@@ -39,11 +39,20 @@ impl Order {
         }
     }
 
+    /// Numbers from one row's to the next's. Where they are read row after row, an odd number of 256 bytes, so that the same
+    /// 256 of sixteen rows fall into different sets of the first-level cache.
+    fn width(self, dim: usize) -> usize {
+        match self {
+            Self::Rows => (dim.div_ceil(4 * Self::STEP) | 1) * 4 * Self::STEP,
+            Self::Columns => dim.next_multiple_of(Self::STEP),
+        }
+    }
+
     /// Numbers of each half.
     fn len(self, rows: usize, dim: usize) -> usize {
         // Whole tiles of inputs are read, also from the last of them.
         let beyond = if self == Self::Columns { 2 * 2 * LANES } else { 0 };
-        self.places(rows) * dim.next_multiple_of(Self::STEP) + beyond
+        self.places(rows) * self.width(dim) + beyond
     }
 }
 
@@ -53,7 +62,7 @@ pub(in super::super) struct PairRows {
     pub(super) order: Order,
     pub(super) hi: Aligned,
     pub(super) lo: Aligned,
-    /// Numbers of a padded row.
+    /// Numbers from one row's to the next's.
     pub(super) width: usize,
     pub(super) rows: usize,
 }
@@ -101,7 +110,7 @@ impl PairRows {
         dim: usize,
         from: impl Fn(usize) -> &'a [f32] + Sync,
     ) {
-        (self.width, self.rows) = (dim.next_multiple_of(Order::STEP), rows);
+        (self.width, self.rows) = (self.order.width(dim), rows);
         let len = self.order.len(rows, dim);
         assert!(len <= self.hi.numbers().len(), "no room for {rows} rows of {dim}");
         let (width, places) = (self.width, self.order.places(rows));
@@ -114,10 +123,10 @@ impl PairRows {
         let per_task = if order == Order::Rows { 1 } else { LANES };
         pool.run_work(2 * rows * dim, rows.div_ceil(per_task), |task, _| match order {
             Order::Rows => {
+                let (at, len) = (task * width, dim.next_multiple_of(Order::STEP));
                 // SAFETY: row `task` of either, which this task alone has; checked above to be inside.
-                let (hi, lo) =
-                    unsafe { (hi.slice(task * width, width), lo.slice(task * width, width)) };
-                // SAFETY: rows are split only where the processor has AVX-512 BF16; both have `width` places.
+                let (hi, lo) = unsafe { (hi.slice(at, len), lo.slice(at, len)) };
+                // SAFETY: rows are split only where the processor has AVX-512 BF16; both have a multiple of 32 places.
                 unsafe { split_row(&from(task)[..dim], hi, lo) }
             }
             Order::Columns => {

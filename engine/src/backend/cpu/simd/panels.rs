@@ -42,7 +42,7 @@ macro_rules! for_each {
     };
 }
 
-use for_each;
+pub(super) use for_each;
 
 /// [`panels::pack`] as fast as `isa` can; the same bytes.
 pub(in super::super) fn pack_on(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) {

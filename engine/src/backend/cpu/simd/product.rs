@@ -6,9 +6,11 @@ use super::bf16::Bf16;
 use super::f16::F16;
 use super::f32::F32;
 use super::fp8::Fp8;
+#[cfg(target_arch = "x86_64")]
+use super::pairs::PlainRows;
 use super::quants::{Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 #[cfg(target_arch = "x86_64")]
-use super::{Avx2, Avx512, bf16};
+use super::{Avx2, Avx512};
 use super::{Lanes, Matrix, Portable, Stored, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
@@ -97,9 +99,13 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
 /// # Safety
 /// As [`product`]; `pairs` covers `p.rows` rows of `p.dim`, and the processor has AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: Range<usize>) {
     // SAFETY: the caller's promise.
-    unsafe { bf16::pairs_avx512(p, pairs, outs) }
+    unsafe {
+        let n = outs.len();
+        super::pairs::product(p, pairs, &PlainRows::new(&p.w, outs), n);
+    }
 }
 
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.

@@ -75,6 +75,17 @@ impl PanelReader<'_> {
         }
     }
 
+    /// The next stray, if it lies before place `end` of the panel; it counts as read.
+    #[inline(always)]
+    pub(super) fn stray_before(&mut self, end: usize) -> Option<Stray> {
+        let (stray, rest) = self.strays.split_first()?;
+        if stray.at as usize >= end {
+            return None;
+        }
+        self.strays = rest;
+        Some(*stray)
+    }
+
     /// Puts the strays of some rows of a unit into their numbers; `to(row, k)` is the place of number `k` of row `row`. Units
     /// come in order.
     ///

@@ -1,0 +1,244 @@
+//! `vdpbf16ps` on bf16 matrices, sixteen rows at a time, with inputs in pairs.
+//!
+//! Rows are read 128 numbers each, one after another, and multiplied while they are in registers: with one input, whose sixteen
+//! sums stay there, or four rows with two or three inputs at a time, whose sums wait in the first-level cache for the next 128
+//! numbers. Each output is one chain of sums, number after number, values before remainders: the same bits with any number of
+//! inputs.
+
+mod rows;
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_setzero_ps,
+    _mm512_storeu_ps,
+};
+use std::mem::{MaybeUninit, transmute};
+
+use super::Avx512;
+use super::bf16::numbers;
+use super::ints::Ints;
+use super::panels::for_each;
+use super::product::{Pairs, Product};
+use crate::quant::panels::OUTS;
+pub(super) use rows::{PlainRows, Rows};
+
+/// Numbers of a row that are read at once.
+pub(super) const STEP: usize = 128;
+/// Numbers of one `vdpbf16ps`.
+pub(super) const WIDTH: usize = 32;
+/// The same of a row at once.
+pub(super) const VECTORS: usize = STEP / WIDTH;
+
+/// Matrix rows that are multiplied side by side.
+pub(super) const FOUR: usize = 4;
+
+/// Inputs of a block: their 128 numbers and all their sums fit the first-level cache beside each other.
+const BLOCK: usize = 16;
+
+/// Inputs that stay in the second-level cache while the panels of a task pass.
+const ROWS: usize = 64;
+
+/// Where a matrix's panels come from: sixteen rows each, of which the last may have fewer.
+pub(super) trait Panels {
+    /// A panel's rows as they are read.
+    type Rows: Rows;
+    /// Panel number `index`.
+    ///
+    /// # Safety
+    /// There is one, and the processor has AVX-512 BW.
+    unsafe fn rows(&self, index: usize) -> Self::Rows;
+}
+
+/// The first `outs` outputs of a product; `p.w` does not matter.
+///
+/// # Safety
+/// As `product::product_pairs`; `panels` has as many outputs, and inputs of a panel are less than 2^32 bytes apart.
+#[inline(always)]
+pub(super) unsafe fn product<P: Panels>(p: &Product, x: &Pairs, panels: &P, outs: usize) {
+    for first in (0..p.rows).step_by(ROWS) {
+        let end = (first + ROWS).min(p.rows);
+        for panel in 0..outs.div_ceil(OUTS) {
+            let y = Outputs { p, at: panel * OUTS, n: (outs - panel * OUTS).min(OUTS) };
+            // SAFETY: the caller's promise.
+            unsafe {
+                for row in (first..end).step_by(BLOCK) {
+                    let inputs = Block { row, n: (end - row).min(BLOCK), asks: row == 0 };
+                    some(&mut panels.rows(panel), x, &inputs, &y);
+                }
+            }
+        }
+    }
+}
+
+/// Where a panel's outputs go.
+struct Outputs<'a> {
+    p: &'a Product,
+    /// The first.
+    at: usize,
+    /// How many.
+    n: usize,
+}
+
+impl Outputs<'_> {
+    /// Stores the outputs of input `row`.
+    ///
+    /// # Safety
+    /// They are inside, and the processor has AVX-512.
+    #[inline(always)]
+    unsafe fn store(&self, row: usize, sums: &[__m512; OUTS]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let y = self.p.y.add(row * self.p.y_stride + self.at);
+            Avx512::store_first(y, Avx512::sum_all(sums), self.n);
+        }
+    }
+}
+
+/// Some inputs.
+struct Block {
+    /// The first.
+    row: usize,
+    n: usize,
+    /// Whether weights come from memory: those further on are asked for.
+    asks: bool,
+}
+
+/// Up to [`BLOCK`] inputs.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn some<R: Rows>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>) {
+    let dim = y.p.dim;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut room = [MaybeUninit::<[__m512; OUTS]>::uninit(); BLOCK];
+        let sums: *mut [__m512; OUTS] = room.as_mut_ptr().cast();
+        for c in 0..block.n {
+            sums.add(c).write([_mm512_setzero_ps(); OUTS]);
+        }
+        let sums = std::slice::from_raw_parts_mut(sums, block.n);
+        let (units, fours) = (dim / STEP, OUTS / FOUR);
+        for part in 0..units * fours {
+            let (unit, first) = if R::BY_ROWS && block.asks {
+                (part % units, part / units * FOUR)
+            } else {
+                (part / fours, part % fours * FOUR)
+            };
+            if block.asks {
+                rows.ask(rows.later(unit, first));
+            }
+            let w = words(rows.read(unit, first));
+            add(sums, &w, x, block.row * x.stride + unit * STEP, first);
+        }
+        if !dim.is_multiple_of(STEP) {
+            let (unit, n) = (dim / STEP, dim % STEP);
+            for first in (0..OUTS).step_by(FOUR) {
+                let w = words(rows.read_some(unit, first, n));
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    let at = (block.row + c) * x.stride + unit * STEP;
+                    for (sum, w) in sums[first..].iter_mut().zip(&w) {
+                        *sum = tail(*sum, w, (x.hi.add(at), x.lo.add(at)), n);
+                    }
+                }
+            }
+        }
+        for (c, sums) in sums.iter().enumerate() {
+            y.store(block.row + c, sums);
+        }
+    }
+}
+
+/// Adds the products of 128 numbers of four rows with all inputs, from number `at` of these on, to the sums of rows `first` on.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn add(
+    sums: &mut [[__m512; OUTS]],
+    w: &[[__m512bh; VECTORS]; FOUR],
+    x: &Pairs,
+    at: usize,
+    first: usize,
+) {
+    let (n, mut c) = (sums.len(), 0);
+    // SAFETY: the caller's promise.
+    unsafe {
+        // By twos, and the last three at once: one alone would wait for its own sums.
+        while c + 2 <= n && c + 3 != n {
+            four::<2>(sums, w, x, at + c * x.stride, (c, first));
+            c += 2;
+        }
+        if c + 3 == n {
+            four::<3>(sums, w, x, at + c * x.stride, (c, first));
+        } else if c < n {
+            four::<1>(sums, w, x, at + c * x.stride, (c, first));
+        }
+    }
+}
+
+/// Vectors of numbers as products take them.
+#[inline(always)]
+unsafe fn words(v: [[__m512i; VECTORS]; FOUR]) -> [[__m512bh; VECTORS]; FOUR] {
+    // SAFETY: both are 64 bytes that may be anything.
+    unsafe { transmute::<[[__m512i; VECTORS]; FOUR], [[__m512bh; VECTORS]; FOUR]>(v) }
+}
+
+/// Adds the products of a row's last `n` numbers.
+///
+/// # Safety
+/// The input has them, filled up with zeros to a multiple of 32.
+#[inline(always)]
+unsafe fn tail(
+    mut sum: __m512,
+    w: &[__m512bh; VECTORS],
+    (hi, lo): (*const u16, *const u16),
+    n: usize,
+) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (i, w) in w.iter().enumerate().take(n.div_ceil(WIDTH)) {
+            sum = _mm512_dpbf16_ps(sum, *w, numbers(hi.add(i * WIDTH)));
+            sum = _mm512_dpbf16_ps(sum, *w, numbers(lo.add(i * WIDTH)));
+        }
+        sum
+    }
+}
+
+/// 128 numbers of four rows with `C` inputs, whose sums are number `c` on, of rows `first` on.
+///
+/// # Safety
+/// Inputs are valid from number `at` on; the processor has AVX-512 BF16.
+#[inline(always)]
+unsafe fn four<const C: usize>(
+    all: &mut [[__m512; OUTS]],
+    w: &[[__m512bh; VECTORS]; FOUR],
+    x: &Pairs,
+    at: usize,
+    (c, first): (usize, usize),
+) {
+    // SAFETY: the caller's promise; sums are inside.
+    unsafe {
+        let to = all.as_mut_ptr().cast::<f32>().add((c * OUTS + first) * 16);
+        let mut sums = [[_mm512_setzero_ps(); FOUR]; C];
+        for_each!(I < C, 8, {
+            for_each!(R < FOUR, 8, {
+                sums[I][R] = _mm512_loadu_ps(to.add((I * OUTS + R) * 16));
+            });
+        });
+        for_each!(K < VECTORS, 8, {
+            for half in [x.hi, x.lo] {
+                for_each!(I < C, 8, {
+                    let x = numbers(half.add(at + I * x.stride + K * WIDTH));
+                    for_each!(R < FOUR, 8, {
+                        sums[I][R] = _mm512_dpbf16_ps(sums[I][R], w[R][K], x);
+                    });
+                });
+            }
+        });
+        for_each!(I < C, 8, {
+            for_each!(R < FOUR, 8, {
+                _mm512_storeu_ps(to.add((I * OUTS + R) * 16), sums[I][R]);
+            });
+        });
+    }
+}

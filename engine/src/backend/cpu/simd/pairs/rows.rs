@@ -1,0 +1,126 @@
+//! Sixteen rows of a matrix, 128 numbers of each at a time.
+
+use std::arch::x86_64::{
+    __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_setzero_si512,
+};
+use std::ops::Range;
+
+use super::{FOUR, Panels, STEP, VECTORS, WIDTH};
+use crate::backend::cpu::simd::panels::for_each;
+use crate::backend::cpu::simd::{Matrix, prefetch};
+use crate::quant::panels::OUTS;
+
+/// Sixteen rows. Units and rows are read in order.
+///
+/// # Safety
+/// Of all methods: the processor has AVX-512 BW, and what is read is inside.
+pub(in super::super) trait Rows {
+    /// Whether they come fastest one after another, not in turns.
+    const BY_ROWS: bool;
+    /// What is read later, when numbers `128 * unit` on of four rows are.
+    unsafe fn later(&self, unit: usize, row: usize) -> *const u8;
+    /// Asks for it.
+    unsafe fn ask(&self, later: *const u8);
+    /// Numbers `128 * unit` on of four rows from `row` on, which have as many: four times 32 each.
+    unsafe fn read(&mut self, unit: usize, row: usize) -> [[__m512i; VECTORS]; FOUR];
+    /// The same of rows that have only `n` more; what comes after their last 32 may be anything.
+    unsafe fn read_some(&mut self, unit: usize, row: usize, n: usize)
+    -> [[__m512i; VECTORS]; FOUR];
+}
+
+/// Rows as they lie in the file.
+pub(in super::super) struct PlainRows<'a> {
+    w: &'a Matrix,
+    outs: Range<usize>,
+}
+
+impl<'a> PlainRows<'a> {
+    /// Rows `outs` of a matrix.
+    pub(in super::super) fn new(w: &'a Matrix, outs: Range<usize>) -> Self {
+        Self { w, outs }
+    }
+}
+
+impl Panels for PlainRows<'_> {
+    type Rows = Plain;
+
+    #[inline(always)]
+    unsafe fn rows(&self, index: usize) -> Plain {
+        let first = self.outs.start + index * OUTS;
+        // SAFETY: the caller's promise.
+        let at = unsafe { self.w.row(first) };
+        let last = (self.outs.end - 1 - first).min(OUTS - 1);
+        Plain { at, row_bytes: self.w.row_bytes, last }
+    }
+}
+
+/// How far ahead of the next four rows' same numbers: those are not there yet when rows are short.
+const BESIDE: usize = 1 << 10;
+
+/// Sixteen of them; there may be fewer, and then the last stands for those that are not there.
+pub(in super::super) struct Plain {
+    at: *const u8,
+    row_bytes: usize,
+    last: usize,
+}
+
+impl Plain {
+    #[inline(always)]
+    fn place(&self, unit: usize, row: usize) -> *const u8 {
+        self.at.wrapping_add(row.min(self.last) * self.row_bytes + unit * STEP * 2)
+    }
+}
+
+impl Rows for Plain {
+    const BY_ROWS: bool = true;
+    #[inline(always)]
+    unsafe fn later(&self, unit: usize, row: usize) -> *const u8 {
+        self.place(unit, row).wrapping_add(FOUR * self.row_bytes + BESIDE)
+    }
+
+    #[inline(always)]
+    unsafe fn ask(&self, later: *const u8) {
+        for row in 0..FOUR {
+            for line in 0..STEP * 2 / 64 {
+                prefetch(later.wrapping_add(row * self.row_bytes + line * 64));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn read(&mut self, unit: usize, row: usize) -> [[__m512i; VECTORS]; FOUR] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
+            for_each!(R < FOUR, 8, {
+                let at = self.place(unit, row + R).cast::<__m512i>();
+                for_each!(I < VECTORS, 8, {
+                    numbers[R][I] = _mm512_loadu_si512(at.wrapping_add(I));
+                });
+            });
+            numbers
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn read_some(
+        &mut self,
+        unit: usize,
+        row: usize,
+        n: usize,
+    ) -> [[__m512i; VECTORS]; FOUR] {
+        // SAFETY: the caller's promise; numbers that the mask leaves out are not read.
+        unsafe {
+            let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
+            for (r, numbers) in numbers.iter_mut().enumerate() {
+                let at = self.place(unit, row + r).cast::<i16>();
+                for (i, numbers) in numbers.iter_mut().enumerate() {
+                    let left = n.saturating_sub(i * WIDTH).min(WIDTH);
+                    let mask = ((1u64 << left) - 1) as u32;
+                    *numbers = _mm512_maskz_loadu_epi16(mask, at.wrapping_add(i * WIDTH));
+                }
+            }
+            numbers
+        }
+    }
+}
