@@ -23,7 +23,7 @@ use crate::backend::cpu::pool::Exclusive;
 use crate::quant::DType;
 use crate::quant::panels::{self, GROUP, Layout, OUTS};
 use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-use tile::tile;
+use tile::{Asks, tile};
 
 /// Runs a block for every index below a constant up to eight or sixteen, each time as code of its own: the compiler leaves
 /// loops of this size as loops, and arrays that they index in memory.
@@ -204,14 +204,15 @@ unsafe fn on<P: Panel>(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::<P>(p),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::<P>(p),
+            Isa::Avx512Bf16 => avx512::<P>(p, Asks::of(isa)),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => {
                 assert!(room.len() >= TILES_BYTES, "no room for tiles");
                 let done = amx::product::<P>(p, room.as_mut_ptr());
                 if done < p.rows {
                     let (x, y) = (p.x.add(done * p.x_stride), p.y.add(done * p.y_stride));
-                    avx512::<P>(&PanelProduct { x, y, rows: p.rows - done, ..*p });
+                    let rest = PanelProduct { x, y, rows: p.rows - done, ..*p };
+                    avx512::<P>(&rest, Asks::of(isa));
                 }
             }
             _ => portable::<P>(p),
@@ -226,7 +227,7 @@ unsafe fn portable<P: Panel>(p: &PanelProduct) {
     unsafe {
         for panel in 0..p.panels() {
             for row in 0..p.rows {
-                tile::<Portable, P, 1>(p, panel, row, false);
+                tile::<Portable, P, 1>(p, panel, row, Asks::Not);
             }
         }
     }
@@ -242,11 +243,11 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct) {
         for panel in 0..p.panels() {
             let mut row = 0;
             while row + 2 <= p.rows {
-                tile::<Avx2, P, 2>(p, panel, row, true);
+                tile::<Avx2, P, 2>(p, panel, row, Asks::of(Isa::Avx2));
                 row += 2;
             }
             if row < p.rows {
-                tile::<Avx2, P, 1>(p, panel, row, true);
+                tile::<Avx2, P, 1>(p, panel, row, Asks::of(Isa::Avx2));
             }
         }
     }
@@ -256,7 +257,7 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct) {
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn avx512<P: Panel>(p: &PanelProduct) {
+unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
     // SAFETY: the caller's promise.
     unsafe {
         for first in (0..p.rows).step_by(ROWS) {
@@ -267,8 +268,8 @@ unsafe fn avx512<P: Panel>(p: &PanelProduct) {
                 for tile in 0..tiles {
                     let (row, next) = (rows * tile / tiles, rows * (tile + 1) / tiles);
                     // The first to come reads from memory, others from the cache.
-                    let is_first = first == 0 && tile == 0;
-                    avx512_tile::<P>(p, panel, first + row, next - row, is_first);
+                    let asks = if first == 0 && tile == 0 { asks } else { Asks::Not };
+                    avx512_tile::<P>(p, panel, first + row, next - row, asks);
                 }
             }
         }
@@ -288,19 +289,19 @@ unsafe fn avx512_tile<P: Panel>(
     panel: usize,
     row: usize,
     rows: usize,
-    is_first: bool,
+    asks: Asks,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match rows {
-            1 => tile::<Avx512, P, 1>(p, panel, row, is_first),
-            2 => tile::<Avx512, P, 2>(p, panel, row, is_first),
-            3 => tile::<Avx512, P, 3>(p, panel, row, is_first),
-            4 => tile::<Avx512, P, 4>(p, panel, row, is_first),
-            5 => tile::<Avx512, P, 5>(p, panel, row, is_first),
-            6 => tile::<Avx512, P, 6>(p, panel, row, is_first),
-            7 => tile::<Avx512, P, 7>(p, panel, row, is_first),
-            8 => tile::<Avx512, P, 8>(p, panel, row, is_first),
+            1 => tile::<Avx512, P, 1>(p, panel, row, asks),
+            2 => tile::<Avx512, P, 2>(p, panel, row, asks),
+            3 => tile::<Avx512, P, 3>(p, panel, row, asks),
+            4 => tile::<Avx512, P, 4>(p, panel, row, asks),
+            5 => tile::<Avx512, P, 5>(p, panel, row, asks),
+            6 => tile::<Avx512, P, 6>(p, panel, row, asks),
+            7 => tile::<Avx512, P, 7>(p, panel, row, asks),
+            8 => tile::<Avx512, P, 8>(p, panel, row, asks),
             _ => debug_assert!(false, "a tile of {rows} rows"),
         }
     }

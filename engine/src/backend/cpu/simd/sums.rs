@@ -156,10 +156,11 @@ unsafe fn block<L: Lanes, S: Stored, const C: usize, const B: usize>(
             for (b, weight) in weights.iter_mut().enumerate() {
                 *weight = S::load::<L>(stored, k + b * LANES);
             }
-            for (c, sums) in sums.iter_mut().enumerate() {
+            for c in 0..C {
                 let factor = L::splat(*p.a.add((row + c) * p.a_stride + i));
-                for (sum, weight) in sums.iter_mut().zip(&weights) {
-                    *sum = L::fma(factor, *weight, *sum);
+                // Not zipped: what that calls is not always inlined, and this runs for every key.
+                for b in 0..B {
+                    sums[c][b] = L::fma(factor, weights[b], sums[c][b]);
                 }
             }
         }

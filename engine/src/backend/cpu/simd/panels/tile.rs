@@ -2,17 +2,39 @@
 
 use super::formats::{Panel, layout};
 use super::{LINE, PanelProduct, for_each};
+use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
 use crate::backend::cpu::simd::{prefetch, prefetch_far};
 use crate::quant::panels::{Layout, OUTS};
 
-/// How far ahead of a product its weights are asked for, from memory into the second-level cache: about what arrives while a
-/// request is on its way, and more. The processor itself looks ahead within 4 KiB only.
-const FAR_BYTES: usize = 8 << 10;
+/// How weights further on are asked for, while others are multiplied. The processor itself looks ahead within 4 KiB only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// They are in the cache.
+    Not,
+    /// From memory into the first-level cache at once.
+    Once,
+    /// Into the second-level cache, and later into the first, which has few requests at a time: enough for the second, not
+    /// for memory.
+    Twice,
+}
 
-/// The same from there into the first-level cache, which has few requests at a time: enough for it, not for memory.
-const NEAR_BYTES: usize = 12288;
+impl Asks {
+    /// What is faster there ([decision 0015](../../../../../../docs/decisions/0015-weights-asked-for-ahead.md)).
+    pub(super) fn of(isa: Isa) -> Self {
+        if isa == Isa::Amx { Self::Twice } else { Self::Once }
+    }
+
+    /// How far ahead of a product the first-level cache is asked for: about what arrives while a request is on its way, and
+    /// more.
+    fn near_bytes(self) -> usize {
+        if self == Self::Once { 6 << 10 } else { 2 << 10 }
+    }
+}
+
+/// The same for the second-level cache.
+const FAR_BYTES: usize = 8 << 10;
 
 /// A product's panels as they are read: one after another, and then what comes next.
 struct Ahead {
@@ -37,16 +59,18 @@ impl Ahead {
 /// Asks for group number `group`'s share of a unit that is near and of one that is far. All shares are equal, so that no
 /// branch is needed; the last may reach into the unit after.
 #[inline(always)]
-fn ask(layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
+fn ask(asks: Asks, layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
     let share = (layout.unit_bytes() / LINE).div_ceil(layout.groups);
     for line in 0..share {
         let byte = (group * share + line) * LINE;
         prefetch(near.wrapping_add(byte));
-        let _ = far;
+        if asks == Asks::Twice {
+            prefetch_far(far.wrapping_add(byte));
+        }
     }
 }
 
-/// One panel with `C` inputs from `row`. Where weights come from memory, those further on are asked for (`fetches`).
+/// One panel with `C` inputs from `row`. Weights further on are asked for as `asks` says.
 ///
 /// # Safety
 /// As [`super::product`]; the tile lies inside.
@@ -55,7 +79,7 @@ pub(super) unsafe fn tile<L: Ints, P: Panel, const C: usize>(
     p: &PanelProduct,
     panel: usize,
     row: usize,
-    fetches: bool,
+    asks: Asks,
 ) {
     let layout = layout::<P>();
     let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
@@ -67,15 +91,15 @@ pub(super) unsafe fn tile<L: Ints, P: Panel, const C: usize>(
         let mut sums = [L::splat(0.0); C];
         for unit in 0..units {
             let (x, unit) = (x.add(unit * layout.groups), at.add(unit * unit_bytes));
-            let later = (ahead.of_place(unit, NEAR_BYTES), ahead.of_place(unit, FAR_BYTES));
+            let later = (ahead.of_place(unit, asks.near_bytes()), ahead.of_place(unit, FAR_BYTES));
             let step = Step { x, x_stride: p.x_stride, unit, later };
             if layout.groups == 2 {
                 // Not left to the compiler, which keeps a loop of two.
-                step.add::<L, P, C>(&mut sums, 0, fetches);
-                step.add::<L, P, C>(&mut sums, 1, fetches);
+                step.add::<L, P, C>(&mut sums, 0, asks);
+                step.add::<L, P, C>(&mut sums, 1, asks);
             } else {
                 for group in 0..layout.groups {
-                    step.add::<L, P, C>(&mut sums, group, fetches);
+                    step.add::<L, P, C>(&mut sums, group, asks);
                 }
             }
         }
@@ -106,11 +130,11 @@ impl Step {
         &self,
         sums: &mut [L::V; C],
         group: usize,
-        fetches: bool,
+        asks: Asks,
     ) {
         let layout = layout::<P>();
-        if fetches {
-            ask(layout, self.later, group);
+        if asks != Asks::Not {
+            ask(asks, layout, self.later, group);
         }
         // SAFETY: the caller's promise.
         unsafe {
