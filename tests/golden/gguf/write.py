@@ -1,12 +1,14 @@
 """Writes a checkpoint in Hugging Face layout as GGUF, with llama.cpp's `deepseek2` names and keys.
 
     write.py FOLDER OUT.gguf [--kind Q4_K] [--kv-b halves|whole|both] [--parts N] [--pre NAME] [--older] [--values FOLDER]
+             [--whole-vocabulary]
 
 Matrices get the type KIND, or one of llama.cpp's substitutes where their rows are no whole blocks; norms, routers and
 biases are F32. `--kv-b halves` splits `kv_b_proj` as newer files do, `--older` writes the keys of files before that.
 `--values` also writes a checkpoint in Hugging Face layout with the numbers that the GGUF file holds, in F32: what
-`gguf` decodes. The container, names of keys, and all encoders but those of Q4_K, Q5_K and Q6_K are the public `gguf`
-package's; those three are plain roundings of ours.
+`gguf` decodes. `--whole-vocabulary` makes ids that the tokenizer has no text for ordinary tokens, `[PAD7]` and the like:
+random weights answer with any of them. The container, names of keys, and all encoders but those of Q4_K, Q5_K and Q6_K
+are the public `gguf` package's; those three are plain roundings of ours.
 """
 
 import argparse
@@ -235,7 +237,7 @@ def metadata(writer, config, older):
         writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
 
 
-def tokenizer(writer, folder, vocab_size, pre):
+def tokenizer(writer, folder, vocab_size, pre, whole):
     """`tokenizer.json` as keys: token types, merges, template, ids."""
     content = json.loads((folder / "tokenizer.json").read_text())
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -245,7 +247,7 @@ def tokenizer(writer, folder, vocab_size, pre):
     for id in range(vocab_size):
         text = added[id]["content"] if id in added else tokens.get(id)
         texts.append(f"[PAD{id}]" if text is None else text)
-        types.append(5 if text is None else (3 if added[id]["special"] else 4) if id in added else 1)
+        types.append((1 if whole else 5) if text is None else (3 if added[id]["special"] else 4) if id in added else 1)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -317,6 +319,7 @@ def main():
     parser.add_argument("--pre", default="deepseek-v3")
     parser.add_argument("--older", action="store_true")
     parser.add_argument("--values", type=pathlib.Path)
+    parser.add_argument("--whole-vocabulary", action="store_true")
     args = parser.parse_args()
     config = json.loads((args.folder / "config.json").read_text())
     tensors = Tensors()
@@ -328,7 +331,7 @@ def main():
     per_part = 0 if args.parts == 1 else -(-sum(1 for _ in layers(config, tensors, args.kv_b)) // args.parts)
     writer = GGUFWriter(args.out, "deepseek2", split_max_tensors=per_part)
     metadata(writer, config, args.older)
-    tokenizer(writer, args.folder, config["vocab_size"], args.pre)
+    tokenizer(writer, args.folder, config["vocab_size"], args.pre, args.whole_vocabulary)
     held = {}
     for own, values, name in layers(config, tensors, args.kv_b):
         values = np.ascontiguousarray(values, np.float32)

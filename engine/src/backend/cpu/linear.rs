@@ -210,6 +210,10 @@ mod tests {
                 for rows in [1, 2, 3, 4, 5, 8, 15, 16, 17, 32, 40, most] {
                     assert_same_bits(&run(&narrow, rows), &run(&stored, rows));
                 }
+                let all = run_on(&mut cpu, &x, most, &stored);
+                for (few, want) in x.chunks(7 * dim).zip(all.chunks(7 * n_out)) {
+                    assert_same_bits(&run_on(&mut cpu, few, few.len() / dim, &stored), want);
+                }
                 let mut rows = [vec![0.0; dim], vec![0.0; dim]];
                 for row in 0..n_out {
                     narrow.row(row, &mut rows[0]);

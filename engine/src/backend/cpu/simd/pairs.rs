@@ -51,7 +51,7 @@ pub(super) trait Panels {
 /// The first `outs` outputs of a product; `p.w` does not matter.
 ///
 /// # Safety
-/// As `product::product_pairs`; `panels` has as many outputs, and inputs of a panel are less than 2^32 bytes apart.
+/// As `product::product_pairs`; `panels` has as many outputs.
 #[inline(always)]
 pub(super) unsafe fn product<P: Panels>(p: &Product, x: &Pairs, panels: &P, outs: usize) {
     for first in (0..p.rows).step_by(ROWS) {

@@ -152,7 +152,7 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     #[cfg(target_arch = "x86_64")]
     let in_place = match isa {
         // SAFETY: the caller's promise.
-        Isa::Avx512Bf16 | Isa::Amx => unsafe { rows::product(p, rows, row_bytes) },
+        Isa::Avx512Bf16 | Isa::Amx => unsafe { rows::product(p, rows, row_bytes, Asks::of(isa)) },
         Isa::Portable | Isa::Avx2 => 0,
     };
     #[cfg(not(target_arch = "x86_64"))]

@@ -4,14 +4,19 @@
 //! For `Q8_0` and `Q4_0`, whose groups are single blocks, with AVX-512. Others are packed, panel by panel.
 
 use super::formats::{Panel, Q4_0, Q8_0, Scaled};
+use super::tile::Asks;
 use super::{LINE, PanelProduct, TILE_ROWS, for_each};
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx512, Lanes, prefetch_far};
+use crate::backend::cpu::simd::{Avx512, Lanes, prefetch, prefetch_far};
 use crate::quant::DType;
 use crate::quant::panels::{GROUP, OUTS};
 
 /// Inputs up to which this is faster than packing.
 const ROWS_MAX: usize = 2 * TILE_ROWS;
+
+/// How far ahead in each row the first-level cache is asked for what the second has; where it has few requests at a time
+/// (`Asks::Twice`), these would cost more than they give.
+const NEAR_BYTES: usize = 384;
 
 /// A format whose blocks are groups.
 ///
@@ -67,7 +72,7 @@ impl Blocks for Q4_0 {
 ///
 /// # Safety
 /// As [`super::product_of_rows`] on a processor with AVX-512.
-pub(super) unsafe fn product(p: &PanelProduct, rows: &[u8], row_bytes: usize) -> usize {
+pub(super) unsafe fn product(p: &PanelProduct, rows: &[u8], row_bytes: usize, asks: Asks) -> usize {
     // Sixteen rows are reached by 32-bit offsets.
     if p.rows > ROWS_MAX || row_bytes > (i32::MAX as usize) / OUTS {
         return 0;
@@ -76,8 +81,8 @@ pub(super) unsafe fn product(p: &PanelProduct, rows: &[u8], row_bytes: usize) ->
     // SAFETY: the caller's promise; whole panels are inside.
     unsafe {
         match p.dtype {
-            DType::Q8_0 => all::<Q8_0>(p, rows.as_ptr(), row_bytes, panels),
-            DType::Q4_0 => all::<Q4_0>(p, rows.as_ptr(), row_bytes, panels),
+            DType::Q8_0 => all::<Q8_0>(p, rows.as_ptr(), row_bytes, panels, asks),
+            DType::Q4_0 => all::<Q4_0>(p, rows.as_ptr(), row_bytes, panels, asks),
             _ => return 0,
         }
     }
@@ -87,7 +92,13 @@ pub(super) unsafe fn product(p: &PanelProduct, rows: &[u8], row_bytes: usize) ->
 /// # Safety
 /// As [`product`]; there are sixteen rows of `B`'s blocks for each panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn all<B: Blocks>(p: &PanelProduct, rows: *const u8, row_bytes: usize, panels: usize) {
+unsafe fn all<B: Blocks>(
+    p: &PanelProduct,
+    rows: *const u8,
+    row_bytes: usize,
+    panels: usize,
+    asks: Asks,
+) {
     let tiles = p.rows.div_ceil(TILE_ROWS);
     for panel in 0..panels {
         for i in 0..tiles {
@@ -98,7 +109,7 @@ unsafe fn all<B: Blocks>(p: &PanelProduct, rows: *const u8, row_bytes: usize, pa
                 // The sixteen rows after these are asked for meanwhile: all of them are neighbours in memory.
                 let is_last = panel + 1 == panels && p.outs == panels * OUTS;
                 let next = if is_last { p.next } else { at.wrapping_add(OUTS * row_bytes) };
-                let t = Tile { p, at, next, row_bytes, panel, row };
+                let t = Tile { p, at, next, row_bytes, asks, panel, row };
                 match end - row {
                     1 => t.run::<B, 1>(),
                     2 => t.run::<B, 2>(),
@@ -122,6 +133,7 @@ struct Tile<'a> {
     /// What is read after these rows.
     next: *const u8,
     row_bytes: usize,
+    asks: Asks,
     panel: usize,
     /// The first input.
     row: usize,
@@ -140,6 +152,12 @@ impl Tile<'_> {
             for group in 0..groups {
                 for byte in (0..OUTS * B::BYTES).step_by(LINE) {
                     prefetch_far(self.next.wrapping_add(group * OUTS * B::BYTES + byte));
+                }
+                if self.asks == Asks::Once {
+                    for row in 0..OUTS {
+                        let at = group * B::BYTES + row * self.row_bytes + NEAR_BYTES;
+                        prefetch(self.at.wrapping_add(at));
+                    }
                 }
                 let weights = B::read_rows(self.at.add(group * B::BYTES), self.row_bytes);
                 B::add::<Avx512, C>(&mut sums, &weights, x.add(group), p.x_stride);
