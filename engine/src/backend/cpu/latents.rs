@@ -215,14 +215,16 @@ pub(super) struct Halves<'a> {
     pub(super) rests: Option<Rows<'a>>,
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Latents {
     /// A page's bytes, as they lie.
     pub(super) fn page_bytes(&self, page: usize) -> &[u8] {
         let len = PAGE_TOKENS * self.layout.row_bytes();
         &self.bytes[self.start + page * len..][..len]
     }
+}
 
+#[cfg(target_arch = "x86_64")]
+impl Latents {
     /// [`Latents::page`] as tiles take it.
     pub(super) fn halves<'a>(
         &'a self,

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::simd::attention::{Running, accumulate, score};
+use super::simd::prefetch_all;
 use super::simd::rows::Rows;
 use super::{Cpu, Isa, Latents, Plan, latents};
 use crate::backend::{MlaShape, ScratchShape};
@@ -16,8 +17,11 @@ use crate::step::PAGE_TOKENS;
 #[cfg(target_arch = "x86_64")]
 use super::simd::attention::decode;
 
-/// Heads that share one pass over the keys without tiles: their queries and outputs stay in the first-level cache.
-const GROUP: usize = 8;
+/// Heads of a task without tiles: pages of keys are read once for all of them.
+const GROUP: usize = GROUP_MAX;
+
+/// Heads of these that share one pass over a page: their queries and outputs stay in the first-level cache.
+const PASS: usize = 8;
 
 /// Pages of a span, at least: what is merged is as much as is read of three or four pages.
 const SPAN_PAGES: usize = 4;
@@ -289,17 +293,31 @@ impl Work<'_> {
         let out = &mut out[..heads.len() * latent];
         out.fill(0.0);
         let key_dim = if self.shape.n_k_pe == 1 { query_dim(self.shape) } else { latent };
-        for page in span {
+        for page in span.clone() {
             let rows =
                 self.cache.page(self.isa, pages[page].0 as usize, keys_of(page), &mut s.page);
-            let (keys, queries) = (rows.columns(0, key_dim), (&s.queries[..], key_dim));
-            score(self.isa, keys, queries, heads.len(), &mut s.scores);
+            let next = Some(page + 1).filter(|next| span.contains(next));
+            let next = next.map_or(&[][..], |next| self.cache.page_bytes(pages[next].0 as usize));
+            // Two turns for every pass, and of the next page a share is asked for at each.
+            let mut shares = shares(next, 2 * heads.len().div_ceil(PASS));
+            let keys = rows.columns(0, key_dim);
+            for first in (0..heads.len()).step_by(PASS) {
+                prefetch_all(shares.next().unwrap_or_default());
+                let (queries, scores) =
+                    (&s.queries[first * key_dim..], &mut s.scores[first * PAGE_TOKENS..]);
+                let n = (heads.len() - first).min(PASS);
+                score(self.isa, keys, (queries, key_dim), n, scores);
+            }
             if self.shape.n_k_pe > 1 {
                 self.add_own_scores(rows, heads.clone(), &mut s.own, &mut s.scores);
             }
             let values = rows.columns(0, latent);
             let scale = self.shape.softmax_scale;
-            accumulate(self.isa, values, scale, &mut s.scores, running, out);
+            let running = running.chunks_mut(PASS).zip(out.chunks_mut(PASS * latent));
+            for ((running, out), scores) in running.zip(s.scores.chunks_mut(PASS * PAGE_TOKENS)) {
+                prefetch_all(shares.next().unwrap_or_default());
+                accumulate(self.isa, values, scale, scores, running, out);
+            }
         }
         true
     }
@@ -320,6 +338,11 @@ impl Work<'_> {
             scores.iter_mut().zip(&*own).take(rows.n()).for_each(|(score, own)| *score += own);
         }
     }
+}
+
+/// `bytes` in so many shares of whole cache lines.
+fn shares(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
+    bytes.chunks(bytes.len().div_ceil(n).next_multiple_of(64).max(64))
 }
 
 /// Heads of the largest group.

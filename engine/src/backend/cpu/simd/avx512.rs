@@ -12,7 +12,7 @@ use std::arch::x86_64::{
     _mm512_unpackhi_pd, _mm512_unpacklo_pd,
 };
 
-use super::Lanes;
+use super::{LANES, Lanes};
 
 /// AVX-512 F, BW, DQ, VL.
 pub(in super::super) struct Avx512;
@@ -110,10 +110,18 @@ impl Lanes for Avx512 {
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
+
+    #[inline(always)]
+    unsafe fn sum_each(v: &[Self::V; LANES]) -> [f32; LANES] {
+        let mut sums = [0.0; LANES];
+        // SAFETY: see the impl.
+        unsafe { Self::store(sums.as_mut_ptr(), Self::sum_all(v)) }
+        sums
+    }
 }
 
 impl Avx512 {
-    /// [`Lanes::sum`] of sixteen vectors, the same bits: number `i` is the sum of vector `i`.
+    /// [`Lanes::sum_each`]: number `i` is the sum of vector `i`.
     ///
     /// # Safety
     /// As [`Lanes`].

@@ -92,6 +92,16 @@ pub(super) trait Lanes {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// All lanes added in one fixed tree: 16 to 8 to 4 to 2 to 1, upper half onto lower.
     unsafe fn sum(v: Self::V) -> f32;
+    /// [`Lanes::sum`] of each of sixteen vectors, the same bits.
+    #[inline(always)]
+    unsafe fn sum_each(v: &[Self::V; LANES]) -> [f32; LANES] {
+        let mut sums = [0.0; LANES];
+        for (sum, v) in sums.iter_mut().zip(v) {
+            // SAFETY: the caller's promise.
+            *sum = unsafe { Self::sum(*v) };
+        }
+        sums
+    }
 }
 
 /// A matrix where it lies, as kernels read it.
@@ -196,6 +206,11 @@ pub(super) fn prefetch_far(at: *const u8) {
     let _ = at;
 }
 
+/// [`prefetch_far`] of all lines of `bytes`.
+pub(super) fn prefetch_all(bytes: &[u8]) {
+    bytes.chunks(64).for_each(|line| prefetch_far(line.as_ptr()));
+}
+
 /// Fewer than sixteen f32, the rest zero.
 ///
 /// # Safety
@@ -252,6 +267,16 @@ pub(super) unsafe fn tile<L: Lanes, S: Stored, const R: usize, const C: usize>(
             }
         }
         let mut out = [[0.0; C]; R];
+        if R * C == LANES {
+            let mut all = [L::splat(0.0); LANES];
+            for r in 0..R {
+                for c in 0..C {
+                    all[r * C + c] = sums[r][c];
+                }
+            }
+            out.as_flattened_mut().copy_from_slice(&L::sum_each(&all));
+            return out;
+        }
         for r in 0..R {
             for c in 0..C {
                 out[r][c] = L::sum(sums[r][c]);

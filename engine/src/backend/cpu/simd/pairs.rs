@@ -220,23 +220,23 @@ unsafe fn four<const C: usize>(
     unsafe {
         let to = all.as_mut_ptr().cast::<f32>().add((c * OUTS + first) * 16);
         let mut sums = [[_mm512_setzero_ps(); FOUR]; C];
-        for_each!(I < C, 8, {
-            for_each!(R < FOUR, 8, {
+        for_each!(I < C, 4, {
+            for_each!(R < FOUR, 4, {
                 sums[I][R] = _mm512_loadu_ps(to.add((I * OUTS + R) * 16));
             });
         });
-        for_each!(K < VECTORS, 8, {
+        for_each!(K < VECTORS, 4, {
             for half in [x.hi, x.lo] {
-                for_each!(I < C, 8, {
+                for_each!(I < C, 4, {
                     let x = numbers(half.add(at + I * x.stride + K * WIDTH));
-                    for_each!(R < FOUR, 8, {
+                    for_each!(R < FOUR, 4, {
                         sums[I][R] = _mm512_dpbf16_ps(sums[I][R], w[R][K], x);
                     });
                 });
             }
         });
-        for_each!(I < C, 8, {
-            for_each!(R < FOUR, 8, {
+        for_each!(I < C, 4, {
+            for_each!(R < FOUR, 4, {
                 _mm512_storeu_ps(to.add((I * OUTS + R) * 16), sums[I][R]);
             });
         });

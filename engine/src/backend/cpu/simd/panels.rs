@@ -25,9 +25,12 @@ use crate::quant::panels::{self, GROUP, Layout, OUTS};
 use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use tile::{Asks, tile};
 
-/// Runs a block for every index below a constant up to eight or sixteen, each time as code of its own: the compiler leaves
+/// Runs a block for every index below a constant up to four, eight or sixteen, each time as code of its own: the compiler leaves
 /// loops of this size as loops, and arrays that they index in memory.
 macro_rules! for_each {
+    ($i:ident < $n:ident, 4, $body:block) => {
+        for_each!(@ $i, $n, $body, 0 1 2 3);
+    };
     ($i:ident < $n:ident, 8, $body:block) => {
         for_each!(@ $i, $n, $body, 0 1 2 3 4 5 6 7);
     };

@@ -156,11 +156,11 @@ unsafe fn block<L: Lanes, S: Stored, const C: usize, const B: usize>(
             for (b, weight) in weights.iter_mut().enumerate() {
                 *weight = S::load::<L>(stored, k + b * LANES);
             }
-            for c in 0..C {
+            for (c, sums) in sums.iter_mut().enumerate() {
                 let factor = L::splat(*p.a.add((row + c) * p.a_stride + i));
                 // Not zipped: what that calls is not always inlined, and this runs for every key.
                 for b in 0..B {
-                    sums[c][b] = L::fma(factor, weights[b], sums[c][b]);
+                    sums[b] = L::fma(factor, weights[b], sums[b]);
                 }
             }
         }

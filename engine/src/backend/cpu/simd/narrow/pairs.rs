@@ -72,7 +72,7 @@ impl Rows for NarrowRows<'_> {
                 self.reader.row(unit, row + 3),
             ];
             let first = (unit * OUTS + row) * STEP;
-            for_each!(R < FOUR, 8, {
+            for_each!(R < FOUR, 4, {
                 while let Some(stray) = self.reader.stray_before(first + (R + 1) * STEP) {
                     put_stray(&mut numbers[R], stray, first + R * STEP);
                 }
@@ -101,7 +101,7 @@ impl Rows for NarrowRows<'_> {
 unsafe fn put_stray(numbers: &mut [__m512i; VECTORS], stray: Stray, first: usize) {
     let k = stray.at as usize - first;
     let masks = 1u128 << (k % STEP);
-    for_each!(I < VECTORS, 8, {
+    for_each!(I < VECTORS, 4, {
         let mask = (masks >> (I * WIDTH)) as u32;
         // SAFETY: the caller's promise.
         unsafe { numbers[I] = _mm512_mask_set1_epi16(numbers[I], mask, stray.bits as i16) }

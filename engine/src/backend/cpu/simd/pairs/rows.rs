@@ -92,9 +92,9 @@ impl Rows for Plain {
         // SAFETY: the caller's promise.
         unsafe {
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
-            for_each!(R < FOUR, 8, {
+            for_each!(R < FOUR, 4, {
                 let at = self.place(unit, row + R).cast::<__m512i>();
-                for_each!(I < VECTORS, 8, {
+                for_each!(I < VECTORS, 4, {
                     numbers[R][I] = _mm512_loadu_si512(at.wrapping_add(I));
                 });
             });
