@@ -56,7 +56,7 @@ LAYER_NAMES = {
 
 
 class Tensors(collections.abc.MutableMapping):
-    """Names to float32 arrays, which are made when they are asked for: a checkpoint may be larger than memory."""
+    """Names to float32 arrays, which are made when they are asked for: all of them take twice the memory of the file."""
 
     def __init__(self):
         self.stored = {}

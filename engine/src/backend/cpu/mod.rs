@@ -239,12 +239,13 @@ impl Cpu {
         let pairs = self.order().map_or(0, |order| PairRows::bytes(order, rows, dim));
         let rounded = if self.rounds() { (rows * dim * size_of::<f32>()) as u64 } else { 0 };
         let groups = if self.has_groups() {
-            GroupRows::bytes(rows, dim) + head_linear::Scratch::bytes(shape)
+            GroupRows::bytes(rows, dim)
+                + head_linear::Scratch::bytes(shape)
+                + Rooms::bytes(self.threads(), dim)
         } else {
             0
         };
-        let rooms = if self.has_rooms() { Rooms::bytes(self.threads(), dim) } else { 0 };
-        pairs + rounded + groups + rooms
+        pairs + rounded + groups
     }
 
     /// What experts may take.
@@ -267,11 +268,6 @@ impl Cpu {
         self.activations == Activations::Int8
     }
 
-    /// Whether panels are made as they are read: of blocks, and of bf16 in twelve bits where rows are multiplied.
-    fn has_rooms(&self) -> bool {
-        self.has_groups()
-    }
-
     /// Makes all scratch.
     fn make_scratch(&mut self, shape: &ScratchShape) {
         let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
@@ -284,8 +280,6 @@ impl Cpu {
         if self.has_groups() {
             self.inputs.groups = GroupRows::with_room(rows, dim);
             self.heads = head_linear::Scratch::new(shape);
-        }
-        if self.has_rooms() {
             self.rooms = Rooms::new(self.pool.threads(), dim);
         }
         self.experts = experts::Scratch::new(shape, self.expert_forms());

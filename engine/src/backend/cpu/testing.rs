@@ -271,7 +271,7 @@ pub(super) const EVEN: MlaShape = MlaShape {
 };
 
 /// Odd widths, more heads than a group, and a rotary key for each head.
-pub(super) const OWN_KEYS: MlaShape = MlaShape { n_head: 11, n_k_pe: 11, ..ODD };
+pub(super) const OWN_KEYS: MlaShape = MlaShape { n_head: 19, n_k_pe: 19, ..ODD };
 
 /// The largest sizes the tests ask for.
 pub(super) fn scratch_shape(mla: MlaShape) -> ScratchShape {

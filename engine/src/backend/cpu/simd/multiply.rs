@@ -266,7 +266,7 @@ unsafe fn split(
                 let x = Pairs { hi: hi.add(at), lo: lo.add(at), stride };
                 match narrow {
                     Some(narrow) => super::narrow::pairs::product_narrow(p, &x, narrow, n),
-                    None => super::product::product_pairs(p, &x, 0..n),
+                    None => super::product::product_pairs(p, &x, n),
                 }
             }
             Order::Columns => {

@@ -1,8 +1,8 @@
 //! Products of bf16 matrices that are kept in twelve bits a number (`crate::quant::narrow`), with inputs in pairs.
 //!
-//! A unit's numbers are made in registers, four vectors of 32 out of three, and go to a thread's first-level cache in the
-//! order that the products of plain bf16 matrices read; strays are put in there. From then on everything is as in those
-//! products, number after number, so the bits are the same.
+//! A unit's numbers are made in registers, four vectors of 32 out of three. `vdpbf16ps` takes them there, strays put in by
+//! masks; for tiles they go to a thread's first-level cache in the order that tiles of plain bf16 matrices are read, and
+//! strays are put in there. From then on everything is as in those products, number after number, so the bits are the same.
 
 #[cfg(target_arch = "x86_64")]
 mod pack;
@@ -39,7 +39,7 @@ pub(in super::super) fn pack_on(
     narrow::pack(rows, dim, panel, strays);
 }
 
-/// How far ahead of a product its weights are asked for: two units, 6 KiB, of each panel that is read.
+/// How far ahead of tiles their weights are asked for: two units, 6 KiB, of each panel that is read.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by products of x86-64"))]
 const FAR_BYTES: usize = 2 * UNIT_BYTES;
 

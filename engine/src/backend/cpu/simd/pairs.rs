@@ -1,9 +1,8 @@
 //! `vdpbf16ps` on bf16 matrices, sixteen rows at a time, with inputs in pairs.
 //!
-//! Rows are read 128 numbers each, one after another, and multiplied while they are in registers: with one input, whose sixteen
-//! sums stay there, or four rows with two or three inputs at a time, whose sums wait in the first-level cache for the next 128
-//! numbers. Each output is one chain of sums, number after number, values before remainders: the same bits with any number of
-//! inputs.
+//! Rows are read 128 numbers each, four rows at a time, and multiplied with one to three inputs at a time while they are in
+//! registers; sums wait in the first-level cache for the next 128 numbers. Each output is one chain of sums, number after
+//! number, values before remainders: the same bits with any number of inputs. Why so: docs/decisions/0015, *Without AMX*.
 
 mod rows;
 
@@ -18,11 +17,12 @@ use super::bf16::numbers;
 use super::ints::Ints;
 use super::panels::for_each;
 use super::product::{Pairs, Product};
+use crate::quant::narrow;
 use crate::quant::panels::OUTS;
 pub(super) use rows::{PlainRows, Rows};
 
-/// Numbers of a row that are read at once.
-pub(super) const STEP: usize = 128;
+/// Numbers of a row that are read at once: a unit's of a matrix in twelve bits.
+pub(super) const STEP: usize = narrow::STEP;
 /// Numbers of one `vdpbf16ps`.
 pub(super) const WIDTH: usize = 32;
 /// The same of a row at once.
@@ -177,6 +177,9 @@ unsafe fn add(
 }
 
 /// Vectors of numbers as products take them.
+///
+/// # Safety
+/// The processor has AVX-512.
 #[inline(always)]
 unsafe fn words(v: [[__m512i; VECTORS]; FOUR]) -> [[__m512bh; VECTORS]; FOUR] {
     // SAFETY: both are 64 bytes that may be anything.

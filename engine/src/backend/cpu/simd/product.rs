@@ -41,7 +41,8 @@ unsafe impl Sync for Product {}
 // SAFETY: as above.
 unsafe impl Send for Product {}
 
-/// Inputs split into bf16 pairs: `[rows, stride]` each, zero beyond `dim`, `stride` a multiple of 32.
+/// Inputs split into bf16 pairs: `[rows, stride]` each, zero from `dim` to the next multiple of 32; what comes after may be
+/// anything.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Pairs {
     /// The rounded values.
@@ -100,12 +101,9 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
 /// As [`product`]; `pairs` covers `p.rows` rows of `p.dim`, and the processor has AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: Range<usize>) {
+pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: usize) {
     // SAFETY: the caller's promise.
-    unsafe {
-        let n = outs.len();
-        super::pairs::product(p, pairs, &PlainRows::new(&p.w, outs), n);
-    }
+    unsafe { super::pairs::product(p, pairs, &PlainRows::new(&p.w, outs), outs) }
 }
 
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.

@@ -3,7 +3,6 @@
 use std::arch::x86_64::{
     __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_setzero_si512,
 };
-use std::ops::Range;
 
 use super::{FOUR, Panels, STEP, VECTORS, WIDTH};
 use crate::backend::cpu::simd::panels::for_each;
@@ -31,12 +30,12 @@ pub(in super::super) trait Rows {
 /// Rows as they lie in the file.
 pub(in super::super) struct PlainRows<'a> {
     w: &'a Matrix,
-    outs: Range<usize>,
+    outs: usize,
 }
 
 impl<'a> PlainRows<'a> {
-    /// Rows `outs` of a matrix.
-    pub(in super::super) fn new(w: &'a Matrix, outs: Range<usize>) -> Self {
+    /// The first `outs` rows of a matrix.
+    pub(in super::super) fn new(w: &'a Matrix, outs: usize) -> Self {
         Self { w, outs }
     }
 }
@@ -46,10 +45,10 @@ impl Panels for PlainRows<'_> {
 
     #[inline(always)]
     unsafe fn rows(&self, index: usize) -> Plain {
-        let first = self.outs.start + index * OUTS;
+        let first = index * OUTS;
         // SAFETY: the caller's promise.
         let at = unsafe { self.w.row(first) };
-        let last = (self.outs.end - 1 - first).min(OUTS - 1);
+        let last = (self.outs - 1 - first).min(OUTS - 1);
         Plain { at, row_bytes: self.w.row_bytes, last }
     }
 }

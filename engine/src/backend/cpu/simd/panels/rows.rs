@@ -109,6 +109,7 @@ unsafe fn all<B: Blocks>(
                 // The sixteen rows after these are asked for meanwhile: all of them are neighbours in memory.
                 let is_last = panel + 1 == panels && p.outs == panels * OUTS;
                 let next = if is_last { p.next } else { at.wrapping_add(OUTS * row_bytes) };
+                let asks = if i == 0 { asks } else { Asks::Not };
                 let t = Tile { p, at, next, row_bytes, asks, panel, row };
                 match end - row {
                     1 => t.run::<B, 1>(),

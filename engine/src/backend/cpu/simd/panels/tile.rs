@@ -2,6 +2,7 @@
 
 use super::formats::{Panel, layout};
 use super::{LINE, PanelProduct, for_each};
+#[cfg(target_arch = "x86_64")]
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
@@ -22,6 +23,7 @@ pub(super) enum Asks {
 
 impl Asks {
     /// What is faster there ([decision 0015](../../../../../../docs/decisions/0015-weights-asked-for-ahead.md)).
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn of(isa: Isa) -> Self {
         if isa == Isa::Amx { Self::Twice } else { Self::Once }
     }
