@@ -7,8 +7,7 @@
 
 use std::ops::Range;
 
-use super::simd::attention::{Running, accumulate, score};
-use super::simd::prefetch_all;
+use super::simd::attention::{After, Running, accumulate, score};
 use super::simd::rows::Rows;
 use super::{Cpu, Isa, Latents, Plan, latents};
 use crate::backend::{MlaShape, ScratchShape};
@@ -276,15 +275,17 @@ impl Work<'_> {
         gather_queries(&mut s.queries, heads.clone(), self.q_latent, self.q, self.shape);
         let span = first..(first + per_span).min(end);
         let keys_of = |page: usize| (n_key - page * PAGE_TOKENS).min(PAGE_TOKENS);
+        let after = |page: usize| {
+            let next = Some(page + 1).filter(|next| span.contains(next));
+            next.map(|next| self.cache.page_bytes(pages[next].0 as usize)).unwrap_or_default()
+        };
         #[cfg(target_arch = "x86_64")]
         if let Some(tiles) = &mut s.tiles {
             tiles.begin(&s.queries, heads.len());
             for page in span.clone() {
                 let (number, n) = (pages[page].0 as usize, keys_of(page));
                 let keys = self.cache.halves(self.isa, number, n, &mut s.page);
-                let next = Some(page + 1).filter(|next| span.contains(next));
-                let after = next.map(|next| self.cache.page_bytes(pages[next].0 as usize));
-                tiles.page(keys, self.shape.softmax_scale, after.unwrap_or_default());
+                tiles.page(keys, self.shape.softmax_scale, after(page));
             }
             tiles.end(running, out);
             return true;
@@ -296,13 +297,11 @@ impl Work<'_> {
         for page in span.clone() {
             let rows =
                 self.cache.page(self.isa, pages[page].0 as usize, keys_of(page), &mut s.page);
-            let next = Some(page + 1).filter(|next| span.contains(next));
-            let next = next.map_or(&[][..], |next| self.cache.page_bytes(pages[next].0 as usize));
-            // Two turns for every pass, and of the next page a share is asked for at each.
-            let mut shares = shares(next, 2 * heads.len().div_ceil(PASS));
+            // Scores and sums of each pass.
+            let mut after = After::new(after(page), 2 * heads.len().div_ceil(PASS));
             let keys = rows.columns(0, key_dim);
             for first in (0..heads.len()).step_by(PASS) {
-                prefetch_all(shares.next().unwrap_or_default());
+                after.ask();
                 let (queries, scores) =
                     (&s.queries[first * key_dim..], &mut s.scores[first * PAGE_TOKENS..]);
                 let n = (heads.len() - first).min(PASS);
@@ -315,7 +314,7 @@ impl Work<'_> {
             let scale = self.shape.softmax_scale;
             let running = running.chunks_mut(PASS).zip(out.chunks_mut(PASS * latent));
             for ((running, out), scores) in running.zip(s.scores.chunks_mut(PASS * PAGE_TOKENS)) {
-                prefetch_all(shares.next().unwrap_or_default());
+                after.ask();
                 accumulate(self.isa, values, scale, scores, running, out);
             }
         }
@@ -338,11 +337,6 @@ impl Work<'_> {
             scores.iter_mut().zip(&*own).take(rows.n()).for_each(|(score, own)| *score += own);
         }
     }
-}
-
-/// `bytes` in so many shares of whole cache lines.
-fn shares(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
-    bytes.chunks(bytes.len().div_ceil(n).next_multiple_of(64).max(64))
 }
 
 /// Heads of the largest group.

@@ -15,12 +15,38 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod words;
 
+use super::prefetch_far;
 use super::product::{Product, product};
 use super::row;
 use super::rows::Rows;
 use super::sums::{Sums, sums};
 use crate::backend::cpu::Isa;
 use crate::step::PAGE_TOKENS;
+
+/// What is read after a page: asked for a piece at a time between the steps of the page's own work, so that both go on. A
+/// page's rows are too far apart for the processor to see a pattern.
+pub(in super::super) struct After<'a> {
+    bytes: &'a [u8],
+    /// Bytes of a piece.
+    each: usize,
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+impl<'a> After<'a> {
+    /// For a page whose work has so many steps.
+    pub(in super::super) fn new(bytes: &'a [u8], steps: usize) -> Self {
+        Self { bytes, each: bytes.len().div_ceil(steps).next_multiple_of(LINE) }
+    }
+
+    #[inline(always)]
+    pub(in super::super) fn ask(&mut self) {
+        let (piece, rest) = self.bytes.split_at(self.each.min(self.bytes.len()));
+        piece.chunks(LINE).for_each(|line| prefetch_far(line.as_ptr()));
+        self.bytes = rest;
+    }
+}
 
 /// A query's running softmax.
 #[derive(Debug, Clone, Copy)]

@@ -206,11 +206,6 @@ pub(super) fn prefetch_far(at: *const u8) {
     let _ = at;
 }
 
-/// [`prefetch_far`] of all lines of `bytes`.
-pub(super) fn prefetch_all(bytes: &[u8]) {
-    bytes.chunks(64).for_each(|line| prefetch_far(line.as_ptr()));
-}
-
 /// Fewer than sixteen f32, the rest zero.
 ///
 /// # Safety

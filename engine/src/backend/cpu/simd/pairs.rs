@@ -7,8 +7,7 @@
 mod rows;
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 use std::mem::{MaybeUninit, transmute};
 
@@ -19,7 +18,7 @@ use super::panels::for_each;
 use super::product::{Pairs, Product};
 use crate::quant::narrow;
 use crate::quant::panels::OUTS;
-pub(super) use rows::{PlainRows, Rows};
+pub(super) use rows::{Numbers, PlainRows, Rows};
 
 /// Numbers of a row that are read at once: a unit's of a matrix in twelve bits.
 pub(super) const STEP: usize = narrow::STEP;
@@ -125,7 +124,7 @@ unsafe fn some<R: Rows>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>)
                 (part / fours, part % fours * FOUR)
             };
             if block.asks {
-                rows.ask(rows.later(unit, first));
+                rows.ask(unit, first);
             }
             let w = words(rows.read(unit, first));
             add(sums, &w, x, block.row * x.stride + unit * STEP, first);
@@ -181,9 +180,9 @@ unsafe fn add(
 /// # Safety
 /// The processor has AVX-512.
 #[inline(always)]
-unsafe fn words(v: [[__m512i; VECTORS]; FOUR]) -> [[__m512bh; VECTORS]; FOUR] {
+unsafe fn words(v: Numbers) -> [[__m512bh; VECTORS]; FOUR] {
     // SAFETY: both are 64 bytes that may be anything.
-    unsafe { transmute::<[[__m512i; VECTORS]; FOUR], [[__m512bh; VECTORS]; FOUR]>(v) }
+    unsafe { transmute::<Numbers, [[__m512bh; VECTORS]; FOUR]>(v) }
 }
 
 /// Adds the products of a row's last `n` numbers.

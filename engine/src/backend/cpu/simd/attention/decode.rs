@@ -11,8 +11,8 @@ use std::arch::x86_64::{
 };
 use std::arch::x86_64::{_mm512_add_ps, _mm512_castsi512_ps};
 
-use super::super::prefetch_far;
 use super::super::rows::Rows;
+use super::After;
 use super::Running;
 use super::softmax::Softmaxes;
 use super::tiles::{
@@ -58,30 +58,6 @@ fn sizes(latent: usize, dim: usize) -> [usize; 5] {
     [2 * dim / STEP, 2 * KEY_STEPS * latent / SIDE, 2 * KEY_TILES, 2 * KEY_STEPS, latent / SIDE]
 }
 
-/// What is read after a page: asked for a piece at a time between the steps of the page's own work, so that both go on. A
-/// page's rows are too far apart for the processor to see a pattern.
-struct After<'a> {
-    bytes: &'a [u8],
-    /// Bytes of a piece.
-    each: usize,
-}
-
-impl<'a> After<'a> {
-    /// For a page of rows of `dim` numbers.
-    fn of(bytes: &'a [u8], dim: usize) -> Self {
-        // Steps of scores, of keys that are paired, and of sums: most of them, so that all is asked for.
-        let steps = KEY_TILES / 2 * (dim / STEP) + PAGE_TOKENS / 2;
-        Self { bytes, each: bytes.len().div_ceil(steps).next_multiple_of(ROW_BYTES) }
-    }
-
-    #[inline(always)]
-    fn ask(&mut self) {
-        let (piece, rest) = self.bytes.split_at(self.each.min(self.bytes.len()));
-        piece.chunks(ROW_BYTES).for_each(|line| prefetch_far(line.as_ptr()));
-        self.bytes = rest;
-    }
-}
-
 impl Room {
     /// Room for latents of `latent` numbers in rows of `dim`.
     pub(in super::super::super) fn new(latent: usize, dim: usize) -> Self {
@@ -118,7 +94,9 @@ impl Room {
         // SAFETY: as in `begin`; the page's rows are as wide as the queries.
         unsafe {
             configure();
-            let mut after = After::of(after, self.dim());
+            // Steps of scores, of keys that are paired, and of sums: most of them, so that all is asked for.
+            let steps = KEY_TILES / 2 * (self.dim() / STEP) + PAGE_TOKENS / 2;
+            let mut after = After::new(after, steps);
             self.score(page, &mut after);
             let n_key = keys.n();
             let scaled =

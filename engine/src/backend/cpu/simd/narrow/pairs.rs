@@ -4,7 +4,7 @@ use std::arch::x86_64::{__m512i, _mm512_mask_set1_epi16};
 
 use super::reader::PanelReader;
 use super::{Narrow, Stray};
-use crate::backend::cpu::simd::pairs::{FOUR, Panels, Rows, VECTORS, WIDTH, product};
+use crate::backend::cpu::simd::pairs::{FOUR, Numbers, Panels, Rows, VECTORS, WIDTH, product};
 use crate::backend::cpu::simd::panels::for_each;
 use crate::backend::cpu::simd::prefetch;
 use crate::backend::cpu::simd::product::{Pairs, Product};
@@ -50,19 +50,15 @@ impl Rows for NarrowRows<'_> {
     const BY_ROWS: bool = false;
 
     #[inline(always)]
-    unsafe fn later(&self, unit: usize, row: usize) -> *const u8 {
-        self.narrow.later(self.index, unit, LATER_UNITS).wrapping_add(row * ROW_BYTES)
-    }
-
-    #[inline(always)]
-    unsafe fn ask(&self, later: *const u8) {
+    unsafe fn ask(&self, unit: usize, row: usize) {
+        let later = self.narrow.later(self.index, unit, LATER_UNITS).wrapping_add(row * ROW_BYTES);
         for line in 0..FOUR * ROW_BYTES / VECTOR {
             prefetch(later.wrapping_add(line * VECTOR));
         }
     }
 
     #[inline(always)]
-    unsafe fn read(&mut self, unit: usize, row: usize) -> [[__m512i; VECTORS]; FOUR] {
+    unsafe fn read(&mut self, unit: usize, row: usize) -> Numbers {
         // SAFETY: the caller's promise.
         unsafe {
             let mut numbers = [
@@ -82,12 +78,7 @@ impl Rows for NarrowRows<'_> {
     }
 
     #[inline(always)]
-    unsafe fn read_some(
-        &mut self,
-        unit: usize,
-        row: usize,
-        _: usize,
-    ) -> [[__m512i; VECTORS]; FOUR] {
+    unsafe fn read_some(&mut self, unit: usize, row: usize, _: usize) -> Numbers {
         // SAFETY: the caller's promise; rows are filled up.
         unsafe { self.read(unit, row) }
     }

@@ -9,6 +9,9 @@ use crate::backend::cpu::simd::panels::for_each;
 use crate::backend::cpu::simd::{Matrix, prefetch};
 use crate::quant::panels::OUTS;
 
+/// 128 numbers of each of four rows.
+pub(in super::super) type Numbers = [[__m512i; VECTORS]; FOUR];
+
 /// Sixteen rows. Units and rows are read in order.
 ///
 /// # Safety
@@ -16,15 +19,12 @@ use crate::quant::panels::OUTS;
 pub(in super::super) trait Rows {
     /// Whether they come fastest one after another, not in turns.
     const BY_ROWS: bool;
-    /// What is read later, when numbers `128 * unit` on of four rows are.
-    unsafe fn later(&self, unit: usize, row: usize) -> *const u8;
-    /// Asks for it.
-    unsafe fn ask(&self, later: *const u8);
+    /// Asks for what is read later, when numbers `128 * unit` on of four rows are.
+    unsafe fn ask(&self, unit: usize, row: usize);
     /// Numbers `128 * unit` on of four rows from `row` on, which have as many: four times 32 each.
-    unsafe fn read(&mut self, unit: usize, row: usize) -> [[__m512i; VECTORS]; FOUR];
+    unsafe fn read(&mut self, unit: usize, row: usize) -> Numbers;
     /// The same of rows that have only `n` more; what comes after their last 32 may be anything.
-    unsafe fn read_some(&mut self, unit: usize, row: usize, n: usize)
-    -> [[__m512i; VECTORS]; FOUR];
+    unsafe fn read_some(&mut self, unit: usize, row: usize, n: usize) -> Numbers;
 }
 
 /// Rows as they lie in the file.
@@ -72,13 +72,10 @@ impl Plain {
 
 impl Rows for Plain {
     const BY_ROWS: bool = true;
-    #[inline(always)]
-    unsafe fn later(&self, unit: usize, row: usize) -> *const u8 {
-        self.place(unit, row).wrapping_add(FOUR * self.row_bytes + BESIDE)
-    }
 
     #[inline(always)]
-    unsafe fn ask(&self, later: *const u8) {
+    unsafe fn ask(&self, unit: usize, row: usize) {
+        let later = self.place(unit, row).wrapping_add(FOUR * self.row_bytes + BESIDE);
         for row in 0..FOUR {
             for line in 0..STEP * 2 / 64 {
                 prefetch(later.wrapping_add(row * self.row_bytes + line * 64));
@@ -87,7 +84,7 @@ impl Rows for Plain {
     }
 
     #[inline(always)]
-    unsafe fn read(&mut self, unit: usize, row: usize) -> [[__m512i; VECTORS]; FOUR] {
+    unsafe fn read(&mut self, unit: usize, row: usize) -> Numbers {
         // SAFETY: the caller's promise.
         unsafe {
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
@@ -102,12 +99,7 @@ impl Rows for Plain {
     }
 
     #[inline(always)]
-    unsafe fn read_some(
-        &mut self,
-        unit: usize,
-        row: usize,
-        n: usize,
-    ) -> [[__m512i; VECTORS]; FOUR] {
+    unsafe fn read_some(&mut self, unit: usize, row: usize, n: usize) -> Numbers {
         // SAFETY: the caller's promise; numbers that the mask leaves out are not read.
         unsafe {
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
