@@ -91,8 +91,9 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "NAME", value_parser = isa,
           help = "Instruction set: portable, avx2, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
     pub(crate) isa: Option<Isa>,
-    /// What matrices are multiplied with: f32; bf16 (bf16 matrices, as pairs); or int8 (quantised matrices, with a factor
-    /// for every 32 inputs; bf16 matrices as with bf16) [default: int8, with portable f32]
+    /// What matrices are multiplied with: f32; bf16 (bf16 matrices, inputs as pairs of bf16 numbers); bf16-rounded (the same,
+    /// inputs rounded to one: faster prompts, less accurate); or int8 (quantised matrices, with a factor for every 32
+    /// inputs; bf16 matrices as with bf16) [default: int8, with portable f32]
     #[arg(long, value_name = "TYPE", value_parser = activations)]
     pub(crate) activations: Option<Activations>,
     /// Where weights are: resident copies them into memory of our own, in large pages and the order that products read,
@@ -104,7 +105,7 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "FORMAT", value_parser = quant)]
     pub(crate) quant: Option<Target>,
     /// The latent cache: f32; bf16, half of that; or int8, a little more than a quarter, with a factor for every 128
-    /// numbers [default: bf16, with f32 activations f32]
+    /// numbers [default: bf16 for quantised weights with int8 activations, else f32]
     #[arg(long, value_name = "TYPE", value_parser = cache_type)]
     pub(crate) cache_type: Option<CacheType>,
     /// Keep the quantised weights beside the checkpoint, in a hidden folder, and use them the next time
@@ -211,7 +212,7 @@ fn quant(text: &str) -> Result<Target, String> {
 }
 
 fn activations(text: &str) -> Result<Activations, String> {
-    Activations::parse(text).map_err(|_| "wanted f32, bf16 or int8".into())
+    Activations::parse(text).map_err(|_| "wanted f32, bf16, bf16-rounded or int8".into())
 }
 
 /// `--cache-type`.

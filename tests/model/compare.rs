@@ -225,10 +225,7 @@ fn logit_rows(
     let rows: Vec<(&[f64], &[f64])> =
         golden.floats.chunks(dim).zip(made.floats.chunks(dim)).collect();
     let kl: Vec<f64> = rows.iter().map(|(a, b)| divergence(a, b)).collect();
-    let far = |i: usize| {
-        let (a, b) = rows[i];
-        kl[i] > limits.kl_max || a.iter().zip(b).any(|(a, b)| (a - b).abs() > limits.max_abs)
-    };
+    let far = |i: usize| is_far(rows[i].0, rows[i].1, limits);
     let mut kept: Vec<bool> = (0..rows.len())
         .map(|i| !(margin.is_some_and(|margin| margin[i] < limits.route_tie) && far(i)))
         .collect();
@@ -250,6 +247,22 @@ fn logit_rows(
         wrong.push("argmax differs where the golden margin is clear".into());
     }
     kept
+}
+
+/// The share of rows of logits that are further off than `limits` says.
+pub(super) fn far_rows(golden: &Array, made: &Array, limits: &Limits) -> f64 {
+    assert_eq!(golden.shape, made.shape);
+    let dim = golden.shape[1];
+    let far = |(a, b): &(&[f64], &[f64])| is_far(a, b, limits);
+    let rows = golden.floats.chunks(dim).zip(made.floats.chunks(dim));
+    rows.filter(far).count() as f64 / golden.shape[0] as f64
+}
+
+/// Whether a row of logits, `b`, is further from `a` than `limits` says; also where one is no number.
+fn is_far(a: &[f64], b: &[f64], limits: &Limits) -> bool {
+    let is_near = divergence(a, b) <= limits.kl_max
+        && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= limits.max_abs);
+    !is_near
 }
 
 fn arg_max(row: &[f64]) -> usize {

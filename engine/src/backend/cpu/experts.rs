@@ -6,7 +6,7 @@
 use super::route::Routing;
 use super::simd::gated::{Gated, Products, multiply_gated, room_len};
 use super::simd::groups::{GroupRows, Places};
-use super::simd::multiply::{Inputs, Order, PairRows, Segment, multiply, rounded_to_pair};
+use super::simd::multiply::{Inputs, PairRows, Segment, SplitForm, multiply};
 use super::{Cpu, Form, Weight};
 use crate::backend::{ExpertWeights, ScratchShape};
 
@@ -46,7 +46,7 @@ struct InputRoom {
 /// What a backend's experts may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Forms {
-    pub(super) pairs: Option<Order>,
+    pub(super) pairs: Option<SplitForm>,
     pub(super) has_groups: bool,
     pub(super) rounds: bool,
     pub(super) threads: usize,
@@ -69,7 +69,7 @@ impl Scratch {
             inputs: InputRoom {
                 pairs: forms
                     .pairs
-                    .map_or_else(PairRows::default, |order| PairRows::with_room(order, n, widest)),
+                    .map_or_else(PairRows::default, |form| PairRows::with_room(form, n, widest)),
                 groups: GroupRows::with_room(n_group, hidden),
                 plain: vec![0.0; n * widest],
                 rounded: vec![0.0; if forms.rounds { n * widest } else { 0 }],
@@ -93,7 +93,7 @@ impl Scratch {
         let halves = forms.threads * room_len(shape.step_rows_max);
         let floats = n * (widest + rounded + hidden + width) + halves;
         let indices = shape.n_routed_experts * (1 + 2 * size_of::<Segment>() / 4) + 2 * n;
-        let pairs = forms.pairs.map_or(0, |order| PairRows::bytes(order, n, widest));
+        let pairs = forms.pairs.map_or(0, |form| PairRows::bytes(form, n, widest));
         let n_group = if forms.has_groups { n } else { 0 };
         let groups = GroupRows::bytes(n_group, hidden) + GroupRows::bytes(n_group, width);
         ((floats + indices) * size_of::<f32>()) as u64 + pairs + groups
@@ -257,15 +257,15 @@ impl InputRoom {
     ) {
         let to = match form {
             Form::Split => return self.pairs.fill(&mut cpu.pool, n, dim, entry),
-            Form::Rounded => &mut self.rounded[..n * dim],
+            Form::Rounded(_) => &mut self.rounded[..n * dim],
             Form::Plain | Form::Groups => &mut self.plain[..n * dim],
         };
         let part = |entry: usize| entry * dim..(entry + 1) * dim;
         cpu.pool.run_parts(n * dim, to, &mut cpu.threads, n, part, |i, to, _| {
             to.copy_from_slice(entry(i));
-            if form == Form::Rounded {
+            if let Form::Rounded(parts) = form {
                 for x in to {
-                    *x = rounded_to_pair(*x);
+                    *x = parts.rounded(*x);
                 }
             }
         });
@@ -276,7 +276,7 @@ impl InputRoom {
         match form {
             Form::Split => Inputs::Split(&self.pairs),
             Form::Groups => Inputs::Groups(&self.groups),
-            Form::Rounded => Inputs::Plain(&self.rounded[..len]),
+            Form::Rounded(_) => Inputs::Plain(&self.rounded[..len]),
             Form::Plain => Inputs::Plain(&self.plain[..len]),
         }
     }

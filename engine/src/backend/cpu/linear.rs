@@ -1,9 +1,9 @@
 //! Matrix times rows.
 //!
 //! Bytes: the matrix once a step, whatever the rows; one row is bound by memory. FLOPs: `2 * rows * n_out * dim`,
-//! twice that with inputs in pairs, as many whole-number operations with inputs in groups.
+//! twice that with inputs in pairs of bf16 numbers, as many whole-number operations with inputs in groups.
 
-use super::simd::multiply::{Inputs, PairRows, Segment, multiply, rounded_to_pair};
+use super::simd::multiply::{Inputs, PairRows, Parts, Segment, multiply};
 use super::{Cpu, Form, InputScratch, Weight};
 use crate::backend::cpu::pool::Pool;
 
@@ -14,7 +14,7 @@ pub(super) fn linear(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weight, r
     let (dim, x) = (weight.dim, &x[..rows * weight.dim]);
     let inputs = match form {
         Form::Plain => Inputs::Plain(x),
-        Form::Rounded => Inputs::Plain(round_rows(inputs, x)),
+        Form::Rounded(parts) => Inputs::Plain(round_rows(inputs, parts, x)),
         Form::Split => Inputs::Split(split_rows(&mut inputs.pairs, pool, x, dim)),
         Form::Groups => {
             inputs.groups.fill(pool, *isa, rows, dim, |row| &x[row * dim..(row + 1) * dim]);
@@ -30,9 +30,9 @@ fn split_rows<'a>(pairs: &'a mut PairRows, pool: &mut Pool, x: &[f32], dim: usiz
     pairs
 }
 
-fn round_rows<'a>(inputs: &'a mut InputScratch, x: &[f32]) -> &'a [f32] {
+fn round_rows<'a>(inputs: &'a mut InputScratch, parts: Parts, x: &[f32]) -> &'a [f32] {
     let rounded = &mut inputs.rounded[..x.len()];
-    rounded.iter_mut().zip(x).for_each(|(rounded, x)| *rounded = rounded_to_pair(*x));
+    rounded.iter_mut().zip(x).for_each(|(rounded, x)| *rounded = parts.rounded(*x));
     rounded
 }
 

@@ -37,7 +37,7 @@ pub use weight::Weight;
 
 use pool::Pool;
 use simd::groups::GroupRows;
-use simd::multiply::{Order, PairRows, Rooms};
+use simd::multiply::{Order, PairRows, Parts, Rooms, SplitForm};
 use topology::Topology;
 
 use super::ScratchShape;
@@ -90,9 +90,9 @@ fn keep(options: &CpuOptions, activations: Activations, isa: Isa) -> Keep {
 enum Form {
     /// f32.
     Plain,
-    /// f32 with no more bits than a pair has.
-    Rounded,
-    /// Pairs of bf16 numbers.
+    /// f32 with no more bits than so many bf16 numbers have.
+    Rounded(Parts),
+    /// bf16 numbers, one or two each.
     Split,
     /// Whole numbers.
     Groups,
@@ -104,10 +104,10 @@ impl Form {
         let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
         match activations {
             Activations::Int8 if is_blocks => Self::Groups,
-            Activations::Int8 | Activations::Bf16 if is_bf16 && splits(activations, isa) => {
-                Self::Split
+            _ if is_bf16 && splits(activations, isa) => Self::Split,
+            Activations::Bf16 | Activations::Bf16Rounded if is_bf16 => {
+                Self::Rounded(activations.parts())
             }
-            Activations::Bf16 if is_bf16 => Self::Rounded,
             _ => Self::Plain,
         }
     }
@@ -157,7 +157,7 @@ impl Cpu {
             activations,
             cache_option: options.cache,
             cache: options.cache.unwrap_or(match activations {
-                Activations::F32 | Activations::Bf16 => CacheType::F32,
+                Activations::F32 | Activations::Bf16 | Activations::Bf16Rounded => CacheType::F32,
                 Activations::Int8 => CacheType::Bf16,
             }),
             keep: keep(options, activations, isa),
@@ -182,7 +182,7 @@ impl Cpu {
     }
 
     /// Chooses the latent cache's format for a model whose weights are mostly kept like that. A cache in bf16 is off by as much as inputs in
-    /// whole numbers are; where inputs are pairs it would be what decides near-ties between experts.
+    /// whole numbers are; where inputs are bf16 numbers it would be what decides near-ties between experts.
     fn choose_cache(&mut self, kept: DType) {
         self.cache = self.cache_option.unwrap_or(match self.activations {
             Activations::Int8 if kept.block_len() > 1 => CacheType::Bf16,
@@ -215,9 +215,10 @@ impl Cpu {
         Form::of(self.activations, self.isa, weight)
     }
 
-    /// The order of split inputs, where inputs are split.
-    fn order(&self) -> Option<Order> {
-        self.splits().then(|| Order::of(self.isa))
+    /// How split inputs lie, where inputs are split.
+    fn split_form(&self) -> Option<SplitForm> {
+        let form = SplitForm { order: Order::of(self.isa), parts: self.activations.parts() };
+        self.splits().then_some(form)
     }
 
     /// Bytes that [`super::Backend::reserve`] and [`super::Backend::routing`] make, pages not counted.
@@ -236,7 +237,7 @@ impl Cpu {
 
     fn input_bytes(&self, shape: &ScratchShape) -> u64 {
         let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
-        let pairs = self.order().map_or(0, |order| PairRows::bytes(order, rows, dim));
+        let pairs = self.split_form().map_or(0, |form| PairRows::bytes(form, rows, dim));
         let rounded = if self.rounds() { (rows * dim * size_of::<f32>()) as u64 } else { 0 };
         let groups = if self.has_groups() {
             GroupRows::bytes(rows, dim)
@@ -251,16 +252,17 @@ impl Cpu {
     /// What experts may take.
     fn expert_forms(&self) -> experts::Forms {
         experts::Forms {
-            pairs: self.order(),
+            pairs: self.split_form(),
             has_groups: self.has_groups(),
             rounds: self.rounds(),
             threads: self.pool.threads(),
         }
     }
 
-    /// Whether inputs of bf16 matrices lose what a pair would.
+    /// Whether inputs of bf16 matrices lose what split ones would.
     fn rounds(&self) -> bool {
-        self.activations == Activations::Bf16 && !self.splits()
+        let is_bf16 = matches!(self.activations, Activations::Bf16 | Activations::Bf16Rounded);
+        is_bf16 && !self.splits()
     }
 
     /// Whether inputs become whole numbers.
@@ -271,8 +273,8 @@ impl Cpu {
     /// Makes all scratch.
     fn make_scratch(&mut self, shape: &ScratchShape) {
         let (rows, dim) = (shape.step_rows_max.max(shape.sequences_max), shape.input_dim_max);
-        if let Some(order) = self.order() {
-            self.inputs.pairs = PairRows::with_room(order, rows, dim);
+        if let Some(form) = self.split_form() {
+            self.inputs.pairs = PairRows::with_room(form, rows, dim);
         }
         if self.rounds() {
             self.inputs.rounded = vec![0.0; rows * dim];

@@ -1,5 +1,6 @@
 //! What the backend is made with: instructions, inputs, where weights are.
 
+use super::simd::multiply::Parts;
 use super::topology::Topology;
 use crate::checkpoint::Quant;
 use crate::error::{Error, Result};
@@ -94,6 +95,8 @@ pub enum Activations {
     /// For bf16 matrices, each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`; all others still
     /// take f32. See docs/decisions/0004.
     Bf16,
+    /// The same with the value alone: half the products of a prompt; an input is off by 2^-8 of itself at most.
+    Bf16Rounded,
     /// For matrices in blocks of whole numbers, inputs as whole numbers, for `vpdpbusd`: signed bytes with a factor for
     /// every 32. bf16 matrices take pairs where there is `vdpbf16ps`, all others f32. See docs/decisions/0009.
     Int8,
@@ -108,11 +111,12 @@ impl Activations {
         match name {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
+            "bf16-rounded" => Ok(Self::Bf16Rounded),
             "int8" => Ok(Self::Int8),
             _ => Err(Error::Setting {
                 name: "activations",
                 got: name.into(),
-                want: "f32, bf16 or int8".into(),
+                want: "f32, bf16, bf16-rounded or int8".into(),
             }),
         }
     }
@@ -122,8 +126,14 @@ impl Activations {
         match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Bf16Rounded => "bf16-rounded",
             Self::Int8 => "int8",
         }
+    }
+
+    /// What an input of a bf16 matrix becomes.
+    pub(super) fn parts(self) -> Parts {
+        if self == Self::Bf16Rounded { Parts::One } else { Parts::Two }
     }
 }
 
@@ -232,7 +242,9 @@ mod tests {
         for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
             assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
         }
-        for activations in [Activations::F32, Activations::Bf16, Activations::Int8] {
+        for activations in
+            [Activations::F32, Activations::Bf16, Activations::Bf16Rounded, Activations::Int8]
+        {
             assert_eq!(Activations::parse(activations.name()).unwrap(), activations);
         }
         for cache in [CacheType::F32, CacheType::Bf16, CacheType::Int8] {
@@ -241,6 +253,6 @@ mod tests {
         let error = Isa::parse("sse").unwrap_err().to_string();
         assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx512 or amx");
         let error = Activations::parse("fp8").unwrap_err().to_string();
-        assert_eq!(error, "`activations` is fp8, wanted f32, bf16 or int8");
+        assert_eq!(error, "`activations` is fp8, wanted f32, bf16, bf16-rounded or int8");
     }
 }

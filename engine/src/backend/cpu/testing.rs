@@ -201,15 +201,21 @@ impl Matrix {
 }
 
 /// Largest error of a product of length `dim`, relative to its size. f32: each of sixteen lanes is a chain of `dim / 16`
-/// roundings, then a tree of four. Pairs leave out 2^-17 of each input, and `vdpbf16ps` adds twice as often.
+/// roundings, then a tree of four. Pairs leave out 2^-17 of each input, single bf16 numbers
+/// 2^-8, and `vdpbf16ps` adds twice as often.
 ///
 /// Whole numbers: a chain of `dim / 32` roundings, two where numbers have an offset, and what [`Sum::steps`] says beside.
 pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
     let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
-    let pairs = way.activations != Activations::F32 && dtype == DType::Bf16;
+    let input = match way.activations {
+        _ if dtype != DType::Bf16 => 0.0,
+        Activations::F32 => 0.0,
+        Activations::Bf16 | Activations::Int8 => 2f64.powi(-17),
+        Activations::Bf16Rounded => 2f64.powi(-8),
+    };
     // A factor rounds each weight once more, and so does a block's.
     let factor = if dtype == DType::Fp8E4m3 || dtype.block_len() > 1 { 1.0 } else { 0.0 };
-    (roundings + factor) * 2f64.powi(-24) + if pairs { 2f64.powi(-17) } else { 0.0 }
+    (roundings + factor) * 2f64.powi(-24) + input
 }
 
 /// Instructions and form of inputs.
@@ -225,7 +231,13 @@ impl Way {
         self.activations == Activations::Int8 && dtype.block_len() > 1
     }
 
-    /// Whether inputs of a matrix of `dtype` become pairs, so that it may be kept in twelve bits a number.
+    /// Whether inputs of a matrix of `dtype` lose more than their last bits.
+    pub(super) fn is_coarse(self, dtype: DType) -> bool {
+        let rounds = self.activations == Activations::Bf16Rounded && dtype == DType::Bf16;
+        self.is_whole(dtype) || rounds
+    }
+
+    /// Whether inputs of a matrix of `dtype` become bf16 numbers, so that it may be kept in twelve bits a number.
     pub(super) fn is_split(self, dtype: DType) -> bool {
         let splits = self.activations != Activations::F32 && self.isa.multiplies_bf16();
         splits && dtype == DType::Bf16
@@ -241,7 +253,7 @@ pub(super) fn ways() -> Vec<Way> {
             continue;
         }
         ways.extend(
-            [Activations::F32, Activations::Bf16, Activations::Int8]
+            [Activations::F32, Activations::Bf16, Activations::Bf16Rounded, Activations::Int8]
                 .map(|activations| Way { isa, activations }),
         );
     }

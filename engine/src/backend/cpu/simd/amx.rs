@@ -1,4 +1,4 @@
-//! bf16 matrices on AMX tiles, inputs in pairs.
+//! bf16 matrices on AMX tiles, inputs as one bf16 number each or two.
 //!
 //! `tdpbf16ps` multiplies a tile of 16 x 32 weights with a tile of 32 x 16 inputs in 16 cycles, sixteen times what
 //! `vdpbf16ps` does. Weights are the left tile, read where they lie: sixteen matrix rows of 32 weights, a cache line
@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::narrow::Narrow;
+use super::pair_rows::Parts;
 use super::product::Product;
 
 /// Rows of a tile: outputs on the left, pairs of inputs' numbers on the right.
@@ -31,16 +32,27 @@ const OUTS: usize = 128;
 const ROWS: usize = 256;
 const CHUNK: usize = 128;
 
-/// Inputs split into bf16 pairs and turned: number `k` of input `row` is half `k % 2` of word `k / 2 * stride + row`.
+/// Inputs as bf16 numbers, turned: number `k` of input `row` is half `k % 2` of word `k / 2 * stride + row`.
 /// Zero up to a multiple of 32 numbers.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Columns {
     /// The rounded values.
     pub(in super::super) hi: *const u32,
-    /// What rounding left over.
+    /// What rounding left over; not read where inputs have become one number.
     pub(in super::super) lo: *const u32,
     /// Words from one pair of numbers to the next.
     pub(in super::super) stride: usize,
+    /// What an input has become.
+    pub(in super::super) parts: Parts,
+}
+
+impl Columns {
+    /// Values, and what rounding left over where that is kept.
+    #[inline(always)]
+    fn halves(&self) -> impl Iterator<Item = *const u32> + use<> {
+        let n = if self.parts == Parts::Two { 2 } else { 1 };
+        [self.hi, self.lo].into_iter().take(n)
+    }
 }
 
 // SAFETY: read only.
@@ -280,7 +292,7 @@ impl Block<'_> {
                 let weights: *const [u16; STEP] = weights.add(step).cast();
                 load!("tmm4", weights, ROW_BYTES);
                 load!("tmm5", weights.add(TILE), ROW_BYTES);
-                for part in [self.x.hi, self.x.lo] {
+                for part in self.x.halves() {
                     load!("tmm6", part.add(at), stride * word);
                     load!("tmm7", part.add(at + TILE), stride * word);
                     add!("tmm0", "tmm4", "tmm6");
@@ -309,11 +321,13 @@ impl Block<'_> {
             load!("tmm4", weights, ROW_BYTES);
             load!("tmm5", weights.add(TILE), ROW_BYTES);
             load!("tmm6", self.x.hi.add(at), row_bytes);
-            load!("tmm7", self.x.lo.add(at), row_bytes);
             add!("tmm0", "tmm4", "tmm6");
             add!("tmm2", "tmm5", "tmm6");
-            add!("tmm0", "tmm4", "tmm7");
-            add!("tmm2", "tmm5", "tmm7");
+            if self.x.parts == Parts::Two {
+                load!("tmm7", self.x.lo.add(at), row_bytes);
+                add!("tmm0", "tmm4", "tmm7");
+                add!("tmm2", "tmm5", "tmm7");
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! bf16 matrices as stored: widened in registers, or multiplied as they are with inputs split into pairs.
+//! bf16 matrices as stored: widened in registers, or multiplied as they are with inputs as bf16 numbers.
 
 use super::{LANES, Lanes, Matrix, Stored};
 
@@ -33,7 +33,7 @@ impl Stored for Bf16 {
 
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    //! Inputs split into pairs, for `vdpbf16ps`.
+    //! Inputs as bf16 numbers, for `vdpbf16ps`.
 
     use std::arch::x86_64::{
         __m256bh, __m256i, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtneps_pbh,
@@ -46,14 +46,15 @@ mod pairs {
     /// Weights of one `vdpbf16ps`.
     const STEP: usize = 32;
 
-    /// One row into values and remainders, zero beyond its end. Numbers below 2^-126 count as zero, as they do in
+    /// One row into values and, unless `lo` is empty, remainders, zero beyond its end. Numbers below 2^-126 count as zero, as they do in
     /// `vdpbf16ps` itself.
     ///
     /// # Safety
-    /// The processor has AVX-512 BF16; `hi` and `lo` are `x.len()` rounded up to a multiple of 32.
+    /// The processor has AVX-512 BF16; `hi` is `x.len()` rounded up to a multiple of 32, and `lo` as many or empty.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(in super::super) unsafe fn split_avx512(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
-        debug_assert!(hi.len() == x.len().next_multiple_of(STEP) && lo.len() == hi.len());
+        debug_assert!(hi.len() == x.len().next_multiple_of(STEP));
+        debug_assert!(lo.is_empty() || lo.len() == hi.len());
         let mut k = 0;
         while k < hi.len() {
             let left = x.len().saturating_sub(k).min(LANES);
@@ -62,11 +63,13 @@ mod pairs {
             unsafe {
                 let value = _mm512_maskz_loadu_ps(mask, x.as_ptr().wrapping_add(k));
                 let rounded = _mm512_cvtneps_pbh(value);
-                let rest = _mm512_cvtneps_pbh(_mm512_sub_ps(value, _mm512_cvtpbh_ps(rounded)));
-                let (rounded, rest) =
-                    (transmute::<__m256bh, __m256i>(rounded), transmute::<__m256bh, __m256i>(rest));
-                _mm256_storeu_si256(hi.as_mut_ptr().add(k).cast(), rounded);
-                _mm256_storeu_si256(lo.as_mut_ptr().add(k).cast(), rest);
+                let number = transmute::<__m256bh, __m256i>(rounded);
+                _mm256_storeu_si256(hi.as_mut_ptr().add(k).cast(), number);
+                if !lo.is_empty() {
+                    let rest = _mm512_cvtneps_pbh(_mm512_sub_ps(value, _mm512_cvtpbh_ps(rounded)));
+                    let number = transmute::<__m256bh, __m256i>(rest);
+                    _mm256_storeu_si256(lo.as_mut_ptr().add(k).cast(), number);
+                }
             }
             k += LANES;
         }

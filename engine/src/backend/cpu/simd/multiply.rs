@@ -7,7 +7,7 @@ use super::Matrix;
 use super::amx::Columns;
 use super::groups::GroupRows;
 use super::narrow::Narrow;
-pub(in super::super) use super::pair_rows::{Order, PairRows, rounded_to_pair};
+pub(in super::super) use super::pair_rows::{Order, PairRows, Parts, SplitForm};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
 use super::product::{Pairs, Product, product};
@@ -31,7 +31,7 @@ pub(super) const OUTS_MANY: usize = 128;
 pub(in super::super) enum Inputs<'a> {
     /// f32 rows, back to back.
     Plain(&'a [f32]),
-    /// Split into bf16 pairs, for `vdpbf16ps`.
+    /// As bf16 numbers, one or two each, for `vdpbf16ps`.
     Split(&'a PairRows),
     /// Whole numbers, for matrices in panels.
     Groups(&'a GroupRows),
@@ -256,28 +256,30 @@ unsafe fn split(
     (pairs, row): (&PairRows, usize),
     n: usize,
 ) {
+    let SplitForm { order, parts } = pairs.form;
     let (hi, lo) = (pairs.hi.numbers().as_ptr(), pairs.lo.numbers().as_ptr());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise; `row` is inside.
     unsafe {
-        match pairs.order {
+        match order {
             Order::Rows => {
                 let (at, stride) = (row * pairs.width, pairs.width);
-                let x = Pairs { hi: hi.add(at), lo: lo.add(at), stride };
+                let x = Pairs { hi: hi.wrapping_add(at), lo: lo.wrapping_add(at), stride, parts };
                 match narrow {
                     Some(narrow) => super::narrow::pairs::product_narrow(p, &x, narrow, n),
                     None => super::product::product_pairs(p, &x, n),
                 }
             }
             Order::Columns => {
-                let (hi, lo) = (hi.cast::<u32>().add(row), lo.cast::<u32>().add(row));
-                let x = Columns { hi, lo, stride: pairs.order.places(pairs.rows) };
+                let of = |half: *const u16| half.cast::<u32>().wrapping_add(row);
+                let stride = order.places(pairs.rows);
+                let x = Columns { hi: of(hi), lo: of(lo), stride, parts };
                 super::amx::product_amx(p, narrow, &x, 0..n);
             }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (p, narrow, hi, lo, row, n);
+    let _ = (p, narrow, hi, lo, order, parts, row, n);
 }
 
 /// `y[row, i] = W[first + i] . x[row]` for `n` rows of the matrix, inputs and outputs a stride apart.

@@ -1,4 +1,4 @@
-//! Inputs split into pairs of bf16 numbers, in the order that products want.
+//! Inputs as bf16 numbers, one or two each, in the order that products want.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m512i, _mm512_storeu_si512};
@@ -56,10 +56,46 @@ impl Order {
     }
 }
 
-/// Rows split into `hi` and `lo`, each padded with zeros to a multiple of 32.
+/// What an input becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in super::super) enum Parts {
+    /// Its value rounded to bf16.
+    One,
+    /// That, and what rounding left over, rounded too.
+    #[default]
+    Two,
+}
+
+impl Parts {
+    /// What the parts keep of a number: 8 or 16 bits of mantissa. Their form where there is no `vdpbf16ps`.
+    pub(in super::super) fn rounded(self, x: f32) -> f32 {
+        let hi = bf16::to_f32(bf16::from_f32(x));
+        match self {
+            Self::One => hi,
+            Self::Two => hi + bf16::to_f32(bf16::from_f32(x - hi)),
+        }
+    }
+}
+
+/// How split inputs lie, and how many numbers each has become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in super::super) struct SplitForm {
+    pub(in super::super) order: Order,
+    pub(in super::super) parts: Parts,
+}
+
+impl SplitForm {
+    /// Numbers of values and of remainders.
+    fn lens(self, rows: usize, dim: usize) -> [usize; 2] {
+        let len = self.order.len(rows, dim);
+        [len, if self.parts == Parts::Two { len } else { 0 }]
+    }
+}
+
+/// Rows split into `hi` and `lo`, each padded with zeros to a multiple of 32; without `lo` where inputs become one number.
 #[derive(Debug, Default)]
 pub(in super::super) struct PairRows {
-    pub(super) order: Order,
+    pub(super) form: SplitForm,
     pub(super) hi: Aligned,
     pub(super) lo: Aligned,
     /// Numbers from one row's to the next's.
@@ -92,14 +128,14 @@ impl Aligned {
 
 impl PairRows {
     /// Room for `rows` rows of up to `dim`.
-    pub(in super::super) fn with_room(order: Order, rows: usize, dim: usize) -> Self {
-        let len = order.len(rows, dim);
-        Self { order, hi: Aligned::new(len), lo: Aligned::new(len), width: 0, rows: 0 }
+    pub(in super::super) fn with_room(form: SplitForm, rows: usize, dim: usize) -> Self {
+        let [hi, lo] = form.lens(rows, dim).map(Aligned::new);
+        Self { form, hi, lo, width: 0, rows: 0 }
     }
 
     /// Bytes that [`PairRows::with_room`] takes.
-    pub(in super::super) fn bytes(order: Order, rows: usize, dim: usize) -> u64 {
-        (2 * (order.len(rows, dim) + LINE) * size_of::<u16>()) as u64
+    pub(in super::super) fn bytes(form: SplitForm, rows: usize, dim: usize) -> u64 {
+        form.lens(rows, dim).map(|len| ((len + LINE) * size_of::<u16>()) as u64).iter().sum()
     }
 
     /// Splits `rows` inputs of `dim` numbers; row `i` is `from(i)`.
@@ -110,12 +146,14 @@ impl PairRows {
         dim: usize,
         from: impl Fn(usize) -> &'a [f32] + Sync,
     ) {
-        (self.width, self.rows) = (self.order.width(dim), rows);
-        let len = self.order.len(rows, dim);
-        assert!(len <= self.hi.numbers().len(), "no room for {rows} rows of {dim}");
-        let (width, places) = (self.width, self.order.places(rows));
+        let SplitForm { order, parts } = self.form;
+        (self.width, self.rows) = (order.width(dim), rows);
+        let [hi_len, lo_len] = self.form.lens(rows, dim);
+        let has_room = hi_len <= self.hi.numbers().len() && lo_len <= self.lo.numbers().len();
+        assert!(has_room, "no room for {rows} rows of {dim}");
+        let (width, places) = (self.width, order.places(rows));
         // A single row is the same in both.
-        let order = if places == 1 { Order::Rows } else { self.order };
+        let order = if places == 1 { Order::Rows } else { order };
         let half = |half: &'_ mut Aligned| -> Exclusive<u16> {
             Exclusive::new(&mut half.room[half.start..])
         };
@@ -124,8 +162,9 @@ impl PairRows {
         pool.run_work(2 * rows * dim, rows.div_ceil(per_task), |task, _| match order {
             Order::Rows => {
                 let (at, len) = (task * width, dim.next_multiple_of(Order::STEP));
+                let lo_len = if parts == Parts::Two { len } else { 0 };
                 // SAFETY: row `task` of either, which this task alone has; checked above to be inside.
-                let (hi, lo) = unsafe { (hi.slice(at, len), lo.slice(at, len)) };
+                let (hi, lo) = unsafe { (hi.slice(at, len), lo.slice(at, lo_len)) };
                 // SAFETY: rows are split only where the processor has AVX-512 BF16; both have a multiple of 32 places.
                 unsafe { split_row(&from(task)[..dim], hi, lo) }
             }
@@ -137,12 +176,13 @@ impl PairRows {
                     let at = |row: usize| (hi.at(2 * row), lo.at(2 * row));
                     let done = if last - first == LANES {
                         let rows = std::array::from_fn(|i| &from(first + i)[..dim]);
-                        split_columns(&rows, at(first), places)
+                        split_columns(&rows, parts, at(first), places)
                     } else {
                         0
                     };
                     for row in first..last {
-                        split_column(&from(row)[done..dim], at(row + done / 2 * places), places);
+                        let at = at(row + done / 2 * places);
+                        split_column(&from(row)[done..dim], parts, at, places);
                     }
                 }
             }
@@ -150,11 +190,12 @@ impl PairRows {
     }
 }
 
-/// One row into pairs, pairs of numbers `places` words apart.
+/// One row into its parts, pairs of numbers `places` words apart.
 ///
 /// # Safety
-/// The processor has AVX-512 BF16; `hi` and `lo` are valid for the row's numbers, rounded up to a multiple of 32.
-unsafe fn split_column(x: &[f32], (hi, lo): (*mut u16, *mut u16), places: usize) {
+/// The processor has AVX-512 BF16; `hi`, and `lo` where there are two parts, are valid for the row's numbers, rounded up to a
+/// multiple of 32.
+unsafe fn split_column(x: &[f32], parts: Parts, (hi, lo): (*mut u16, *mut u16), places: usize) {
     for (block, x) in x.chunks(Order::STEP).enumerate() {
         let (mut high, mut low) = ([0u16; Order::STEP], [0u16; Order::STEP]);
         // SAFETY: the caller's promise.
@@ -163,7 +204,9 @@ unsafe fn split_column(x: &[f32], (hi, lo): (*mut u16, *mut u16), places: usize)
             for pair in 0..Order::STEP / 2 {
                 let at = (block * Order::STEP / 2 + pair) * places * 2;
                 std::ptr::copy_nonoverlapping(high.as_ptr().add(2 * pair), hi.add(at), 2);
-                std::ptr::copy_nonoverlapping(low.as_ptr().add(2 * pair), lo.add(at), 2);
+                if parts == Parts::Two {
+                    std::ptr::copy_nonoverlapping(low.as_ptr().add(2 * pair), lo.add(at), 2);
+                }
             }
         }
     }
@@ -177,6 +220,7 @@ unsafe fn split_column(x: &[f32], (hi, lo): (*mut u16, *mut u16), places: usize)
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn split_columns(
     rows: &[&[f32]; LANES],
+    parts: Parts,
     (hi, lo): (*mut u16, *mut u16),
     places: usize,
 ) -> usize {
@@ -185,7 +229,8 @@ unsafe fn split_columns(
         // SAFETY: a step of a row is inside it, and the caller has sixteen words of each pair's line.
         unsafe {
             let turned = split_and_turn(rows.iter().map(|row| row.as_ptr().wrapping_add(k)));
-            for (to, pairs) in [hi, lo].into_iter().zip(turned) {
+            let n = if parts == Parts::Two { 2 } else { 1 };
+            for (to, pairs) in [hi, lo].into_iter().zip(turned).take(n) {
                 for (pair, words) in pairs.into_iter().enumerate() {
                     let at = to.add((k / 2 + pair) * places * 2);
                     _mm512_storeu_si512(at.cast::<__m512i>(), words);
@@ -201,14 +246,14 @@ unsafe fn split_columns(
 /// # Safety
 /// None is needed.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn split_columns(_: &[&[f32]; LANES], _: (*mut u16, *mut u16), _: usize) -> usize {
+unsafe fn split_columns(_: &[&[f32]; LANES], _: Parts, _: (*mut u16, *mut u16), _: usize) -> usize {
     0
 }
 
-/// One row into pairs, zero beyond its end.
+/// One row into its parts, zero beyond its end.
 ///
 /// # Safety
-/// The processor has AVX-512 BF16; `hi` and `lo` are `x.len()` rounded up to a multiple of 32.
+/// The processor has AVX-512 BF16; `hi` is `x.len()` rounded up to a multiple of 32, and `lo` as many or empty.
 unsafe fn split_row(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise.
@@ -217,10 +262,4 @@ unsafe fn split_row(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (x, hi, lo);
-}
-
-/// What a pair keeps of a number: 16 bits of mantissa. The form of pairs where there is no `vdpbf16ps`.
-pub(in super::super) fn rounded_to_pair(x: f32) -> f32 {
-    let hi = bf16::to_f32(bf16::from_f32(x));
-    hi + bf16::to_f32(bf16::from_f32(x - hi))
 }

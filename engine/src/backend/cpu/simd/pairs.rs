@@ -1,8 +1,8 @@
-//! `vdpbf16ps` on bf16 matrices, sixteen rows at a time, with inputs in pairs.
+//! `vdpbf16ps` on bf16 matrices, sixteen rows at a time, with inputs as one bf16 number each or two.
 //!
 //! Rows are read 128 numbers each, four rows at a time, and multiplied with one to three inputs at a time while they are in
 //! registers; sums wait in the first-level cache for the next 128 numbers. Each output is one chain of sums, number after
-//! number, values before remainders: the same bits with any number of inputs. Why so: docs/decisions/0015, *Without AMX*.
+//! number, values before remainders if there are any: the same bits with any number of inputs. Why so: docs/decisions/0015, *Without AMX*.
 
 mod rows;
 
@@ -14,6 +14,7 @@ use std::mem::{MaybeUninit, transmute};
 use super::Avx512;
 use super::bf16::numbers;
 use super::ints::Ints;
+use super::pair_rows::Parts;
 use super::panels::for_each;
 use super::product::{Pairs, Product};
 use crate::quant::narrow;
@@ -53,6 +54,21 @@ pub(super) trait Panels {
 /// As `product::product_pairs`; `panels` has as many outputs.
 #[inline(always)]
 pub(super) unsafe fn product<P: Panels>(p: &Product, x: &Pairs, panels: &P, outs: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match x.parts {
+            Parts::One => parts::<P, 1>(p, x, panels, outs),
+            Parts::Two => parts::<P, 2>(p, x, panels, outs),
+        }
+    }
+}
+
+/// [`product`] with inputs of `N` parts.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn parts<P: Panels, const N: usize>(p: &Product, x: &Pairs, panels: &P, outs: usize) {
     for first in (0..p.rows).step_by(ROWS) {
         let end = (first + ROWS).min(p.rows);
         for panel in 0..outs.div_ceil(OUTS) {
@@ -61,7 +77,7 @@ pub(super) unsafe fn product<P: Panels>(p: &Product, x: &Pairs, panels: &P, outs
             unsafe {
                 for row in (first..end).step_by(BLOCK) {
                     let inputs = Block { row, n: (end - row).min(BLOCK), asks: row == 0 };
-                    some(&mut panels.rows(panel), x, &inputs, &y);
+                    some::<_, N>(&mut panels.rows(panel), x, &inputs, &y);
                 }
             }
         }
@@ -106,7 +122,7 @@ struct Block {
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn some<R: Rows>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>) {
+unsafe fn some<R: Rows, const N: usize>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>) {
     let dim = y.p.dim;
     // SAFETY: the caller's promise.
     unsafe {
@@ -127,7 +143,7 @@ unsafe fn some<R: Rows>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>)
                 rows.ask(unit, first);
             }
             let w = words(rows.read(unit, first));
-            add(sums, &w, x, block.row * x.stride + unit * STEP, first);
+            add::<N>(sums, &w, x, block.row * x.stride + unit * STEP, first);
         }
         if !dim.is_multiple_of(STEP) {
             let (unit, n) = (dim / STEP, dim % STEP);
@@ -136,7 +152,7 @@ unsafe fn some<R: Rows>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>)
                 for (c, sums) in sums.iter_mut().enumerate() {
                     let at = (block.row + c) * x.stride + unit * STEP;
                     for (sum, w) in sums[first..].iter_mut().zip(&w) {
-                        *sum = tail(*sum, w, (x.hi.add(at), x.lo.add(at)), n);
+                        *sum = tail::<N>(*sum, w, x, (at, n));
                     }
                 }
             }
@@ -152,7 +168,7 @@ unsafe fn some<R: Rows>(rows: &mut R, x: &Pairs, block: &Block, y: &Outputs<'_>)
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn add(
+unsafe fn add<const N: usize>(
     sums: &mut [[__m512; OUTS]],
     w: &[[__m512bh; VECTORS]; FOUR],
     x: &Pairs,
@@ -164,13 +180,13 @@ unsafe fn add(
     unsafe {
         // By twos, and the last three at once: one alone would wait for its own sums.
         while c + 2 <= n && c + 3 != n {
-            four::<2>(sums, w, x, at + c * x.stride, (c, first));
+            four::<2, N>(sums, w, x, at + c * x.stride, (c, first));
             c += 2;
         }
         if c + 3 == n {
-            four::<3>(sums, w, x, at + c * x.stride, (c, first));
+            four::<3, N>(sums, w, x, at + c * x.stride, (c, first));
         } else if c < n {
-            four::<1>(sums, w, x, at + c * x.stride, (c, first));
+            four::<1, N>(sums, w, x, at + c * x.stride, (c, first));
         }
     }
 }
@@ -185,22 +201,24 @@ unsafe fn words(v: Numbers) -> [[__m512bh; VECTORS]; FOUR] {
     unsafe { transmute::<Numbers, [[__m512bh; VECTORS]; FOUR]>(v) }
 }
 
-/// Adds the products of a row's last `n` numbers.
+/// Adds the products of a row's last `n` numbers with an input's from number `at` on.
 ///
 /// # Safety
 /// The input has them, filled up with zeros to a multiple of 32.
 #[inline(always)]
-unsafe fn tail(
+unsafe fn tail<const N: usize>(
     mut sum: __m512,
     w: &[__m512bh; VECTORS],
-    (hi, lo): (*const u16, *const u16),
-    n: usize,
+    x: &Pairs,
+    (at, n): (usize, usize),
 ) -> __m512 {
     // SAFETY: the caller's promise.
     unsafe {
         for (i, w) in w.iter().enumerate().take(n.div_ceil(WIDTH)) {
-            sum = _mm512_dpbf16_ps(sum, *w, numbers(hi.add(i * WIDTH)));
-            sum = _mm512_dpbf16_ps(sum, *w, numbers(lo.add(i * WIDTH)));
+            sum = _mm512_dpbf16_ps(sum, *w, numbers(x.hi.add(at + i * WIDTH)));
+            if N == 2 {
+                sum = _mm512_dpbf16_ps(sum, *w, numbers(x.lo.add(at + i * WIDTH)));
+            }
         }
         sum
     }
@@ -211,7 +229,7 @@ unsafe fn tail(
 /// # Safety
 /// Inputs are valid from number `at` on; the processor has AVX-512 BF16.
 #[inline(always)]
-unsafe fn four<const C: usize>(
+unsafe fn four<const C: usize, const N: usize>(
     all: &mut [[__m512; OUTS]],
     w: &[[__m512bh; VECTORS]; FOUR],
     x: &Pairs,
@@ -228,14 +246,15 @@ unsafe fn four<const C: usize>(
             });
         });
         for_each!(K < VECTORS, 4, {
-            for half in [x.hi, x.lo] {
+            for_each!(PART < N, 4, {
+                let part = if PART == 0 { x.hi } else { x.lo };
                 for_each!(I < C, 4, {
-                    let x = numbers(half.add(at + I * x.stride + K * WIDTH));
+                    let x = numbers(part.add(at + I * x.stride + K * WIDTH));
                     for_each!(R < FOUR, 4, {
                         sums[I][R] = _mm512_dpbf16_ps(sums[I][R], w[R][K], x);
                     });
                 });
-            }
+            });
         });
         for_each!(I < C, 4, {
             for_each!(R < FOUR, 4, {

@@ -6,6 +6,7 @@ use super::bf16::Bf16;
 use super::f16::F16;
 use super::f32::F32;
 use super::fp8::Fp8;
+use super::pair_rows::Parts;
 #[cfg(target_arch = "x86_64")]
 use super::pairs::PlainRows;
 use super::quants::{Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -41,16 +42,18 @@ unsafe impl Sync for Product {}
 // SAFETY: as above.
 unsafe impl Send for Product {}
 
-/// Inputs split into bf16 pairs: `[rows, stride]` each, zero from `dim` to the next multiple of 32; what comes after may be
-/// anything.
+/// Inputs as bf16 numbers: `[rows, stride]` of each part, zero from `dim` to the next multiple of 32; what comes after may
+/// be anything.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Pairs {
     /// The rounded values.
     pub(in super::super) hi: *const u16,
-    /// What rounding left over.
+    /// What rounding left over; not read where inputs have become one number.
     pub(in super::super) lo: *const u16,
     /// Numbers from one input to the next.
     pub(in super::super) stride: usize,
+    /// What an input has become.
+    pub(in super::super) parts: Parts,
 }
 
 // SAFETY: read only.
@@ -95,7 +98,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
     }
 }
 
-/// Runs a bf16 product on inputs split into pairs, with `vdpbf16ps`.
+/// Runs a bf16 product on split inputs, with `vdpbf16ps`.
 ///
 /// # Safety
 /// As [`product`]; `pairs` covers `p.rows` rows of `p.dim`, and the processor has AVX-512 BF16.

@@ -95,6 +95,8 @@ fn tables_name_every_figure_and_the_peak_they_are_shares_of() {
 fn the_peak_is_that_of_weights_and_inputs() {
     assert_eq!(arithmetic("bfloat16", "bf16", "amx"), Arithmetic::AmxBf16);
     assert_eq!(arithmetic("bfloat16", "bf16", "avx512"), Arithmetic::Bf16);
+    assert_eq!(arithmetic("bfloat16", "bf16-rounded", "avx512"), Arithmetic::Bf16);
+    assert_eq!(arithmetic("bfloat16", "bf16-rounded", "amx"), Arithmetic::AmxBf16);
     assert_eq!(arithmetic("bfloat16", "bf16", "avx2"), Arithmetic::F32);
     assert_eq!(arithmetic("bfloat16", "f32", "avx512"), Arithmetic::F32);
     assert_eq!(arithmetic("Q4_0", "bf16", "avx512"), Arithmetic::F32, "decoded in registers");

@@ -4,6 +4,7 @@ use std::arch::asm;
 use std::mem::MaybeUninit;
 
 use super::{Block, ROW_BYTES, STEP, TILE, Weights};
+use crate::backend::cpu::simd::pair_rows::Parts;
 use crate::backend::cpu::simd::prefetch_far;
 
 impl Block<'_> {
@@ -51,11 +52,16 @@ impl Block<'_> {
                 ask(2);
                 load!("tmm6", self.x.hi.add(at), stride * word);
                 ask(3);
-                load!("tmm7", self.x.lo.add(at), stride * word);
-                add!("tmm0", "tmm4", "tmm6");
-                add!("tmm2", "tmm5", "tmm6");
-                add!("tmm0", "tmm4", "tmm7");
-                add!("tmm2", "tmm5", "tmm7");
+                if self.x.parts == Parts::Two {
+                    load!("tmm7", self.x.lo.add(at), stride * word);
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm2", "tmm5", "tmm6");
+                    add!("tmm0", "tmm4", "tmm7");
+                    add!("tmm2", "tmm5", "tmm7");
+                } else {
+                    add!("tmm0", "tmm4", "tmm6");
+                    add!("tmm2", "tmm5", "tmm6");
+                }
             }
             self.write_few();
         }
