@@ -3,7 +3,7 @@
 //! | format | bytes of a row of 512 + 64 | `c_kv` | `k_pe` |
 //! | --- | --- | --- | --- |
 //! | f32 | 2,304 | as computed | as computed |
-//! | bf16 | 1,152 | rounded, off by 2^-9 of itself at most | the same |
+//! | bf16 | 1,152 | rounded, off by 2^-8 of itself at most | the same |
 //! | int8 | 656 | whole numbers, a factor for every 128: off by 1/254 of their largest at most | bf16 |
 //!
 //! The rotary part stays in bf16: it has no norm, and few large channels that others' steps would follow.

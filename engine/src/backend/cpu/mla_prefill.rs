@@ -17,7 +17,8 @@ use crate::step::PAGE_TOKENS;
 #[cfg(target_arch = "x86_64")]
 use super::simd::attention::prefill;
 #[cfg(target_arch = "x86_64")]
-use super::simd::panels::unpack::{Way, unpack};
+use super::simd::panels::unpack::unpack;
+use super::simd::panels::unpack::{Way, widen};
 
 /// Rows that see a page together without tiles.
 const ROWS: usize = 8;
@@ -175,10 +176,9 @@ impl Work<'_> {
         scratch.running[..n_row].fill(Running::START);
         scratch.out[..n_row * shape.v_head_dim].fill(0.0);
         if let KvB::Halves { key, value } = self.kv_b {
-            turn(scratch, key, head * shape.kv_lora_rank);
+            self.turn(scratch, key, head * shape.kv_lora_rank);
             if value.dtype.block_len() > 1 {
-                let to = scratch.w_uv.chunks_mut(shape.kv_lora_rank);
-                to.enumerate().for_each(|(i, to)| value.row(head * shape.v_head_dim + i, to));
+                self.widen(scratch, value, head * shape.v_head_dim);
             }
         }
         for (i, page) in plan.pages_of(sequence).iter().enumerate() {
@@ -195,6 +195,32 @@ impl Work<'_> {
             running.finish(out);
         }
         &scratch.out[..n_row * shape.v_head_dim]
+    }
+
+    /// One head's key half, `[c, n]` from row `first`, turned round and widened.
+    fn turn(&self, scratch: &mut Scratch, key: &Weight, first: usize) {
+        let Scratch { w_uk, stored, .. } = scratch;
+        let (latent, n) = (self.shape.kv_lora_rank, key.dim);
+        if let Some(panels) = key.panels(first, latent) {
+            return widen(self.isa, key.dtype, panels, n, Way::Turned, w_uk);
+        }
+        for c in 0..latent {
+            key.row(first + c, stored);
+            for (n, x) in stored.iter().enumerate() {
+                w_uk[n * latent + c] = *x;
+            }
+        }
+    }
+
+    /// One head's value half, `[v, c]` from row `first`, widened.
+    fn widen(&self, scratch: &mut Scratch, value: &Weight, first: usize) {
+        let (w_uv, v) = (&mut scratch.w_uv, self.shape.v_head_dim);
+        if let Some(panels) = value.panels(first, v) {
+            return widen(self.isa, value.dtype, panels, value.dim, Way::Rows, w_uv);
+        }
+        for (i, to) in w_uv.chunks_mut(value.dim).enumerate() {
+            value.row(first + i, to);
+        }
     }
 
     /// Lets the rows of a chunk pass over the keys and values of the page whose first key is number `start`.
@@ -226,9 +252,10 @@ impl Work<'_> {
     fn expand(&self, scratch: &mut Scratch, page: usize, head: usize, n_key: usize) {
         let Self { isa, kv_b, shape, .. } = *self;
         let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.latent_dim());
-        let Scratch { keys, values, w_uk, w_uv, latents, .. } = scratch;
+        let Scratch { keys, values, w_uk, w_uv, latents, page: room, .. } = scratch;
+        let cached = self.cache.page(isa, page, n_key, room);
         for (i, row) in latents.chunks_mut(latent).take(n_key).enumerate() {
-            self.cache.read(page * PAGE_TOKENS + i, row);
+            cached.widen(isa, i, row);
         }
         let rows = &latents[..n_key * latent];
         let (qk, k_pe) = (shape.qk_head_dim(), shape.k_pe_start(head));
@@ -365,18 +392,6 @@ fn turned_rows_of<'a>(
         }
     }
     Rows::bf16(to, n, latent)
-}
-
-/// One head's key half, `[c, n]` from row `first`, turned round and widened.
-fn turn(scratch: &mut Scratch, key: &Weight, first: usize) {
-    let Scratch { w_uk, stored, .. } = scratch;
-    let latent = w_uk.len() / stored.len();
-    for c in 0..latent {
-        key.row(first + c, stored);
-        for (n, x) in stored.iter().enumerate() {
-            w_uk[n * latent + c] = *x;
-        }
-    }
 }
 
 #[cfg(test)]

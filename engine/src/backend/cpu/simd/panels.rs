@@ -11,7 +11,6 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod rows;
 mod tile;
-#[cfg(target_arch = "x86_64")]
 pub(in super::super) mod unpack;
 
 use super::Portable;

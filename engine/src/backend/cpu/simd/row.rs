@@ -179,6 +179,30 @@ fn scaled<const FUSED: bool>(out: &mut [u16], x: &[u8], factor: f32) {
 }
 
 on_isa! {
+    /// `out[i] = x[i]`, little-endian f32.
+    fn copy_f32(out: &mut [f32], x: &[u8]) = copied;
+}
+
+#[inline(always)]
+fn copied<const FUSED: bool>(out: &mut [f32], x: &[u8]) {
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<4>().0) {
+        *out = f32::from_le_bytes(*x);
+    }
+}
+
+on_isa! {
+    /// `out[i] = x[i]`, little-endian bf16.
+    fn widen_bf16(out: &mut [f32], x: &[u8]) = widened;
+}
+
+#[inline(always)]
+fn widened<const FUSED: bool>(out: &mut [f32], x: &[u8]) {
+    for (out, x) in out.iter_mut().zip(x.as_chunks::<2>().0) {
+        *out = f32::from_bits(u32::from(u16::from_le_bytes(*x)) << 16);
+    }
+}
+
+on_isa! {
     /// Whether all are numbers.
     fn is_finite(x: &[f32]) -> bool = finite;
 }

@@ -2,7 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::Matrix;
+use super::{Matrix, row};
+use crate::backend::cpu::Isa;
 use crate::quant::DType;
 
 /// `n` rows of `dim` numbers, a stride apart.
@@ -63,6 +64,22 @@ impl<'a> Rows<'a> {
     /// Numbers of a row.
     pub(in super::super) fn dim(self) -> usize {
         self.dim
+    }
+
+    /// Row `index`, widened.
+    ///
+    /// # Panics
+    /// When there is none, or `out` is no row: a bug of the caller.
+    pub(in super::super) fn widen(self, isa: Isa, index: usize, out: &mut [f32]) {
+        assert!(index < self.n && out.len() == self.dim, "row {index} of {}", self.n);
+        let at = self.at.wrapping_add(index * self.row_bytes);
+        // SAFETY: checked when these rows were made, and above.
+        let row = unsafe { std::slice::from_raw_parts(at, self.dim * self.dtype.block_bytes()) };
+        match self.dtype {
+            DType::F32 => row::copy_f32(isa, out, row),
+            DType::Bf16 => row::widen_bf16(isa, out, row),
+            _ => self.dtype.decode(row, out),
+        }
     }
 
     /// As kernels read them.

@@ -1,17 +1,22 @@
-//! Panels back to rows of bf16, for products that want whole tiles of them.
+//! Panels back to rows: numbers as stored blocks decode, for products that take no panels.
+//!
+//! A number is its group's product with the number one. Whole numbers times scales are exact, so one rounding remains, that
+//! of the blocks' own decoders; only a zero has no sign.
 
-use std::arch::x86_64::{
-    __m512, _mm512_and_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_srl_epi32, _mm512_storeu_si512, _mm512_sub_epi32,
-};
-use std::arch::x86_64::{_mm_cvtsi32_si128, _mm256_storeu_si256};
+#[cfg(target_arch = "x86_64")]
+mod halves;
 
-use super::super::attention::words::{pair, rounded, transpose};
-use super::super::groups::Group;
-use super::super::{Avx512, Lanes};
 use super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
+use crate::backend::cpu::Isa;
+use crate::backend::cpu::simd::groups::Group;
+use crate::backend::cpu::simd::ints::Ints;
+#[cfg(target_arch = "x86_64")]
+use crate::backend::cpu::simd::{Avx2, Avx512};
+use crate::backend::cpu::simd::{LANES, Portable};
 use crate::quant::DType;
 use crate::quant::panels::{GROUP, Layout, OUTS};
+#[cfg(target_arch = "x86_64")]
+pub(in super::super::super) use halves::unpack;
 
 /// Which way a panel's rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,41 +27,143 @@ pub(in super::super::super) enum Way {
     Turned,
 }
 
-/// Writes the rows of whole panels, `[n_out, dim]`, as bf16: `to [n_out, dim]`, or turned round `to [dim, n_out]`.
+/// Rows of panels and where they go, `[n_out, dim]` or turned round `[dim, n_out]`.
+#[derive(Clone, Copy)]
+struct Shape {
+    n_out: usize,
+    dim: usize,
+    way: Way,
+}
+
+impl Shape {
+    /// Of `len` numbers.
+    ///
+    /// # Panics
+    /// When lengths disagree, or rows are no whole panels and pairs of groups: a bug of the caller.
+    fn new(dtype: DType, panels: &[u8], dim: usize, way: Way, len: usize) -> Self {
+        let n_out = len / dim.max(1);
+        assert!(n_out.is_multiple_of(OUTS) && len == n_out * dim && dim.is_multiple_of(GROUP));
+        let bytes = Layout::of(dtype).and_then(|layout| layout.panel_bytes(dim)).unwrap_or(0);
+        assert!(panels.len() == n_out / OUTS * bytes, "panels of another shape");
+        Self { n_out, dim, way }
+    }
+
+    /// Numbers before those of panel `index`.
+    fn first(self, index: usize) -> usize {
+        index * OUTS * if self.way == Way::Rows { self.dim } else { 1 }
+    }
+
+    /// Numbers from one line of the result to the next.
+    fn stride(self) -> usize {
+        if self.way == Way::Rows { self.dim } else { self.n_out }
+    }
+}
+
+/// Writes the rows of whole panels, `[n_out, dim]`, widened: `to [n_out, dim]`, or turned round `to [dim, n_out]`.
 ///
 /// # Panics
 /// When lengths disagree, or rows are no whole panels and pairs of groups: a bug of the caller.
-pub(in super::super::super) fn unpack(
+pub(in super::super::super) fn widen(
+    isa: Isa,
     dtype: DType,
     panels: &[u8],
     dim: usize,
     way: Way,
-    to: &mut [u16],
+    to: &mut [f32],
 ) {
-    let n_out = to.len() / dim.max(1);
-    let bytes = Layout::of(dtype).and_then(|layout| layout.panel_bytes(dim)).unwrap_or(0);
-    assert!(n_out.is_multiple_of(OUTS) && to.len() == n_out * dim && dim.is_multiple_of(GROUP));
-    assert!(panels.len() == n_out / OUTS * bytes, "panels of another shape");
-    for (i, panel) in panels.chunks(bytes.max(1)).enumerate() {
-        // SAFETY: asked for where the processor has tiles, and AVX-512 with them; lengths checked above.
+    let shape = Shape::new(dtype, panels, dim, way, to.len());
+    let each = (panels.len() / (shape.n_out / OUTS).max(1)).max(1);
+    for (i, panel) in panels.chunks(each).enumerate() {
+        // SAFETY: lengths checked above; `isa` was checked when the backend was made.
         unsafe {
-            let to = match way {
-                Way::Rows => to.as_mut_ptr().add(i * OUTS * dim),
-                Way::Turned => to.as_mut_ptr().add(i * OUTS),
-            };
-            let stride = if way == Way::Rows { dim } else { n_out };
+            let to = to.as_mut_ptr().add(shape.first(i));
             match dtype {
-                DType::Q8_0 => one::<Q8_0>(panel, dim, way, to, stride),
-                DType::Q4_0 => one::<Q4_0>(panel, dim, way, to, stride),
-                DType::Q5_0 => one::<Q5_0>(panel, dim, way, to, stride),
-                DType::Q5_1 => one::<Q5_1>(panel, dim, way, to, stride),
-                DType::Q4K => one::<Q4K>(panel, dim, way, to, stride),
-                DType::Q5K => one::<Q5K>(panel, dim, way, to, stride),
-                DType::Q6K => one::<Q6K>(panel, dim, way, to, stride),
+                DType::Q8_0 => on::<Q8_0>(isa, panel, shape, to),
+                DType::Q4_0 => on::<Q4_0>(isa, panel, shape, to),
+                DType::Q5_0 => on::<Q5_0>(isa, panel, shape, to),
+                DType::Q5_1 => on::<Q5_1>(isa, panel, shape, to),
+                DType::Q4K => on::<Q4K>(isa, panel, shape, to),
+                DType::Q5K => on::<Q5K>(isa, panel, shape, to),
+                DType::Q6K => on::<Q6K>(isa, panel, shape, to),
                 DType::F32 | DType::Bf16 | DType::F16 | DType::Fp8E4m3 => {}
             }
         }
     }
+}
+
+/// # Safety
+/// The processor has `isa`; `panel` is one of `P`'s, and `to` has room for its rows.
+unsafe fn on<P: Panel>(isa: Isa, panel: &[u8], shape: Shape, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::<P>(panel, shape, to),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => avx512::<P>(panel, shape, to),
+            _ => one::<Portable, P>(panel, shape, to),
+        }
+    }
+}
+
+/// # Safety
+/// As [`on`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { one::<Avx2, P>(panel, shape, to) }
+}
+
+/// # Safety
+/// As [`on`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn avx512<P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe { one::<Avx512, P>(panel, shape, to) }
+}
+
+/// # Safety
+/// As [`on`].
+#[inline(always)]
+unsafe fn one<L: Ints, P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
+    let stride = shape.stride();
+    for group in 0..shape.dim / GROUP {
+        // SAFETY: the caller's promise; the group is inside.
+        unsafe {
+            let read = read::<L, P>(panel, group);
+            let mut turned = [[0.0f32; LANES]; GROUP];
+            for (k, turned) in turned.iter_mut().enumerate() {
+                let at = match shape.way {
+                    Way::Rows => turned.as_mut_ptr(),
+                    Way::Turned => to.add((group * GROUP + k) * stride),
+                };
+                L::store(at, number::<L, P>(&read, k));
+            }
+            if shape.way == Way::Rows {
+                for row in 0..OUTS {
+                    let to = to.add(row * stride + group * GROUP);
+                    for (k, turned) in turned.iter().enumerate() {
+                        *to.add(k) = turned[row];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Group number `group` of a panel.
+///
+/// # Safety
+/// It is inside, and the processor has `L`.
+#[inline(always)]
+unsafe fn read<L: Ints, P: Panel>(panel: &[u8], group: usize) -> P::Group<L> {
+    let layout = layout::<P>();
+    let unit = panel[group / layout.groups * layout.unit_bytes()..].as_ptr();
+    let within = group % layout.groups;
+    // SAFETY: the group is inside its unit.
+    unsafe { P::read::<L>(unit, within, unit.add(layout.head_bytes + within * layout.group_bytes)) }
 }
 
 /// What a product with the number one is: the weight itself.
@@ -70,70 +177,63 @@ const ONE: Group = Group {
     minus_32: [0; 2],
 };
 
-/// # Safety
-/// The processor has AVX-512; the panel has rows of `dim` numbers, and `to` room for them, `stride` numbers apart.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
-unsafe fn one<P: Panel>(panel: &[u8], dim: usize, way: Way, to: *mut u16, stride: usize) {
-    let layout = layout::<P>();
-    for group in 0..dim / GROUP {
-        let unit = panel[group / layout.groups * layout.unit_bytes()..].as_ptr();
-        let within = group % layout.groups;
-        // SAFETY: the group is inside its unit.
-        unsafe {
-            let numbers = unit.add(layout.head_bytes + within * layout.group_bytes);
-            let read = P::read::<Avx512>(unit, within, numbers);
-            match way {
-                Way::Rows => rows::<P>(&read, to.add(group * GROUP), stride),
-                Way::Turned => turned::<P>(&read, to.add(group * GROUP * stride), stride),
-            }
-        }
-    }
-}
+/// One of four numbers each.
+static ONES: [[i8; 4]; 4] = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
 
 /// Number `k` of a group's sixteen rows.
 ///
 /// # Safety
-/// The processor has AVX-512; `k` is below 32.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
-unsafe fn number<P: Panel>(group: &P::Group<Avx512>, k: usize) -> __m512 {
-    // SAFETY: no memory is touched.
-    unsafe {
-        let words = P::numbers::<Avx512>(group)[k / 4];
-        let bytes = _mm512_srl_epi32(words, _mm_cvtsi32_si128((k % 4 * 8) as i32));
-        let bytes = _mm512_and_si512(bytes, _mm512_set1_epi32(255));
-        let whole = _mm512_sub_epi32(bytes, _mm512_set1_epi32(i32::from(P::MINUS)));
-        let whole = Avx512::to_f32(P::scaled::<Avx512>(whole, group, k));
-        P::finish::<Avx512>(_mm512_setzero_ps(), whole, group, &ONE)
-    }
-}
-
-/// # Safety
-/// As [`one`]: 32 numbers of sixteen rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
-#[inline]
-unsafe fn rows<P: Panel>(group: &P::Group<Avx512>, to: *mut u16, stride: usize) {
-    let mut words = [_mm512_setzero_si512(); OUTS];
+/// The processor has `L`; `k` is below 32.
+#[inline(always)]
+unsafe fn number<L: Ints, P: Panel>(group: &P::Group<L>, k: usize) -> L::V {
     // SAFETY: the caller's promise.
     unsafe {
-        for (i, words) in words.iter_mut().enumerate() {
-            let even = rounded(number::<P>(group, 2 * i));
-            *words = pair(even, rounded(number::<P>(group, 2 * i + 1)));
-        }
-        transpose(&mut words);
-        for (row, words) in words.into_iter().enumerate() {
-            _mm512_storeu_si512(to.add(row * stride).cast(), words);
-        }
+        let (minus, one) = (L::splat_int(-i32::from(P::MINUS)), &raw const ONES[k % 4]);
+        let whole = L::dot_wide(minus, P::numbers::<L>(group)[k / 4], one);
+        let whole = L::to_f32(P::scaled::<L>(whole, group, k));
+        P::finish::<L>(L::splat(0.0), whole, group, &ONE)
     }
 }
 
-/// # Safety
-/// As [`one`]: 32 rows of sixteen numbers.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
-#[inline]
-unsafe fn turned<P: Panel>(group: &P::Group<Avx512>, to: *mut u16, stride: usize) {
-    for k in 0..GROUP {
-        // SAFETY: the caller's promise.
-        unsafe { _mm256_storeu_si256(to.add(k * stride).cast(), rounded(number::<P>(group, k))) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::testing::ways;
+    use crate::quant::panels::pack;
+
+    #[test]
+    fn rows_come_back_as_their_blocks_decode() {
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+            // Three groups where a unit has two, more than a unit where it has more.
+            let (dim, n_out) = (3 * dtype.block_len(), 2 * OUTS);
+            let row_bytes = dtype.row_bytes(dim).unwrap();
+            let mut state = 5u32;
+            let mut rows = vec![0u8; n_out * row_bytes];
+            for byte in &mut rows {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = (state >> 24) as u8 & 0xbf;
+            }
+            let panel_bytes = Layout::of(dtype).unwrap().panel_bytes(dim).unwrap();
+            let mut panels = vec![0; 2 * panel_bytes];
+            let each = rows.chunks(OUTS * row_bytes).zip(panels.chunks_mut(panel_bytes));
+            each.for_each(|(rows, panel)| pack(dtype, rows, dim, panel));
+            let mut want = vec![0.0; n_out * dim];
+            let each = rows.chunks(row_bytes).zip(want.chunks_mut(dim));
+            each.for_each(|(row, want)| dtype.decode(row, want));
+            for isa in ways().into_iter().map(|way| way.isa) {
+                for way in [Way::Rows, Way::Turned] {
+                    let mut got = vec![9.0f32; n_out * dim];
+                    widen(isa, dtype, &panels, dim, way, &mut got);
+                    for (row, want) in want.chunks(dim).enumerate() {
+                        for (k, want) in want.iter().enumerate() {
+                            let at = if way == Way::Rows { row * dim + k } else { k * n_out + row };
+                            // A sum with zero takes away the sign of a zero.
+                            let (got, want) = (got[at].to_bits(), (want + 0.0).to_bits());
+                            assert_eq!(got, want, "{dtype:?} {isa:?} {way:?}, {row}, {k}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }
