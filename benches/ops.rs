@@ -28,11 +28,13 @@ fn formats() -> impl Iterator<Item = (DType, Activations, String)> {
     let plain = DType::ALL.map(|dtype| (dtype, Activations::F32));
     let blocks = DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1);
     let panels = blocks.map(|dtype| (dtype, Activations::Int8));
-    let all = plain.into_iter().chain([(DType::Bf16, Activations::Bf16)]).chain(panels);
+    let bf16 = [Activations::Bf16, Activations::Bf16Rounded].map(|form| (DType::Bf16, form));
+    let all = plain.into_iter().chain(bf16).chain(panels);
     all.map(|(dtype, activations)| {
         let form = match activations {
             Activations::F32 => "",
             Activations::Bf16 => ", pairs",
+            Activations::Bf16Rounded => ", rounded",
             Activations::Int8 => ", int8",
         };
         (dtype, activations, format!("{}{form}", dtype.name()))
