@@ -113,7 +113,7 @@ fn a_warmed_decode_batch_allocates_nothing() {
     // The counter counts: a loop that wastes one allocation a step is seen.
     assert!(allocations("v3-moe-bf16", Activations::F32, 1) >= COUNTED_STEPS);
     for case in ["v3-moe-bf16", "v2-lite-f32", "v3-noqlora-bf16"] {
-        for activations in [Activations::F32, Activations::Bf16] {
+        for activations in [Activations::F32, Activations::Bf16, Activations::Bf16Rounded] {
             assert_eq!(allocations(case, activations, 0), 0, "{case} {activations:?}");
         }
     }

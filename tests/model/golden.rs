@@ -197,10 +197,10 @@ fn bf16_activations_follow_the_reference_to_bf16_accuracy() {
     on_every_isa(Activations::Bf16, &compare::BF16);
 }
 
-/// Inputs rounded once take another expert at a near-tie, and what follows in that sequence is another one then; all other
-/// rows are as near as with pairs (docs/decisions/0004).
+/// Rows of prompts with inputs rounded once are as near as with pairs, but for few where two experts are nearly tied and, if
+/// the other one is taken, for what sees those rows (docs/decisions/0004). Answers go another way there and are not compared.
 #[test]
-fn inputs_rounded_once_follow_the_reference_but_for_near_ties() {
+fn prompts_with_inputs_rounded_once_follow_the_reference_but_for_near_ties() {
     for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
         if !isa.is_available() {
             println!("skipped: this processor has no {isa:?}");
@@ -217,7 +217,8 @@ fn inputs_rounded_once_follow_the_reference_but_for_near_ties() {
             let ids: Vec<i64> = golden["input_ids"].floats.iter().map(|id| *id as i64).collect();
             let made = run_on(&Source::Directory(folder(case)), &ids, 0, 64, &cpu);
             let far = compare::far_rows(&golden["logits"], &made["logits"], &compare::BF16);
-            assert!(far <= 0.15, "{case} on {isa:?}: {far} of the rows are far off");
+            let may = if *case == "kimi-k2-bf16" { 0.15 } else { 0.05 };
+            assert!(far <= may, "{case} on {isa:?}: {far} of the rows are far off");
         }
     }
 }

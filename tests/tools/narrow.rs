@@ -18,7 +18,7 @@ fn twelve_bits_a_number_answer_as_sixteen_do() {
             println!("skipped: this processor has no {isa:?}");
             continue;
         }
-        for activations in [Activations::Bf16, Activations::Int8] {
+        for activations in [Activations::Bf16, Activations::Bf16Rounded, Activations::Int8] {
             let cpu = CpuOptions { isa: Some(isa), activations: Some(activations), ..F32 };
             let mapped = CpuOptions { weights: Some(Residence::Mapped), ..cpu.clone() };
             let plan = |cpu| MemoryPlan::of(&source, &Limits::default(), cpu).unwrap();

@@ -275,7 +275,34 @@ fn quantise(to: &mut [u8], x: &[f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::backend::cpu::simd::attention::score;
-    use crate::backend::cpu::testing::{EVEN, ODD, OWN_KEYS, numbers};
+    use crate::backend::cpu::testing::{
+        CACHES, EVEN, ODD, OWN_KEYS, assert_same_bits, numbers, ways,
+    };
+
+    #[test]
+    fn a_page_has_the_numbers_of_its_rows_on_every_instruction_set() {
+        for shape in [ODD, EVEN, OWN_KEYS] {
+            let dim = shape.latent_dim();
+            for kind in CACHES {
+                let mut latents = Latents::new(kind, &shape, 2);
+                for slot in PAGE_TOKENS..PAGE_TOKENS + 3 {
+                    latents.store(slot, |to| to.copy_from_slice(&numbers(slot as u64, dim)));
+                }
+                for isa in ways().into_iter().map(|way| way.isa) {
+                    let mut room = PageRoom::new(kind, &shape, false);
+                    let page = latents.page(isa, 1, 3, &mut room);
+                    for i in 0..3 {
+                        let (mut want, mut got) = (vec![0.0; dim], vec![9.0; dim]);
+                        latents.read(PAGE_TOKENS + i, &mut want);
+                        page.widen(isa, i, &mut got);
+                        assert_same_bits(&got, &want);
+                        page.columns(3, 7).widen(isa, i, &mut got[..7]);
+                        assert_same_bits(&got[..7], &want[3..10]);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_row_comes_back_as_close_as_its_format_says() {

@@ -50,12 +50,12 @@ mod tests {
         Matrix, ODD, Way, assert_close, assert_same_bits, backend, limits, matrix, numbers,
         product_error, scratch_shape, ways, width,
     };
-    use crate::backend::cpu::{Cpu, Weight};
+    use crate::backend::cpu::{Activations, Cpu, Weight};
     use crate::backend::{Backend, ScratchShape};
     use crate::checkpoint::Bytes;
     use crate::limits::Limits;
-    use crate::quant::DType;
     use crate::quant::narrow::tests::mixed;
+    use crate::quant::{DType, bf16};
 
     fn run(way: Way, threads: usize, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
         run_on(&mut backend(way, threads), x, rows, weight)
@@ -113,6 +113,25 @@ mod tests {
                 check(dtype, 37, dim, 6);
             }
             check(dtype, 131, width(dtype, 576), 9);
+        }
+    }
+
+    #[test]
+    fn inputs_rounded_once_are_pairs_of_what_bf16_holds() {
+        let (n_out, dim) = (37, 227);
+        let matrix = matrix(23, DType::Bf16, n_out, dim);
+        for way in ways().into_iter().filter(|way| way.activations == Activations::Bf16Rounded) {
+            let pairs = Way { activations: Activations::Bf16, ..way };
+            for rows in [1, 2, 3, 16, 17, 40, 300] {
+                let x = numbers(8, rows * dim);
+                let held: Vec<f32> = x.iter().map(|x| bf16::to_f32(bf16::from_f32(*x))).collect();
+                assert!(x != held, "something is lost");
+                for weight in forms(&matrix, DType::Bf16, way) {
+                    let got = run_on(&mut backend_of(way, rows), &x, rows, &weight);
+                    let want = run_on(&mut backend_of(pairs, rows), &held, rows, &weight);
+                    assert_same_bits(&got, &want);
+                }
+            }
         }
     }
 

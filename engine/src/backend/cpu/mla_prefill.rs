@@ -176,9 +176,9 @@ impl Work<'_> {
         scratch.running[..n_row].fill(Running::START);
         scratch.out[..n_row * shape.v_head_dim].fill(0.0);
         if let KvB::Halves { key, value } = self.kv_b {
-            self.turn(scratch, key, head * shape.kv_lora_rank);
+            self.turn_keys(scratch, key, head * shape.kv_lora_rank);
             if value.dtype.block_len() > 1 {
-                self.widen(scratch, value, head * shape.v_head_dim);
+                self.widen_values(scratch, value, head * shape.v_head_dim);
             }
         }
         for (i, page) in plan.pages_of(sequence).iter().enumerate() {
@@ -198,7 +198,7 @@ impl Work<'_> {
     }
 
     /// One head's key half, `[c, n]` from row `first`, turned round and widened.
-    fn turn(&self, scratch: &mut Scratch, key: &Weight, first: usize) {
+    fn turn_keys(&self, scratch: &mut Scratch, key: &Weight, first: usize) {
         let Scratch { w_uk, stored, .. } = scratch;
         let (latent, n) = (self.shape.kv_lora_rank, key.dim);
         if let Some(panels) = key.panels(first, latent) {
@@ -213,7 +213,7 @@ impl Work<'_> {
     }
 
     /// One head's value half, `[v, c]` from row `first`, widened.
-    fn widen(&self, scratch: &mut Scratch, value: &Weight, first: usize) {
+    fn widen_values(&self, scratch: &mut Scratch, value: &Weight, first: usize) {
         let (w_uv, v) = (&mut scratch.w_uv, self.shape.v_head_dim);
         if let Some(panels) = value.panels(first, v) {
             return widen(self.isa, value.dtype, panels, value.dim, Way::Rows, w_uv);

@@ -1,10 +1,9 @@
-use crate::backend::Backend;
-use crate::backend::MlaShape;
 use crate::backend::cpu::testing::{
     CACHES, EVEN, Matrix, ODD, OWN_KEYS, Sequence, TestKvB, Way, assert_close, assert_same_bits,
     attend, backend_for, backend_with, cache, kept_latents, kv_b_forms, step, ways,
 };
-use crate::backend::cpu::{Cpu, Plan, mla_decode};
+use crate::backend::cpu::{Cpu, Plan, Weight, mla_decode};
+use crate::backend::{Backend, KvB, MlaShape};
 use crate::quant::DType;
 
 fn queries(sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
@@ -21,7 +20,7 @@ fn run(
     kv_b: &TestKvB,
 ) -> Vec<f32> {
     let on = backend_for(way, threads, *shape);
-    run_on(on, sequences, n_decode, shape, kv_b)
+    run_on(on, sequences, n_decode, shape, kv_b.stored())
 }
 
 fn run_on(
@@ -29,7 +28,7 @@ fn run_on(
     sequences: &[Sequence],
     n_decode: usize,
     shape: &MlaShape,
-    kv_b: &TestKvB,
+    kv_b: KvB<&Weight>,
 ) -> Vec<f32> {
     let step = step(sequences, n_decode);
     cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
@@ -37,7 +36,7 @@ fn run_on(
     let cache = cache(&mut cpu, sequences, &step, shape);
     let len = step.n_row() * shape.n_head * shape.v_head_dim;
     let mut o = cpu.vector(&vec![9.0; len]).unwrap();
-    cpu.mla_prefill(&mut o, &q, &cache, kv_b.stored(), shape, &plan);
+    cpu.mla_prefill(&mut o, &q, &cache, kv_b, shape, &plan);
     o.clone()
 }
 
@@ -100,7 +99,7 @@ fn chunks_around_pages_agree_with_the_oracle() {
             assert!(got[..decoded].iter().all(|o| *o == 9.0));
             // Keys and values are sums of about 65 products, off by 1e-5 of their size of up to 20; scores of
             // those, scaled, decide weights. Tiles take pairs, off by 2^-17 of each, and weights in blocks are rounded to bf16, and a sum of products of
-            // size 20 is then off by 2^-9 of that.
+            // size 20 is then off by 2^-8 of that at most.
             let cpu = backend_for(way, 1, shape).0;
             let is_tiled = mla_decode::has_tiles(&cpu, &shape);
             let bound = match dtype.block_len() {
@@ -123,8 +122,26 @@ fn every_format_of_the_cache_gives_what_its_rows_give() {
         let want: Vec<f64> = sequences.iter().flat_map(over).collect();
         for way in ways() {
             let on = backend_with(way, kind, EVEN);
-            let got = run_on(on, &sequences, 0, &EVEN, &kv_b);
+            let got = run_on(on, &sequences, 0, &EVEN, kv_b.stored());
             assert_close(&got, &want, |_| 5e-4);
+        }
+    }
+}
+
+#[test]
+fn halves_in_panels_give_the_bits_of_halves_as_stored() {
+    // Rows of both halves are whole blocks of every format, heads begin at whole panels, and no two widths are one.
+    let wide = MlaShape { qk_nope_head_dim: 256, kv_lora_rank: 512, ..EVEN };
+    let sequences = [sequence(2, 0, 3), sequence(5, 60, 17)];
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+        let shape = if dtype.block_len() == 32 { EVEN } else { wide };
+        let kv_b = TestKvB::halves(8, dtype, &shape);
+        for way in ways().into_iter().filter(|way| way.is_whole(dtype)) {
+            let want = run(way, 2, &sequences, 0, &shape, &kv_b);
+            let mut on = backend_for(way, 2, shape);
+            let panels = kv_b.in_panels(&mut on.0).expect("whole panels");
+            let got = run_on(on, &sequences, 0, &shape, panels.as_ref());
+            assert_same_bits(&got, &want);
         }
     }
 }

@@ -160,11 +160,11 @@ pub(super) fn check(
             "matrices of one product differ in shape"
         );
         let is_split = matches!(inputs, Inputs::Split(_));
-        assert!(!is_split || weight.dtype == DType::Bf16, "pairs are for bf16 matrices");
+        assert!(!is_split || weight.dtype == DType::Bf16, "bf16 inputs are for bf16 matrices");
         let is_groups = matches!(inputs, Inputs::Groups(_));
         let is_narrow = weight.narrow.is_some();
         assert!(is_groups || !weight.is_panels || is_narrow, "panels are for whole numbers");
-        assert!(is_split || !is_narrow, "numbers of twelve bits are for pairs");
+        assert!(is_split || !is_narrow, "numbers of twelve bits are for bf16 inputs");
         assert!(!is_groups || weight.dtype.block_len() > 1, "whole numbers are for blocks");
         assert!(segment.end as usize <= rows.min(rows_out), "rows outside");
     }
@@ -246,7 +246,7 @@ pub(super) unsafe fn panel_part(
     }
 }
 
-/// The `n` outputs of a product with inputs in pairs, from input `row` on.
+/// The `n` outputs of a product with inputs as bf16 numbers, from input `row` on.
 ///
 /// # Safety
 /// As [`product`]; the inputs were split because the weights are bf16 and the processor has what their order is for.

@@ -1,4 +1,4 @@
-//! Products of bf16 matrices that are kept in twelve bits a number (`crate::quant::narrow`), with inputs in pairs.
+//! Products of bf16 matrices that are kept in twelve bits a number (`crate::quant::narrow`), with inputs as bf16 numbers.
 //!
 //! A unit's numbers are made in registers, four vectors of 32 out of three. `vdpbf16ps` takes them there, strays put in by
 //! masks; for tiles they go to a thread's first-level cache in the order that tiles of plain bf16 matrices are read, and

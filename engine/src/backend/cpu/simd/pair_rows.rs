@@ -263,3 +263,52 @@ unsafe fn split_row(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (x, hi, lo);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::testing::{numbers, two_nodes};
+
+    #[test]
+    fn both_orders_have_the_same_numbers_and_values_are_the_same_without_remainders() {
+        if !Isa::Avx512Bf16.is_available() {
+            return eprintln!("skipped: no {}", Isa::Avx512Bf16.name());
+        }
+        let mut pool = Pool::new(&two_nodes(2)).unwrap();
+        for (rows, dim) in [(1, 33), (2, 100), (15, 31), (16, 64), (17, 100), (40, 97)] {
+            let x = numbers(5, rows * dim);
+            let mut filled = |order, parts| {
+                let mut all = PairRows::with_room(SplitForm { order, parts }, rows, dim);
+                all.fill(&mut pool, rows, dim, |row| &x[row * dim..(row + 1) * dim]);
+                all
+            };
+            let plain = filled(Order::Rows, Parts::Two);
+            for parts in [Parts::One, Parts::Two] {
+                for order in [Order::Rows, Order::Columns] {
+                    let all = filled(order, parts);
+                    let places = order.places(rows);
+                    for (row, k) in (0..rows).flat_map(|row| (0..dim).map(move |k| (row, k))) {
+                        let at = if order == Order::Rows || places == 1 {
+                            row * all.width + k
+                        } else {
+                            (k / 2 * places + row) * 2 + k % 2
+                        };
+                        let want = row * plain.width + k;
+                        assert_eq!(all.hi.numbers()[at], plain.hi.numbers()[want]);
+                        if parts == Parts::Two {
+                            assert_eq!(all.lo.numbers()[at], plain.lo.numbers()[want]);
+                        }
+                    }
+                }
+            }
+            let held = |at: usize| {
+                let [hi, lo] = [&plain.hi, &plain.lo].map(|half| bf16::to_f32(half.numbers()[at]));
+                [hi, hi + lo]
+            };
+            for (i, x) in x.iter().enumerate() {
+                let want = [Parts::One, Parts::Two].map(|parts| parts.rounded(*x));
+                assert_eq!(held(i / dim * plain.width + i % dim), want);
+            }
+        }
+    }
+}

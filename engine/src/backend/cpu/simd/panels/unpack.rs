@@ -39,7 +39,7 @@ impl Shape {
     /// Of `len` numbers.
     ///
     /// # Panics
-    /// When lengths disagree, or rows are no whole panels and pairs of groups: a bug of the caller.
+    /// When lengths disagree, or rows are no whole panels and groups: a bug of the caller.
     fn new(dtype: DType, panels: &[u8], dim: usize, way: Way, len: usize) -> Self {
         let n_out = len / dim.max(1);
         assert!(n_out.is_multiple_of(OUTS) && len == n_out * dim && dim.is_multiple_of(GROUP));
@@ -62,7 +62,7 @@ impl Shape {
 /// Writes the rows of whole panels, `[n_out, dim]`, widened: `to [n_out, dim]`, or turned round `to [dim, n_out]`.
 ///
 /// # Panics
-/// When lengths disagree, or rows are no whole panels and pairs of groups: a bug of the caller.
+/// When lengths disagree, or rows are no whole panels and groups: a bug of the caller.
 pub(in super::super::super) fn widen(
     isa: Isa,
     dtype: DType,
@@ -199,6 +199,7 @@ unsafe fn number<L: Ints, P: Panel>(group: &P::Group<L>, k: usize) -> L::V {
 mod tests {
     use super::*;
     use crate::backend::cpu::testing::ways;
+    use crate::quant::bf16;
     use crate::quant::panels::pack;
 
     #[test]
@@ -224,6 +225,13 @@ mod tests {
                 for way in [Way::Rows, Way::Turned] {
                     let mut got = vec![9.0f32; n_out * dim];
                     widen(isa, dtype, &panels, dim, way, &mut got);
+                    #[cfg(target_arch = "x86_64")]
+                    if isa.multiplies_bf16() {
+                        let mut halves = vec![9; n_out * dim];
+                        unpack(dtype, &panels, dim, way, &mut halves);
+                        let want: Vec<u16> = got.iter().map(|x| bf16::from_f32(*x)).collect();
+                        assert!(halves == want, "{dtype:?} {way:?} in bf16");
+                    }
                     for (row, want) in want.chunks(dim).enumerate() {
                         for (k, want) in want.iter().enumerate() {
                             let at = if way == Way::Rows { row * dim + k } else { k * n_out + row };
