@@ -46,8 +46,8 @@ mod pairs {
     /// Weights of one `vdpbf16ps`.
     const STEP: usize = 32;
 
-    /// One row into values and, unless `lo` is empty, remainders, zero beyond its end. Numbers below 2^-126 count as zero, as they do in
-    /// `vdpbf16ps` itself.
+    /// One row into values and, unless `lo` is empty, remainders, zero beyond its end. Numbers below 2^-126 count as zero,
+    /// as they do in `vdpbf16ps` itself.
     ///
     /// # Safety
     /// The processor has AVX-512 BF16; `hi` is `x.len()` rounded up to a multiple of 32, and `lo` as many or empty.

@@ -2,7 +2,8 @@
 //!
 //! Rows are read 128 numbers each, four rows at a time, and multiplied with one to three inputs at a time while they are in
 //! registers; sums wait in the first-level cache for the next 128 numbers. Each output is one chain of sums, number after
-//! number, values before remainders if there are any: the same bits with any number of inputs. Why so: docs/decisions/0015, *Without AMX*.
+//! number, values before remainders if there are any: the same bits with any number of inputs. Why so:
+//! docs/decisions/0015, *Without AMX*.
 
 mod rows;
 
