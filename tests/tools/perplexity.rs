@@ -34,6 +34,7 @@ fn perplexity_stays_near_that_of_bf16_weights() {
     let stories: Vec<Vec<u32>> = serde_json::from_slice(&stories).unwrap();
     let plain = perplexity(&stories, &F32);
     let whole = CpuOptions { activations: Some(Activations::Int8), ..F32 };
+    let rounded = CpuOptions { activations: Some(Activations::Bf16Rounded), ..F32 };
     let kept = |target, cache| CpuOptions {
         quant: Some(quant(target)),
         cache: Some(cache),
@@ -42,6 +43,7 @@ fn perplexity_stays_near_that_of_bf16_weights() {
     // Bounds in percent. Eight bits: 1, four bits: 4, whatever the cache is kept in.
     let ways = [
         ("bf16, inputs in pairs", CpuOptions { activations: Some(Activations::Bf16), ..F32 }, 0.1),
+        ("bf16, inputs rounded once", rounded, 0.3),
         ("bf16, cache bf16", CpuOptions { cache: Some(CacheType::Bf16), ..whole.clone() }, 0.3),
         ("bf16, cache int8", CpuOptions { cache: Some(CacheType::Int8), ..whole.clone() }, 1.0),
         ("q8, inputs f32", CpuOptions { quant: Some(quant(Target::Q8)), ..F32 }, 1.0),
