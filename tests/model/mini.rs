@@ -1,10 +1,10 @@
 //! mini-deepseek from files of `torch.save`: every container against the numbers of the model's own code.
 
-use hadal_engine::backend::cpu::{Activations, CpuOptions, Isa};
+use hadal_engine::backend::cpu::{Activations, CpuOptions};
 use hadal_engine::checkpoint::{Checkpoint, Source};
 
 use super::compare::{self, Array, Arrays, Limits};
-use super::golden::{folder, run_on};
+use super::golden::{every_isa, folder, run_on};
 
 /// Case, file, and whether its weights are bf16 roundings of the ones the reference ran on.
 const FILES: [(&str, &str, bool); 6] = [
@@ -97,17 +97,7 @@ fn differences(key: &str, golden: &Arrays, made: &Arrays, limits: &Limits) -> Ve
 }
 
 fn on_every_isa(activations: Activations, limits: &Limits) {
-    for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
-        if !isa.is_available() {
-            println!("skipped: this processor has no {isa:?}");
-            continue;
-        }
-        let cpu = CpuOptions {
-            threads: Some(2),
-            isa: Some(isa),
-            activations: Some(activations),
-            ..CpuOptions::default()
-        };
+    for cpu in every_isa(activations) {
         for file in FILES {
             check(file, &cpu, 64, limits);
         }

@@ -9,16 +9,14 @@ use super::pool::Block;
 use super::simd::attention::{Running, accumulate, score};
 use super::simd::multiply::{strided_dot_f32, strided_dot_rows};
 use super::simd::rows::Rows;
-use super::{Cpu, Latents, Plan, Weight, latents, mla_decode};
+use super::{Cpu, Isa, Latents, Plan, Weight, latents, mla_decode};
 use crate::backend::{KvB, MlaShape, ScratchShape};
 use crate::quant::{DType, bf16};
 use crate::step::PAGE_TOKENS;
 
 #[cfg(target_arch = "x86_64")]
 use super::simd::attention::prefill;
-#[cfg(target_arch = "x86_64")]
-use super::simd::panels::unpack::unpack;
-use super::simd::panels::unpack::{Way, widen};
+use super::simd::panels::unpack::{Way, unpack};
 
 /// Rows that see a page together without tiles.
 const ROWS: usize = 8;
@@ -125,7 +123,7 @@ impl Scratch {
 
 /// What all tasks read.
 struct Work<'a> {
-    isa: super::Isa,
+    isa: Isa,
     q: &'a [f32],
     cache: &'a Latents,
     kv_b: KvB<&'a Weight>,
@@ -202,7 +200,7 @@ impl Work<'_> {
         let Scratch { w_uk, stored, .. } = scratch;
         let (latent, n) = (self.shape.kv_lora_rank, key.dim);
         if let Some(panels) = key.panels(first, latent) {
-            return widen(self.isa, key.dtype, panels, n, Way::Turned, w_uk);
+            return unpack(self.isa, key.dtype, panels, n, Way::Turned, w_uk);
         }
         for c in 0..latent {
             key.row(first + c, stored);
@@ -216,7 +214,7 @@ impl Work<'_> {
     fn widen_values(&self, scratch: &mut Scratch, value: &Weight, first: usize) {
         let (w_uv, v) = (&mut scratch.w_uv, self.shape.v_head_dim);
         if let Some(panels) = value.panels(first, v) {
-            return widen(self.isa, value.dtype, panels, value.dim, Way::Rows, w_uv);
+            return unpack(self.isa, value.dtype, panels, value.dim, Way::Rows, w_uv);
         }
         for (i, to) in w_uv.chunks_mut(value.dim).enumerate() {
             value.row(first + i, to);
@@ -345,7 +343,7 @@ impl Work<'_> {
     }
 }
 
-/// Rows `first..first + n` as bf16: where they lie, or rounded into `to`.
+/// For tiles: rows `first..first + n` as bf16, where they lie, or rounded into `to`.
 #[cfg(target_arch = "x86_64")]
 fn rows_of<'a>(
     weight: &'a Weight,
@@ -359,7 +357,7 @@ fn rows_of<'a>(
         return Rows::of(&weight.bytes[first * weight.row_bytes..], n, dim, DType::Bf16);
     }
     match weight.panels(first, n) {
-        Some(panels) => unpack(weight.dtype, panels, dim, Way::Rows, &mut to[..n * dim]),
+        Some(panels) => unpack(Isa::Amx, weight.dtype, panels, dim, Way::Rows, &mut to[..n * dim]),
         None => {
             for (i, to) in to.chunks_mut(dim).take(n).enumerate() {
                 weight.row(first + i, &mut room[..dim]);
@@ -370,7 +368,7 @@ fn rows_of<'a>(
     Rows::bf16(to, n, dim)
 }
 
-/// Rows `first..first + c` of a key half, turned round.
+/// For tiles: rows `first..first + c` of a key half, turned round.
 #[cfg(target_arch = "x86_64")]
 fn turned_rows_of<'a>(
     key: &Weight,
@@ -381,7 +379,7 @@ fn turned_rows_of<'a>(
 ) -> Rows<'a> {
     let n = key.dim;
     match key.panels(first, latent) {
-        Some(panels) => unpack(key.dtype, panels, n, Way::Turned, &mut to[..n * latent]),
+        Some(panels) => unpack(Isa::Amx, key.dtype, panels, n, Way::Turned, &mut to[..n * latent]),
         None => {
             for c in 0..latent {
                 key.row(first + c, room);

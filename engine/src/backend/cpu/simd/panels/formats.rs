@@ -13,7 +13,7 @@ pub(super) use q6_k::Q6K;
 ///
 /// # Safety
 /// As [`Ints`]; a unit is valid for its bytes.
-pub(in super::super) trait Panel {
+pub(in super::super::super) trait Panel {
     /// The format.
     const DTYPE: DType;
     /// Whether numbers have eight bits, not fewer.

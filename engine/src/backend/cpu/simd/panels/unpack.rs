@@ -15,8 +15,6 @@ use crate::backend::cpu::simd::{Avx2, Avx512};
 use crate::backend::cpu::simd::{LANES, Portable};
 use crate::quant::DType;
 use crate::quant::panels::{GROUP, Layout, OUTS};
-#[cfg(target_arch = "x86_64")]
-pub(in super::super::super) use halves::unpack;
 
 /// Which way a panel's rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub(in super::super::super) enum Way {
 
 /// Rows of panels and where they go, `[n_out, dim]` or turned round `[dim, n_out]`.
 #[derive(Clone, Copy)]
-struct Shape {
+pub(in super::super::super) struct Shape {
     n_out: usize,
     dim: usize,
     way: Way,
@@ -59,17 +57,27 @@ impl Shape {
     }
 }
 
-/// Writes the rows of whole panels, `[n_out, dim]`, widened: `to [n_out, dim]`, or turned round `to [dim, n_out]`.
+/// What rows are unpacked to: f32, or rounded to bf16 where the processor multiplies that.
+pub(in super::super::super) trait Unpacked: Sized {
+    /// Writes the rows of one panel.
+    ///
+    /// # Safety
+    /// The processor has `isa`; `panel` is one of `P`'s, and `to` has room for its rows.
+    unsafe fn write<P: Panel>(isa: Isa, panel: &[u8], shape: Shape, to: *mut Self);
+}
+
+/// Writes the rows of whole panels, `[n_out, dim]`: `to [n_out, dim]`, or turned round `to [dim, n_out]`.
 ///
 /// # Panics
-/// When lengths disagree, or rows are no whole panels and groups: a bug of the caller.
-pub(in super::super::super) fn widen(
+/// When lengths disagree, rows are no whole panels and groups, or bf16 is wanted where the processor does not multiply it: a
+/// bug of the caller.
+pub(in super::super::super) fn unpack<T: Unpacked>(
     isa: Isa,
     dtype: DType,
     panels: &[u8],
     dim: usize,
     way: Way,
-    to: &mut [f32],
+    to: &mut [T],
 ) {
     let shape = Shape::new(dtype, panels, dim, way, to.len());
     let each = (panels.len() / (shape.n_out / OUTS).max(1)).max(1);
@@ -78,36 +86,36 @@ pub(in super::super::super) fn widen(
         unsafe {
             let to = to.as_mut_ptr().add(shape.first(i));
             match dtype {
-                DType::Q8_0 => on::<Q8_0>(isa, panel, shape, to),
-                DType::Q4_0 => on::<Q4_0>(isa, panel, shape, to),
-                DType::Q5_0 => on::<Q5_0>(isa, panel, shape, to),
-                DType::Q5_1 => on::<Q5_1>(isa, panel, shape, to),
-                DType::Q4K => on::<Q4K>(isa, panel, shape, to),
-                DType::Q5K => on::<Q5K>(isa, panel, shape, to),
-                DType::Q6K => on::<Q6K>(isa, panel, shape, to),
+                DType::Q8_0 => T::write::<Q8_0>(isa, panel, shape, to),
+                DType::Q4_0 => T::write::<Q4_0>(isa, panel, shape, to),
+                DType::Q5_0 => T::write::<Q5_0>(isa, panel, shape, to),
+                DType::Q5_1 => T::write::<Q5_1>(isa, panel, shape, to),
+                DType::Q4K => T::write::<Q4K>(isa, panel, shape, to),
+                DType::Q5K => T::write::<Q5K>(isa, panel, shape, to),
+                DType::Q6K => T::write::<Q6K>(isa, panel, shape, to),
                 DType::F32 | DType::Bf16 | DType::F16 | DType::Fp8E4m3 => {}
             }
         }
     }
 }
 
-/// # Safety
-/// The processor has `isa`; `panel` is one of `P`'s, and `to` has room for its rows.
-unsafe fn on<P: Panel>(isa: Isa, panel: &[u8], shape: Shape, to: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::<P>(panel, shape, to),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => avx512::<P>(panel, shape, to),
-            _ => one::<Portable, P>(panel, shape, to),
+impl Unpacked for f32 {
+    unsafe fn write<P: Panel>(isa: Isa, panel: &[u8], shape: Shape, to: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::<P>(panel, shape, to),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Bf16 | Isa::Amx => avx512::<P>(panel, shape, to),
+                _ => one::<Portable, P>(panel, shape, to),
+            }
         }
     }
 }
 
 /// # Safety
-/// As [`on`].
+/// As [`Unpacked::write`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
@@ -116,7 +124,7 @@ unsafe fn avx2<P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
 }
 
 /// # Safety
-/// As [`on`].
+/// As [`Unpacked::write`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn avx512<P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
@@ -125,7 +133,7 @@ unsafe fn avx512<P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
 }
 
 /// # Safety
-/// As [`on`].
+/// As [`Unpacked::write`].
 #[inline(always)]
 unsafe fn one<L: Ints, P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
     let stride = shape.stride();
@@ -224,11 +232,11 @@ mod tests {
             for isa in ways().into_iter().map(|way| way.isa) {
                 for way in [Way::Rows, Way::Turned] {
                     let mut got = vec![9.0f32; n_out * dim];
-                    widen(isa, dtype, &panels, dim, way, &mut got);
+                    unpack(isa, dtype, &panels, dim, way, &mut got);
                     #[cfg(target_arch = "x86_64")]
                     if isa.multiplies_bf16() {
-                        let mut halves = vec![9; n_out * dim];
-                        unpack(dtype, &panels, dim, way, &mut halves);
+                        let mut halves = vec![9u16; n_out * dim];
+                        unpack(isa, dtype, &panels, dim, way, &mut halves);
                         let want: Vec<u16> = got.iter().map(|x| bf16::from_f32(*x)).collect();
                         assert!(halves == want, "{dtype:?} {way:?} in bf16");
                     }

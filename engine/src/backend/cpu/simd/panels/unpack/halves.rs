@@ -2,41 +2,18 @@
 
 use std::arch::x86_64::{_mm256_storeu_si256, _mm512_setzero_si512, _mm512_storeu_si512};
 
-use super::super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-use super::{Shape, Way, number, read};
+use super::super::formats::Panel;
+use super::{Shape, Unpacked, Way, number, read};
+use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::Avx512;
 use crate::backend::cpu::simd::attention::words::{pair, rounded, transpose};
-use crate::quant::DType;
 use crate::quant::panels::{GROUP, OUTS};
 
-/// [`super::widen`], rounded to bf16, where the processor has tiles.
-///
-/// # Panics
-/// As [`super::widen`].
-pub(in super::super::super::super) fn unpack(
-    dtype: DType,
-    panels: &[u8],
-    dim: usize,
-    way: Way,
-    to: &mut [u16],
-) {
-    let shape = Shape::new(dtype, panels, dim, way, to.len());
-    let each = (panels.len() / (shape.n_out / OUTS).max(1)).max(1);
-    for (i, panel) in panels.chunks(each).enumerate() {
-        // SAFETY: asked for where the processor has tiles, and AVX-512 with them; lengths checked above.
-        unsafe {
-            let to = to.as_mut_ptr().add(shape.first(i));
-            match dtype {
-                DType::Q8_0 => one::<Q8_0>(panel, shape, to),
-                DType::Q4_0 => one::<Q4_0>(panel, shape, to),
-                DType::Q5_0 => one::<Q5_0>(panel, shape, to),
-                DType::Q5_1 => one::<Q5_1>(panel, shape, to),
-                DType::Q4K => one::<Q4K>(panel, shape, to),
-                DType::Q5K => one::<Q5K>(panel, shape, to),
-                DType::Q6K => one::<Q6K>(panel, shape, to),
-                DType::F32 | DType::Bf16 | DType::F16 | DType::Fp8E4m3 => {}
-            }
-        }
+impl Unpacked for u16 {
+    unsafe fn write<P: Panel>(isa: Isa, panel: &[u8], shape: Shape, to: *mut Self) {
+        assert!(isa.multiplies_bf16(), "no bf16 on {}", isa.name());
+        // SAFETY: the caller's promise.
+        unsafe { one::<P>(panel, shape, to) }
     }
 }
 
