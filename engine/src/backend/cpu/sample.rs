@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 
 use super::simd::{LANES, row};
 use super::{Cpu, Isa};
-use crate::step::{SampleRow, Sampled, Step, TokenId};
+use crate::step::{Penalty, SampleRow, Sampled, Step, TokenId};
 
 /// Chunks whose best candidates are sorted at first when top-p alone limits them; eight times more each time that is not
 /// enough.
@@ -23,8 +23,14 @@ const BLOCK: usize = 256;
 /// A thread's candidates.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[V]`: the row's logits after bias and penalties.
+    /// `[V]`: the row's logits after bias and penalties, where it has any.
     logits: Vec<f32>,
+    candidates: Candidates,
+}
+
+/// What is found among a row's logits.
+#[derive(Default)]
+struct Candidates {
     /// `[V]`: ids, the best first as far as they are sorted.
     ids: Vec<u32>,
     /// `[V]`: probabilities, not normalised, in the order of `ids` or of all ids.
@@ -32,22 +38,28 @@ pub(super) struct Scratch {
     /// `[2, V / 16]`: the largest logit of each chunk, and once more to find the n-th of them.
     maxima: Vec<f32>,
     ordered: Vec<f32>,
+    /// `[V / 256]`: the sum of each block's weights.
+    sums: Vec<f32>,
 }
 
 impl Scratch {
     pub(super) fn new(vocab_size: usize) -> Self {
         Self {
             logits: Vec::with_capacity(vocab_size),
-            ids: Vec::with_capacity(vocab_size),
-            weights: Vec::with_capacity(vocab_size),
-            maxima: Vec::with_capacity(vocab_size.div_ceil(LANES)),
-            ordered: Vec::with_capacity(vocab_size.div_ceil(LANES)),
+            candidates: Candidates {
+                ids: Vec::with_capacity(vocab_size),
+                weights: Vec::with_capacity(vocab_size),
+                maxima: Vec::with_capacity(vocab_size.div_ceil(LANES)),
+                ordered: Vec::with_capacity(vocab_size.div_ceil(LANES)),
+                sums: Vec::with_capacity(vocab_size.div_ceil(BLOCK)),
+            },
         }
     }
 
     pub(super) fn bytes(vocab_size: usize) -> u64 {
-        let chunks = 2 * vocab_size.div_ceil(LANES) * size_of::<f32>();
-        (vocab_size * (size_of::<u32>() + 2 * size_of::<f32>()) + chunks) as u64
+        let floats = 2 * vocab_size.div_ceil(LANES) + vocab_size.div_ceil(BLOCK);
+        let all = vocab_size * (size_of::<u32>() + 2 * size_of::<f32>());
+        (all + floats * size_of::<f32>()) as u64
     }
 }
 
@@ -81,26 +93,35 @@ fn draw(isa: Isa, raw: &[f32], i: usize, step: &Step, scratch: &mut Scratch) -> 
         return Sampled::NotFinite;
     }
     let settings = &step.samples[i];
-    scratch.logits.clear();
-    scratch.logits.extend_from_slice(raw);
-    for (token, bias) in &step.biases[step.bias_start[i] as usize..step.bias_start[i + 1] as usize]
-    {
-        scratch.logits[token.0 as usize] += bias;
-    }
-    penalise(&mut scratch.logits, i, step, settings);
-    scratch.maxima.resize(raw.len().div_ceil(LANES), 0.0);
-    row::chunk_max(isa, &mut scratch.maxima, &scratch.logits);
+    let Scratch { logits: changed, candidates } = scratch;
+    let logits = adjusted(raw, i, step, changed);
     let id = if settings.temperature == 0.0 || settings.top_k == 1 {
-        greedy(&scratch.logits, &scratch.maxima)
+        candidates.find_maxima(isa, logits);
+        greedy(logits, &candidates.maxima)
     } else {
-        Draw { isa, settings, max: largest(&scratch.maxima) }.token(scratch)
+        Draw { isa, settings, logits, max: row::largest(isa, logits) }.token(candidates)
     };
     Sampled::Token(TokenId(id))
 }
 
-fn penalise(logits: &mut [f32], i: usize, step: &Step, row: &SampleRow) {
-    for seen in &step.penalties[step.penalty_start[i] as usize..step.penalty_start[i + 1] as usize]
-    {
+/// The row's logits after bias and penalties: `raw` where it has none.
+fn adjusted<'a>(raw: &'a [f32], i: usize, step: &Step, changed: &'a mut Vec<f32>) -> &'a [f32] {
+    let biases = &step.biases[step.bias_start[i] as usize..step.bias_start[i + 1] as usize];
+    let seen = &step.penalties[step.penalty_start[i] as usize..step.penalty_start[i + 1] as usize];
+    if biases.is_empty() && seen.is_empty() {
+        return raw;
+    }
+    changed.clear();
+    changed.extend_from_slice(raw);
+    for (token, bias) in biases {
+        changed[token.0 as usize] += bias;
+    }
+    penalise(changed, seen, &step.samples[i]);
+    changed
+}
+
+fn penalise(logits: &mut [f32], seen: &[Penalty], row: &SampleRow) {
+    for seen in seen {
         let logit = &mut logits[seen.token.0 as usize];
         *logit = if *logit > 0.0 { *logit / row.repetition } else { *logit * row.repetition };
         if seen.in_output > 0 {
@@ -111,13 +132,9 @@ fn penalise(logits: &mut [f32], i: usize, step: &Step, row: &SampleRow) {
     }
 }
 
-fn largest(maxima: &[f32]) -> f32 {
-    maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
 /// The largest logit, ties by lowest id.
 fn greedy(logits: &[f32], maxima: &[f32]) -> u32 {
-    let best = largest(maxima);
+    let best = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let first = maxima.iter().position(|max| *max == best).unwrap_or(0) * LANES;
     let chunk = &logits[first..(first + LANES).min(logits.len())];
     (first + chunk.iter().position(|logit| *logit == best).unwrap_or(0)) as u32
@@ -132,86 +149,93 @@ fn best_first(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy {
 struct Draw<'a> {
     isa: Isa,
     settings: &'a SampleRow,
+    logits: &'a [f32],
     /// The largest logit.
     max: f32,
 }
 
 impl Draw<'_> {
-    /// The token drawn. Logits and maxima are in `scratch`.
-    fn token(&self, scratch: &mut Scratch) -> u32 {
+    /// The token drawn.
+    fn token(&self, found: &mut Candidates) -> u32 {
         let top_k = self.settings.top_k as usize;
-        if top_k > 0 && top_k < scratch.logits.len() {
-            take_best(scratch, top_k);
+        if top_k > 0 && top_k < self.logits.len() {
+            found.find_maxima(self.isa, self.logits);
+            found.take_best(self.logits, top_k);
         } else if self.settings.top_p < 1.0 {
-            return self.token_of_mass(scratch);
+            return self.token_of_mass(found);
         } else {
-            return self.token_of_all(scratch);
+            return self.token_of_all(found);
         }
-        let sum = self.weigh(scratch);
+        let sum = self.weigh(found);
         let top_p = self.settings.top_p;
-        self.pick(scratch, if top_p < 1.0 { sum * top_p } else { f32::INFINITY })
+        self.pick(found, if top_p < 1.0 { sum * top_p } else { f32::INFINITY })
     }
 
     /// Weights of the candidates in `ids`; their sum.
-    fn weigh(&self, scratch: &mut Scratch) -> f32 {
-        let Scratch { logits, ids, weights, .. } = scratch;
+    fn weigh(&self, found: &mut Candidates) -> f32 {
+        let Candidates { ids, weights, .. } = found;
         weights.clear();
-        weights.extend(ids.iter().map(|id| logits[*id as usize]));
+        weights.extend(ids.iter().map(|id| self.logits[*id as usize]));
         row::softmax_weights_in_place(self.isa, weights, self.max, self.settings.temperature)
     }
 
     /// With top-p alone: sorts only as many of the best as hold its mass.
-    fn token_of_mass(&self, scratch: &mut Scratch) -> u32 {
-        let (n, temperature) = (scratch.logits.len(), self.settings.temperature);
-        scratch.weights.resize(n, 0.0);
-        let Scratch { logits, weights, .. } = scratch;
-        let mass = row::softmax_weights(self.isa, weights, logits, self.max, temperature)
-            * self.settings.top_p;
+    fn token_of_mass(&self, found: &mut Candidates) -> u32 {
+        let (n, temperature) = (self.logits.len(), self.settings.temperature);
+        found.weights.resize(n, 0.0);
+        let mass =
+            row::softmax_weights(self.isa, &mut found.weights, self.logits, self.max, temperature)
+                * self.settings.top_p;
+        found.find_maxima(self.isa, self.logits);
         let mut chunks = HEAD;
         loop {
-            take_reaching(scratch, chunks);
-            let held = self.weigh(scratch);
-            if held >= mass || scratch.ids.len() == n {
-                return self.pick(scratch, mass);
+            found.take_reaching(self.logits, chunks);
+            let held = self.weigh(found);
+            if held >= mass || found.ids.len() == n {
+                return self.pick(found, mass);
             }
             chunks *= 8;
         }
     }
 
     /// Draws from the best candidates up to the one at which their weights reach `mass`, as far as min-p keeps them.
-    fn pick(&self, scratch: &Scratch, mass: f32) -> u32 {
+    fn pick(&self, found: &Candidates, mass: f32) -> u32 {
         let (min_p, mut sum) = (self.settings.min_p, 0.0);
-        let reached = scratch.weights.iter().position(|weight| {
+        let reached = found.weights.iter().position(|weight| {
             sum += weight;
             sum >= mass
         });
-        let n = reached.map_or(scratch.weights.len(), |at| at + 1);
+        let n = reached.map_or(found.weights.len(), |at| at + 1);
         // The largest weight is 1, and weights descend.
-        let kept = scratch.weights[..n].partition_point(|weight| *weight >= min_p).max(1);
-        let weights = &scratch.weights[..kept];
+        let kept = found.weights[..n].partition_point(|weight| *weight >= min_p).max(1);
+        let weights = &found.weights[..kept];
         let left = self.uniform() * f64::from(weights.iter().sum::<f32>());
         // Rounding can leave a crumb beyond the last weight.
         let at = crossing(weights, left).unwrap_or(kept - 1);
-        scratch.ids[at]
+        found.ids[at]
     }
 
     /// With neither top-k nor top-p: nothing needs an order.
-    fn token_of_all(&self, scratch: &mut Scratch) -> u32 {
-        let (n, min_p, temperature) =
-            (scratch.logits.len(), self.settings.min_p, self.settings.temperature);
-        scratch.weights.resize(n, 0.0);
-        let Scratch { logits, weights, .. } = scratch;
-        row::softmax_weights(self.isa, weights, logits, self.max, temperature);
-        if min_p > 0.0 {
-            for weight in weights.iter_mut() {
-                *weight *= f32::from(u8::from(*weight >= min_p));
+    fn token_of_all(&self, found: &mut Candidates) -> u32 {
+        let Candidates { weights, sums, .. } = found;
+        weights.resize(self.logits.len(), 0.0);
+        sums.resize(self.logits.len().div_ceil(BLOCK), 0.0);
+        let (min_p, temperature) = (self.settings.min_p, self.settings.temperature);
+        let blocks = weights.chunks_mut(BLOCK).zip(self.logits.chunks(BLOCK));
+        for (sum, (weights, logits)) in sums.iter_mut().zip(blocks) {
+            *sum = row::softmax_weights(self.isa, weights, logits, self.max, temperature);
+            if min_p > 0.0 {
+                for weight in weights.iter_mut() {
+                    *weight *= f32::from(u8::from(*weight >= min_p));
+                }
+                *sum = row::sum(self.isa, weights);
             }
         }
-        let block_sum = |block: &[f32]| f64::from(row::sum(self.isa, block));
-        let mut left = self.uniform() * weights.chunks(BLOCK).map(block_sum).sum::<f64>();
+        let all = sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
+        let mut left = self.uniform() * all;
         let mut last = 0;
-        for (i, block) in weights.chunks(BLOCK).enumerate() {
-            let sum = block_sum(block);
+        for (i, (block, sum)) in weights.chunks(BLOCK).zip(sums).enumerate() {
+            let sum = f64::from(*sum);
             if sum > 0.0 {
                 let end = || block.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
                 if left < sum {
@@ -238,41 +262,48 @@ fn crossing(weights: &[f32], mut left: f64) -> Option<usize> {
     })
 }
 
-/// Sorts the `k` best candidates into `ids`.
-fn take_best(scratch: &mut Scratch, k: usize) {
-    if k < scratch.maxima.len() {
-        take_reaching(scratch, k);
-        scratch.ids.truncate(k);
-        return;
+impl Candidates {
+    fn find_maxima(&mut self, isa: Isa, logits: &[f32]) {
+        self.maxima.resize(logits.len().div_ceil(LANES), 0.0);
+        row::chunk_max(isa, &mut self.maxima, logits);
     }
-    let Scratch { logits, ids, .. } = scratch;
-    ids.clear();
-    ids.extend(0..logits.len() as u32);
-    ids.select_nth_unstable_by(k, best_first(logits));
-    ids.truncate(k);
-    ids.sort_unstable_by(best_first(logits));
-}
 
-/// Sorts the best candidates into `ids`: all that reach the `chunks`-th largest of `maxima`, at least as many; all there
-/// are, where there are no more chunks than that.
-fn take_reaching(scratch: &mut Scratch, chunks: usize) {
-    let Scratch { logits, ids, maxima, ordered, .. } = scratch;
-    let bound = if chunks < maxima.len() {
-        ordered.clear();
-        ordered.extend_from_slice(maxima);
-        *ordered.select_nth_unstable_by(chunks - 1, |a, b| b.total_cmp(a)).1
-    } else {
-        f32::NEG_INFINITY
-    };
-    ids.clear();
-    for (chunk, first) in (0..maxima.len()).zip((0..).step_by(LANES)) {
-        if maxima[chunk] >= bound {
-            let end = (first + LANES).min(logits.len());
-            let reach = |id: &usize| logits[*id] >= bound;
-            ids.extend((first..end).filter(reach).map(|id| id as u32));
+    /// Sorts the `k` best candidates into `ids`. Maxima are found.
+    fn take_best(&mut self, logits: &[f32], k: usize) {
+        if k < self.maxima.len() {
+            self.take_reaching(logits, k);
+            self.ids.truncate(k);
+            return;
         }
+        let ids = &mut self.ids;
+        ids.clear();
+        ids.extend(0..logits.len() as u32);
+        ids.select_nth_unstable_by(k, best_first(logits));
+        ids.truncate(k);
+        ids.sort_unstable_by(best_first(logits));
     }
-    ids.sort_unstable_by(best_first(logits));
+
+    /// Sorts the best candidates into `ids`: all that reach the `chunks`-th largest of the maxima, at least as many; all there
+    /// are, where there are no more chunks than that.
+    fn take_reaching(&mut self, logits: &[f32], chunks: usize) {
+        let Self { ids, maxima, ordered, .. } = self;
+        let bound = if chunks < maxima.len() {
+            ordered.clear();
+            ordered.extend_from_slice(maxima);
+            *ordered.select_nth_unstable_by(chunks - 1, |a, b| b.total_cmp(a)).1
+        } else {
+            f32::NEG_INFINITY
+        };
+        ids.clear();
+        for (chunk, first) in (0..maxima.len()).zip((0..).step_by(LANES)) {
+            if maxima[chunk] >= bound {
+                let end = (first + LANES).min(logits.len());
+                let reach = |id: &usize| logits[*id] >= bound;
+                ids.extend((first..end).filter(reach).map(|id| id as u32));
+            }
+        }
+        ids.sort_unstable_by(best_first(logits));
+    }
 }
 
 /// A number in [0, 1) from (seed, position): two rounds of splitmix64's finaliser (Steele, Lea and Flood 2014).

@@ -49,12 +49,13 @@ fn lanes_sum(x: &[f32]) -> f32 {
     let (chunks, tail) = x.as_chunks::<LANES>();
     let mut sums = [0.0f32; LANES];
     for chunk in chunks {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *sum += x;
+        // Not zipped: what that calls is not always inlined.
+        for i in 0..LANES {
+            sums[i] += chunk[i];
         }
     }
-    for (sum, x) in sums.iter_mut().zip(tail) {
-        *sum += x;
+    for (i, x) in tail.iter().enumerate() {
+        sums[i] += x;
     }
     let mut width = LANES / 2;
     while width > 0 {
@@ -209,14 +210,34 @@ on_isa! {
 
 #[inline(always)]
 fn finite<const FUSED: bool>(x: &[f32]) -> bool {
+    // Without signs, floats are ordered as their bits are, and what is not finite is above all others.
+    let size = x.iter().fold(0, |size, x| (x.to_bits() & !SIGN).max(size));
+    size < f32::INFINITY.to_bits()
+}
+
+/// A number's sign.
+const SIGN: u32 = 1 << 31;
+
+on_isa! {
+    /// The largest; minus infinity of none. All are numbers.
+    fn largest(x: &[f32]) -> f32 = largest_of;
+}
+
+#[inline(always)]
+fn largest_of<const FUSED: bool>(x: &[f32]) -> f32 {
     let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut seen = [false; LANES];
+    let mut best = [f32::NEG_INFINITY; LANES];
     for chunk in chunks {
-        for (seen, x) in seen.iter_mut().zip(chunk) {
-            *seen |= !x.is_finite();
+        for i in 0..LANES {
+            best[i] = larger(best[i], chunk[i]);
         }
     }
-    !seen.contains(&true) && tail.iter().all(|x| x.is_finite())
+    best.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 on_isa! {
@@ -227,7 +248,6 @@ on_isa! {
 #[inline(always)]
 fn maxima<const FUSED: bool>(out: &mut [f32], x: &[f32]) {
     let (chunks, tail) = x.as_chunks::<LANES>();
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     for (out, chunk) in out.iter_mut().zip(chunks) {
         let mut best = *chunk;
         let mut width = LANES / 2;
@@ -331,6 +351,10 @@ mod tests {
                     .map(|chunk| chunk.iter().copied().fold(f32::NEG_INFINITY, f32::max))
                     .collect();
                 assert_eq!(got, want);
+                assert_eq!(
+                    largest(way.isa, &row),
+                    want.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+                );
                 let want: f64 = row.iter().copied().map(f64::from).sum();
                 let size: f64 = row.iter().copied().map(|x| f64::from(x).abs()).sum();
                 // Chains of n / 16 sums, then four more.
