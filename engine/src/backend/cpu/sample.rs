@@ -5,20 +5,13 @@
 //! of ids.
 //!
 //! What is read of a large vocabulary is read in vectors. The best candidates are found by the largest logit of each
-//! chunk of sixteen: the n-th largest of those is a bound that at least n candidates reach.
+//! lane of a block of 256: the n-th largest of those is a bound that at least n candidates reach. For top-p the bound is what
+//! weights of a power of two and more add up to.
 
-use std::cmp::Ordering;
-
-use super::simd::{LANES, row};
+use super::simd::LANES;
+use super::simd::row::{self, BLOCK};
 use super::{Cpu, Isa};
 use crate::step::{Penalty, SampleRow, Sampled, Step, TokenId};
-
-/// Chunks whose best candidates are sorted at first when top-p alone limits them; eight times more each time that is not
-/// enough.
-const HEAD: usize = 64;
-
-/// Candidates whose weights are summed at once, when all of them may be drawn.
-const BLOCK: usize = 256;
 
 /// A thread's candidates.
 #[derive(Default)]
@@ -28,18 +21,40 @@ pub(super) struct Scratch {
     candidates: Candidates,
 }
 
+/// A token with its logit, the better the smaller: the larger the logit, ties by lowest id. One number, because many are sorted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate(u64);
+
+impl Candidate {
+    fn new(id: usize, logit: f32) -> Self {
+        let bits = logit.to_bits();
+        // Ascending as floats descend.
+        let order = if logit.is_sign_negative() { bits } else { !bits & !(1 << 31) };
+        Self(u64::from(order) << 32 | id as u64)
+    }
+
+    fn id(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 /// What is found among a row's logits.
 #[derive(Default)]
 struct Candidates {
-    /// `[V]`: ids, the best first as far as they are sorted.
-    ids: Vec<u32>,
-    /// `[V]`: probabilities, not normalised, in the order of `ids` or of all ids.
+    /// `[V]`: the best first, as far as they are sorted.
+    best: Vec<Candidate>,
+    /// `[V]`: probabilities, not normalised, in the order of `best` or of all ids.
     weights: Vec<f32>,
-    /// `[2, V / 16]`: the largest logit of each chunk, and once more to find the n-th of them.
+    /// `[V / 256, 16]`, twice: the largest logit of each lane, and once more to find the n-th of them.
     maxima: Vec<f32>,
     ordered: Vec<f32>,
     /// `[V / 256]`: the sum of each block's weights.
     sums: Vec<f32>,
+}
+
+/// Lanes of all blocks of so many logits.
+fn lanes(vocab_size: usize) -> usize {
+    vocab_size.div_ceil(BLOCK) * LANES
 }
 
 impl Scratch {
@@ -47,18 +62,18 @@ impl Scratch {
         Self {
             logits: Vec::with_capacity(vocab_size),
             candidates: Candidates {
-                ids: Vec::with_capacity(vocab_size),
+                best: Vec::with_capacity(vocab_size),
                 weights: Vec::with_capacity(vocab_size),
-                maxima: Vec::with_capacity(vocab_size.div_ceil(LANES)),
-                ordered: Vec::with_capacity(vocab_size.div_ceil(LANES)),
+                maxima: Vec::with_capacity(lanes(vocab_size)),
+                ordered: Vec::with_capacity(lanes(vocab_size)),
                 sums: Vec::with_capacity(vocab_size.div_ceil(BLOCK)),
             },
         }
     }
 
     pub(super) fn bytes(vocab_size: usize) -> u64 {
-        let floats = 2 * vocab_size.div_ceil(LANES) + vocab_size.div_ceil(BLOCK);
-        let all = vocab_size * (size_of::<u32>() + 2 * size_of::<f32>());
+        let floats = 2 * lanes(vocab_size) + vocab_size.div_ceil(BLOCK);
+        let all = vocab_size * (size_of::<Candidate>() + 2 * size_of::<f32>());
         (all + floats * size_of::<f32>()) as u64
     }
 }
@@ -135,14 +150,10 @@ fn penalise(logits: &mut [f32], seen: &[Penalty], row: &SampleRow) {
 /// The largest logit, ties by lowest id.
 fn greedy(logits: &[f32], maxima: &[f32]) -> u32 {
     let best = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let first = maxima.iter().position(|max| *max == best).unwrap_or(0) * LANES;
-    let chunk = &logits[first..(first + LANES).min(logits.len())];
-    (first + chunk.iter().position(|logit| *logit == best).unwrap_or(0)) as u32
-}
-
-/// The better of two candidates first: by logit, ties by lowest id.
-fn best_first(logits: &[f32]) -> impl Fn(&u32, &u32) -> Ordering + Copy {
-    |a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b))
+    // The first of them is in the first block that has one.
+    let first = maxima.iter().position(|max| *max == best).unwrap_or(0) / LANES * BLOCK;
+    let block = &logits[first..(first + BLOCK).min(logits.len())];
+    (first + block.iter().position(|logit| *logit == best).unwrap_or(0)) as u32
 }
 
 /// One row's draw at a temperature.
@@ -171,11 +182,11 @@ impl Draw<'_> {
         self.pick(found, if top_p < 1.0 { sum * top_p } else { f32::INFINITY })
     }
 
-    /// Weights of the candidates in `ids`; their sum.
+    /// Weights of the best candidates; their sum.
     fn weigh(&self, found: &mut Candidates) -> f32 {
-        let Candidates { ids, weights, .. } = found;
+        let Candidates { best, weights, .. } = found;
         weights.clear();
-        weights.extend(ids.iter().map(|id| self.logits[*id as usize]));
+        weights.extend(best.iter().map(|candidate| self.logits[candidate.id() as usize]));
         row::softmax_weights_in_place(self.isa, weights, self.max, self.settings.temperature)
     }
 
@@ -186,16 +197,30 @@ impl Draw<'_> {
         let mass =
             row::softmax_weights(self.isa, &mut found.weights, self.logits, self.max, temperature)
                 * self.settings.top_p;
+        let mut weight = self.holding(&found.weights, mass);
         found.find_maxima(self.isa, self.logits);
-        let mut chunks = HEAD;
         loop {
-            found.take_reaching(self.logits, chunks);
+            // As far as it is off by rounding, candidates are more or fewer than expected.
+            found.take_reaching(self.logits, self.max + temperature * weight.ln());
             let held = self.weigh(found);
-            if held >= mass || found.ids.len() == n {
+            if held >= mass || found.best.len() == n {
                 return self.pick(found, mass);
             }
-            chunks *= 8;
+            weight *= weight.min(0.5);
         }
+    }
+
+    /// A power of two so that weights of at least that have `mass`; zero where there is none.
+    fn holding(&self, weights: &[f32], mass: f32) -> f32 {
+        let mut first = 0.5f32;
+        while first > 0.0 {
+            let held = row::masses_above(self.isa, weights, first);
+            if let Some(i) = held.iter().position(|held| *held >= mass) {
+                return first * 0.5f32.powi(i as i32);
+            }
+            first *= 0.5f32.powi(held.len() as i32);
+        }
+        0.0
     }
 
     /// Draws from the best candidates up to the one at which their weights reach `mass`, as far as min-p keeps them.
@@ -212,7 +237,7 @@ impl Draw<'_> {
         let left = self.uniform() * f64::from(weights.iter().sum::<f32>());
         // Rounding can leave a crumb beyond the last weight.
         let at = crossing(weights, left).unwrap_or(kept - 1);
-        found.ids[at]
+        found.best[at].id()
     }
 
     /// With neither top-k nor top-p: nothing needs an order.
@@ -225,10 +250,7 @@ impl Draw<'_> {
         for (sum, (weights, logits)) in sums.iter_mut().zip(blocks) {
             *sum = row::softmax_weights(self.isa, weights, logits, self.max, temperature);
             if min_p > 0.0 {
-                for weight in weights.iter_mut() {
-                    *weight *= f32::from(u8::from(*weight >= min_p));
-                }
-                *sum = row::sum(self.isa, weights);
+                *sum = row::sum_from(self.isa, weights, min_p);
             }
         }
         let all = sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
@@ -264,45 +286,36 @@ fn crossing(weights: &[f32], mut left: f64) -> Option<usize> {
 
 impl Candidates {
     fn find_maxima(&mut self, isa: Isa, logits: &[f32]) {
-        self.maxima.resize(logits.len().div_ceil(LANES), 0.0);
-        row::chunk_max(isa, &mut self.maxima, logits);
+        self.maxima.resize(lanes(logits.len()), 0.0);
+        row::lane_maxima(isa, &mut self.maxima, logits);
     }
 
-    /// Sorts the `k` best candidates into `ids`. Maxima are found.
+    /// Finds the `k` best, at most all, and sorts them. Maxima are found.
     fn take_best(&mut self, logits: &[f32], k: usize) {
-        if k < self.maxima.len() {
-            self.take_reaching(logits, k);
-            self.ids.truncate(k);
-            return;
-        }
-        let ids = &mut self.ids;
-        ids.clear();
-        ids.extend(0..logits.len() as u32);
-        ids.select_nth_unstable_by(k, best_first(logits));
-        ids.truncate(k);
-        ids.sort_unstable_by(best_first(logits));
-    }
-
-    /// Sorts the best candidates into `ids`: all that reach the `chunks`-th largest of the maxima, at least as many; all there
-    /// are, where there are no more chunks than that.
-    fn take_reaching(&mut self, logits: &[f32], chunks: usize) {
-        let Self { ids, maxima, ordered, .. } = self;
-        let bound = if chunks < maxima.len() {
+        let Self { maxima, ordered, .. } = self;
+        let bound = if k < maxima.len() {
             ordered.clear();
             ordered.extend_from_slice(maxima);
-            *ordered.select_nth_unstable_by(chunks - 1, |a, b| b.total_cmp(a)).1
+            *ordered.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
         } else {
             f32::NEG_INFINITY
         };
-        ids.clear();
-        for (chunk, first) in (0..maxima.len()).zip((0..).step_by(LANES)) {
-            if maxima[chunk] >= bound {
-                let end = (first + LANES).min(logits.len());
-                let reach = |id: &usize| logits[*id] >= bound;
-                ids.extend((first..end).filter(reach).map(|id| id as u32));
-            }
+        self.take_reaching(logits, bound);
+        self.best.truncate(k);
+    }
+
+    /// Finds all that reach `bound`, and sorts them. Maxima are found.
+    fn take_reaching(&mut self, logits: &[f32], bound: f32) {
+        let Self { best, maxima, .. } = self;
+        best.clear();
+        for (lane, _) in maxima.iter().enumerate().filter(|(_, max)| **max >= bound) {
+            let first = lane / LANES * BLOCK + lane % LANES;
+            let end = (first / BLOCK * BLOCK + BLOCK).min(logits.len());
+            let all = (first..end).step_by(LANES);
+            let reaching = all.filter(|id| logits[*id] >= bound);
+            best.extend(reaching.map(|id| Candidate::new(id, logits[id])));
         }
-        ids.sort_unstable_by(best_first(logits));
+        best.sort_unstable();
     }
 }
 

@@ -72,7 +72,7 @@ fn lanes_sum(x: &[f32]) -> f32 {
 macro_rules! on_isa {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $body:ident;) => {
         $(#[$doc])*
-        pub(in super::super) fn $name(isa: Isa, $($arg: $type),*) $(-> $result)? {
+        pub(in crate::backend::cpu) fn $name(isa: Isa, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $type),*) $(-> $result)? {
@@ -95,6 +95,9 @@ macro_rules! on_isa {
         }
     };
 }
+
+mod logits;
+pub(in super::super) use logits::{BLOCK, is_finite, lane_maxima, largest, masses_above, sum_from};
 
 on_isa! {
     /// `out[i] = e^((x[i] - max) / temperature)`; their sum.
@@ -203,81 +206,10 @@ fn widened<const FUSED: bool>(out: &mut [f32], x: &[u8]) {
     }
 }
 
-on_isa! {
-    /// Whether all are numbers.
-    fn is_finite(x: &[f32]) -> bool = finite;
-}
-
-#[inline(always)]
-fn finite<const FUSED: bool>(x: &[f32]) -> bool {
-    // Without signs, floats are ordered as their bits are, and what is not finite is above all others.
-    let size = x.iter().fold(0, |size, x| (x.to_bits() & !SIGN).max(size));
-    size < f32::INFINITY.to_bits()
-}
-
-/// A number's sign.
-const SIGN: u32 = 1 << 31;
-
-on_isa! {
-    /// The largest; minus infinity of none. All are numbers.
-    fn largest(x: &[f32]) -> f32 = largest_of;
-}
-
-#[inline(always)]
-fn largest_of<const FUSED: bool>(x: &[f32]) -> f32 {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut best = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for i in 0..LANES {
-            best[i] = larger(best[i], chunk[i]);
-        }
-    }
-    best.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
-}
-
-on_isa! {
-    /// `out[c]` is the largest of `x[16 c..16 (c + 1)]`; the last chunk may be shorter. All are numbers.
-    fn chunk_max(out: &mut [f32], x: &[f32]) = maxima;
-}
-
-#[inline(always)]
-fn maxima<const FUSED: bool>(out: &mut [f32], x: &[f32]) {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for (out, chunk) in out.iter_mut().zip(chunks) {
-        let mut best = *chunk;
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                best[i] = larger(best[i], best[i + width]);
-            }
-            width /= 2;
-        }
-        *out = best[0];
-    }
-    if let (Some(out), [first, rest @ ..]) = (out.get_mut(chunks.len()), tail) {
-        *out = rest.iter().copied().fold(*first, larger);
-    }
-}
-
-on_isa! {
-    /// The sum.
-    fn sum(x: &[f32]) -> f32 = plain_sum;
-}
-
-#[inline(always)]
-fn plain_sum<const FUSED: bool>(x: &[f32]) -> f32 {
-    lanes_sum(x)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::testing::{numbers, ways};
+    use crate::backend::cpu::testing::ways;
 
     /// Distance in units of the last place.
     fn ulps(got: f32, want: f64) -> f64 {
@@ -319,48 +251,6 @@ mod tests {
             let mut row = [f32::NAN; 19];
             assert!(exp_in_place(way.isa, &mut row, 0.0).is_nan());
             assert!(row.iter().all(|x| x.is_nan()));
-        }
-    }
-
-    #[test]
-    fn what_is_not_finite_is_found_wherever_it_is() {
-        for way in ways() {
-            for n in [1, 15, 16, 17, 40] {
-                let row = numbers(3, n);
-                assert!(is_finite(way.isa, &row));
-                for at in 0..n {
-                    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                        let mut row = row.clone();
-                        row[at] = bad;
-                        assert!(!is_finite(way.isa, &row), "{:?} {n} {at}", way.isa);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn chunks_have_their_largest_and_sums_all_of_them() {
-        for way in ways() {
-            for n in [1, 15, 16, 17, 40, 1000] {
-                let row = numbers(7, n);
-                let mut got = vec![0.0; n.div_ceil(16)];
-                chunk_max(way.isa, &mut got, &row);
-                let want: Vec<f32> = row
-                    .chunks(16)
-                    .map(|chunk| chunk.iter().copied().fold(f32::NEG_INFINITY, f32::max))
-                    .collect();
-                assert_eq!(got, want);
-                assert_eq!(
-                    largest(way.isa, &row),
-                    want.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-                );
-                let want: f64 = row.iter().copied().map(f64::from).sum();
-                let size: f64 = row.iter().copied().map(|x| f64::from(x).abs()).sum();
-                // Chains of n / 16 sums, then four more.
-                let bound = (n as f64 / 16.0 + 5.0) * 2f64.powi(-24) * size;
-                assert!((f64::from(sum(way.isa, &row)) - want).abs() <= bound);
-            }
         }
     }
 }
