@@ -168,6 +168,36 @@ fn a_large_vocabulary_is_filtered_as_a_small_one() {
 }
 
 #[test]
+fn ties_of_a_large_vocabulary_go_to_the_lowest_id_wherever_it_lies() {
+    let mut cpu = backend(ways()[0], 1);
+    // Neighbours whose order in lanes is not theirs, one block and many blocks apart, the last block's last.
+    for (first, second) in [(47, 48), (255, 256), (300, 5000), (271, 272), (5998, 5999)] {
+        let mut logits = numbers(5, 6000);
+        (logits[first], logits[second]) = (9.0, 9.0);
+        let case = Case::default()
+            .add(&logits, SampleRow::greedy(0, 0))
+            .add(&logits, SampleRow { top_k: 1, ..warm(3) });
+        assert_eq!(case.run(&mut cpu), [token(first as u32); 2]);
+        let counts = counts(&logits, SampleRow { top_k: 2, ..warm(0) }, 1000);
+        assert!(counts[first] > 0 && counts[second] > 0 && counts[first] + counts[second] == 1000);
+    }
+}
+
+#[test]
+fn top_p_finds_its_mass_in_equal_and_in_tiny_weights() {
+    let equal = counts(&vec![1.5; 6000], SampleRow { top_p: 0.25, ..warm(0) }, 2000);
+    assert!(equal[1501..].iter().all(|n| *n == 0) && equal[750..1500].iter().any(|n| *n > 0));
+    // One at 1, all others at 3e-7, far below the bounds that are tried first: they hold 0.0018.
+    let mut peaked = vec![-15.0; 6000];
+    peaked[4321] = 0.0;
+    let row = SampleRow { top_p: 0.999, ..warm(0) };
+    let some = counts(&peaked, row, 2000);
+    assert!(some[4321] > 1980 && some.iter().sum::<u32>() == 2000);
+    let all = counts(&peaked, SampleRow { temperature: 4.0, ..row }, 2000);
+    assert!(all[5995..].iter().all(|n| *n == 0) && all.iter().filter(|n| **n > 0).count() > 1000);
+}
+
+#[test]
 fn greedy_takes_the_largest_and_the_lowest_id_of_a_tie() {
     let mut cpu = backend(ways()[0], 1);
     let greedy = SampleRow::greedy(0, 0);
