@@ -1,7 +1,7 @@
 //! Drawing a token: bias, penalties, temperature, top-k, top-p, min-p, draw.
 //!
 //! The draw is a hash of (seed, position), so it does not know what else is in the batch. With top-k or top-p, candidates
-//! are ordered by logit, then by id; no more of them are sorted than the filters need. Without, they stay in the order
+//! are ordered by logit, then by id; few more of them are sorted than the filters need. Without, they stay in the order
 //! of ids.
 //!
 //! What is read of a large vocabulary is read in vectors. The best candidates are found by the largest logit of each
@@ -21,12 +21,15 @@ pub(super) struct Scratch {
     candidates: Candidates,
 }
 
-/// A token with its logit, the better the smaller: the larger the logit, ties by lowest id. One number, because many are sorted.
+/// A token with its logit, the better the smaller: the larger the logit, ties by lowest id, both zeros alike. One number,
+/// because many are sorted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate(u64);
 
 impl Candidate {
     fn new(id: usize, logit: f32) -> Self {
+        // One zero of two, as for whoever compares floats.
+        let logit = logit + 0.0;
         let bits = logit.to_bits();
         // Ascending as floats descend.
         let order = if logit.is_sign_negative() { bits } else { !bits & !(1 << 31) };
@@ -200,13 +203,13 @@ impl Draw<'_> {
         let mut weight = self.holding(&found.weights, mass);
         found.find_maxima(self.isa, self.logits);
         loop {
-            // As far as it is off by rounding, candidates are more or fewer than expected.
             found.take_reaching(self.logits, self.max + temperature * weight.ln());
             let held = self.weigh(found);
             if held >= mass || found.best.len() == n {
                 return self.pick(found, mass);
             }
-            weight *= weight.min(0.5);
+            // Seldom: sums in another order, or rounding of the bound.
+            weight *= weight;
         }
     }
 
@@ -290,9 +293,9 @@ impl Candidates {
         row::lane_maxima(isa, &mut self.maxima, logits);
     }
 
-    /// Finds the `k` best, at most all, and sorts them. Maxima are found.
+    /// Finds the `k` best, fewer than all, and sorts them. Maxima are found.
     fn take_best(&mut self, logits: &[f32], k: usize) {
-        let Self { maxima, ordered, .. } = self;
+        let Self { best, maxima, ordered, .. } = self;
         let bound = if k < maxima.len() {
             ordered.clear();
             ordered.extend_from_slice(maxima);
@@ -300,22 +303,28 @@ impl Candidates {
         } else {
             f32::NEG_INFINITY
         };
-        self.take_reaching(logits, bound);
-        self.best.truncate(k);
+        find_reaching(best, maxima, logits, bound);
+        best.select_nth_unstable(k - 1);
+        best.truncate(k);
+        best.sort_unstable();
     }
 
     /// Finds all that reach `bound`, and sorts them. Maxima are found.
     fn take_reaching(&mut self, logits: &[f32], bound: f32) {
-        let Self { best, maxima, .. } = self;
-        best.clear();
-        for (lane, _) in maxima.iter().enumerate().filter(|(_, max)| **max >= bound) {
-            let first = lane / LANES * BLOCK + lane % LANES;
-            let end = (first / BLOCK * BLOCK + BLOCK).min(logits.len());
-            let all = (first..end).step_by(LANES);
-            let reaching = all.filter(|id| logits[*id] >= bound);
-            best.extend(reaching.map(|id| Candidate::new(id, logits[id])));
-        }
-        best.sort_unstable();
+        find_reaching(&mut self.best, &self.maxima, logits, bound);
+        self.best.sort_unstable();
+    }
+}
+
+/// All candidates that reach `bound`, in no order.
+fn find_reaching(best: &mut Vec<Candidate>, maxima: &[f32], logits: &[f32], bound: f32) {
+    best.clear();
+    for (lane, _) in maxima.iter().enumerate().filter(|(_, max)| **max >= bound) {
+        let first = lane / LANES * BLOCK + lane % LANES;
+        let end = (first / BLOCK * BLOCK + BLOCK).min(logits.len());
+        let all = (first..end).step_by(LANES);
+        let reaching = all.filter(|id| logits[*id] >= bound);
+        best.extend(reaching.map(|id| Candidate::new(id, logits[id])));
     }
 }
 

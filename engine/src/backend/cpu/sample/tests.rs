@@ -143,7 +143,7 @@ fn min_p_drops_what_is_below_its_share_of_the_largest() {
 
 #[test]
 fn a_large_vocabulary_is_filtered_as_a_small_one() {
-    // 6,000 tokens: more than are sorted at first. The naive way sorts them all.
+    // 6,000 tokens, most of which are not sorted. The naive way sorts them all.
     let logits: Vec<f32> = numbers(5, 6000).iter().map(|z| z * 3.0).collect();
     let mut sorted: Vec<usize> = (0..6000).collect();
     sorted.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
@@ -163,8 +163,25 @@ fn a_large_vocabulary_is_filtered_as_a_small_one() {
         let different = counts.iter().filter(|n| **n > 0).count();
         assert!(different * 10 > kept.min(1500), "{different} of {kept} tokens ever came");
     }
-    let counts = counts(&logits, SampleRow { top_k: 700, ..warm(0) }, 2000);
-    assert!(sorted[700..].iter().all(|id| counts[*id] == 0));
+    // Fewer than lanes of blocks, and more.
+    for top_k in [200, 700] {
+        let counts = counts(&logits, SampleRow { top_k, ..warm(0) }, 2000);
+        assert!(sorted[top_k as usize..].iter().all(|id| counts[*id] == 0), "top-k {top_k}");
+    }
+}
+
+#[test]
+fn both_zeros_are_one_and_a_changed_row_leaves_its_neighbours_alone() {
+    let mut logits = vec![-3.0; 600];
+    (logits[3], logits[9]) = (-0.0, 0.0);
+    let kept = counts(&logits, SampleRow { top_k: 2, top_p: 0.4, ..warm(0) }, 1000);
+    assert_eq!((kept[3], kept[9]), (1000, 0));
+    let mut cpu = backend(ways()[0], 1);
+    let bias = [(TokenId(500), 9.0)];
+    let mut case = Case::default().add(&logits, SampleRow::greedy(0, 0));
+    case.add_with(&logits, SampleRow::greedy(0, 0), &[], &bias);
+    let case = case.add(&logits, SampleRow { top_k: 2, top_p: 0.4, ..warm(8) });
+    assert_eq!(case.run(&mut cpu), [token(3), token(500), token(3)]);
 }
 
 #[test]
@@ -330,14 +347,22 @@ fn a_penalty_that_leaves_all_numbers_behind_still_draws_by_its_rule() {
 #[test]
 fn a_draw_allocates_nothing() {
     let logits = numbers(1, 6000);
-    let rows = [warm(1), SampleRow { top_p: 0.99, ..warm(2) }, SampleRow { top_k: 900, ..warm(3) }];
-    let case = rows.into_iter().fold(Case::default(), |case, row| case.add(&logits, row));
+    let rows = [
+        warm(1),
+        SampleRow { min_p: 0.01, ..warm(1) },
+        SampleRow { top_p: 0.99, ..warm(2) },
+        SampleRow { top_k: 90, ..warm(3) },
+        SampleRow { top_k: 900, ..warm(3) },
+        SampleRow::greedy(0, 0),
+    ];
+    let mut case = rows.into_iter().fold(Case::default(), |case, row| case.add(&logits, row));
+    case.add_with(&logits, SampleRow::greedy(0, 0), &[], &[(TokenId(7), 1.0)]);
     let mut cpu = backend(ways()[0], 1);
     let mut buf = cpu.vector(&case.logits).unwrap();
-    let mut out = Vec::with_capacity(3);
+    let mut out = Vec::with_capacity(7);
     let plan = crate::backend::cpu::Plan::default();
     let bytes = allocated(|| {
         Backend::sample(&mut cpu, &mut out, &mut buf, 6000, &plan, &case.step).unwrap();
     });
-    assert_eq!((bytes, out.len()), (0, 3));
+    assert_eq!((bytes, out.len()), (0, 7));
 }

@@ -91,9 +91,12 @@ fn masses<const FUSED: bool>(x: &[f32], first: f32) -> [f32; BOUNDS] {
             *sums = lanes;
         }
     }
-    std::array::from_fn(|i| {
-        lanes_sum(&sums[i]) + tail.iter().filter(|x| **x >= bounds[i]).sum::<f32>()
-    })
+    for (sums, bound) in sums.iter_mut().zip(bounds) {
+        for (sum, x) in sums.iter_mut().zip(tail).filter(|(_, x)| **x >= bound) {
+            *sum += x;
+        }
+    }
+    std::array::from_fn(|i| lanes_sum(&sums[i]))
 }
 
 on_isa! {
