@@ -113,11 +113,11 @@ fn draw(isa: Isa, raw: &[f32], i: usize, step: &Step, scratch: &mut Scratch) -> 
     let settings = &step.samples[i];
     let Scratch { logits: changed, candidates } = scratch;
     let logits = adjusted(raw, i, step, changed);
+    let max = candidates.find_maxima(isa, logits);
     let id = if settings.temperature == 0.0 || settings.top_k == 1 {
-        candidates.find_maxima(isa, logits);
-        greedy(logits, &candidates.maxima)
+        greedy(logits, &candidates.maxima, max)
     } else {
-        Draw { isa, settings, logits, max: row::largest(isa, logits) }.token(candidates)
+        Draw { isa, settings, logits, max }.token(candidates)
     };
     Sampled::Token(TokenId(id))
 }
@@ -150,9 +150,8 @@ fn penalise(logits: &mut [f32], seen: &[Penalty], row: &SampleRow) {
     }
 }
 
-/// The largest logit, ties by lowest id.
-fn greedy(logits: &[f32], maxima: &[f32]) -> u32 {
-    let best = maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+/// The token of the largest logit, ties by lowest id.
+fn greedy(logits: &[f32], maxima: &[f32], best: f32) -> u32 {
     // The first of them is in the first block that has one.
     let first = maxima.iter().position(|max| *max == best).unwrap_or(0) / LANES * BLOCK;
     let block = &logits[first..(first + BLOCK).min(logits.len())];
@@ -169,11 +168,10 @@ struct Draw<'a> {
 }
 
 impl Draw<'_> {
-    /// The token drawn.
+    /// The token drawn. Maxima are found.
     fn token(&self, found: &mut Candidates) -> u32 {
         let top_k = self.settings.top_k as usize;
         if top_k > 0 && top_k < self.logits.len() {
-            found.find_maxima(self.isa, self.logits);
             found.take_best(self.logits, top_k);
         } else if self.settings.top_p < 1.0 {
             return self.token_of_mass(found);
@@ -201,7 +199,6 @@ impl Draw<'_> {
             row::softmax_weights(self.isa, &mut found.weights, self.logits, self.max, temperature)
                 * self.settings.top_p;
         let mut weight = self.holding(&found.weights, mass);
-        found.find_maxima(self.isa, self.logits);
         loop {
             found.take_reaching(self.logits, self.max + temperature * weight.ln());
             let held = self.weigh(found);
@@ -288,9 +285,11 @@ fn crossing(weights: &[f32], mut left: f64) -> Option<usize> {
 }
 
 impl Candidates {
-    fn find_maxima(&mut self, isa: Isa, logits: &[f32]) {
+    /// Finds each lane's largest logit; the largest of all.
+    fn find_maxima(&mut self, isa: Isa, logits: &[f32]) -> f32 {
         self.maxima.resize(lanes(logits.len()), 0.0);
         row::lane_maxima(isa, &mut self.maxima, logits);
+        self.maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max)
     }
 
     /// Finds the `k` best, fewer than all, and sorts them. Maxima are found.

@@ -1,4 +1,4 @@
-//! Loops over one row of numbers: exponentials, largest ones, sums. Plain Rust that the compiler turns into vectors,
+//! Loops over one row of numbers: exponentials, sums, other formats. Plain Rust that the compiler turns into vectors,
 //! compiled once for each instruction set.
 //!
 //! A sum runs in sixteen lanes, then over the lanes in order: its order is a function of its length.
@@ -97,7 +97,7 @@ macro_rules! on_isa {
 }
 
 mod logits;
-pub(in super::super) use logits::{BLOCK, is_finite, lane_maxima, largest, masses_above, sum_from};
+pub(in super::super) use logits::{BLOCK, is_finite, lane_maxima, masses_above, sum_from};
 
 on_isa! {
     /// `out[i] = e^((x[i] - max) / temperature)`; their sum.

@@ -18,23 +18,6 @@ fn finite<const FUSED: bool>(x: &[f32]) -> bool {
 /// A number's sign.
 const SIGN: u32 = 1 << 31;
 
-on_isa! {
-    /// The largest; minus infinity of none. All are numbers.
-    fn largest(x: &[f32]) -> f32 = largest_of;
-}
-
-#[inline(always)]
-fn largest_of<const FUSED: bool>(x: &[f32]) -> f32 {
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut best = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for i in 0..LANES {
-            best[i] = larger(best[i], chunk[i]);
-        }
-    }
-    best.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
-}
-
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
@@ -147,10 +130,6 @@ mod tests {
                     *lane = lane.max(*x);
                 }
                 assert_eq!(got, want);
-                assert_eq!(
-                    largest(way.isa, &row),
-                    want.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-                );
                 let want: f64 = row.iter().copied().map(f64::from).sum();
                 let size: f64 = row.iter().copied().map(|x| f64::from(x).abs()).sum();
                 // Chains of n / 16 sums, then four more.
