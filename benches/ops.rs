@@ -47,12 +47,18 @@ fn linear(c: &mut Criterion) {
     const N_OUT: usize = 2048;
     let all_bytes = if is_measured() { 256_usize << 20 } else { 1 };
     let mut group = c.benchmark_group("linear, 2048 x 2048");
-    for (dtype, activations, name) in formats() {
+    let made = formats().map(|(dtype, form, name)| (dtype, form, name, false));
+    let blocks = DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1);
+    let lying = blocks.map(|dtype| {
+        (dtype, Activations::Int8, format!("{}, int8, as it lies", dtype.name()), true)
+    });
+    for (dtype, activations, name, lies) in made.chain(lying) {
         let (mut cpu, _) = backend(activations, LITE, 512, 64);
         let n_byte = N_OUT * dtype.row_bytes(DIM).unwrap();
         let n_weight = all_bytes.div_ceil(n_byte);
+        let make = if lies { matrix_of_rows } else { matrix };
         let weights: Vec<Weight> =
-            (0..n_weight).map(|_| matrix(&mut cpu, dtype, N_OUT, DIM)).collect();
+            (0..n_weight).map(|_| make(&mut cpu, dtype, N_OUT, DIM)).collect();
         for rows in [1, 4, 16, 128, 512] {
             let x = buffer(&mut cpu, rows * DIM);
             let mut y = cpu.alloc(1, rows * N_OUT, hadal_engine::backend::Role::Inner).unwrap();

@@ -60,7 +60,7 @@ impl DType {
     ];
 
     /// Numbers that are stored together; a row's length is a multiple of it.
-    pub fn block_len(self) -> usize {
+    pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::Bf16 | Self::F16 | Self::Fp8E4m3 => 1,
             Self::Q8_0 => q8_0::LEN,
@@ -74,7 +74,7 @@ impl DType {
     }
 
     /// Bytes of [`DType::block_len`] numbers.
-    pub fn block_bytes(self) -> usize {
+    pub const fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::Bf16 | Self::F16 => 2,

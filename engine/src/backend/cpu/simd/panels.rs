@@ -151,16 +151,18 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     let Some(panel_bytes) = Layout::of(p.dtype).and_then(|layout| layout.panel_bytes(p.dim)) else {
         return;
     };
+    let (packed, room) = room.split_at_mut(room.len() / 2);
+    let packed = &mut packed[..panel_bytes];
     #[cfg(target_arch = "x86_64")]
     let in_place = match isa {
         // SAFETY: the caller's promise.
-        Isa::Avx512Bf16 | Isa::Amx => unsafe { rows::product(p, rows, row_bytes, Asks::of(isa)) },
+        Isa::Avx512Bf16 | Isa::Amx => unsafe {
+            rows::product(p, rows, row_bytes, Asks::of(isa), packed)
+        },
         Isa::Portable | Isa::Avx2 => 0,
     };
     #[cfg(not(target_arch = "x86_64"))]
     let in_place = 0;
-    let (packed, room) = room.split_at_mut(room.len() / 2);
-    let packed = &mut packed[..panel_bytes];
     let rest = &rows[in_place * row_bytes..];
     for (i, rows) in (in_place / OUTS..).zip(rest.chunks((OUTS * row_bytes).max(1))) {
         pack_on(isa, p.dtype, rows, p.dim, packed);

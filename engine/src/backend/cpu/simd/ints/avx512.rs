@@ -1,16 +1,16 @@
 //! Sixty-four bytes as one AVX-512 register, with VNNI.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_setr_epi8,
-    _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_and_si512,
+    __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_insert_epi32, _mm_loadu_si128, _mm_setr_epi8,
+    _mm_setzero_si128, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_and_si512,
     _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_castsi512_ps, _mm512_cvtepi32_epi16,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_i32gather_epi32, _mm512_inserti32x4,
-    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512,
-    _mm512_permutex2var_epi64, _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_si512,
-    _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32,
-    _mm512_storeu_si512, _mm512_sub_epi8, _mm512_sub_ps, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_inserti32x4, _mm512_loadu_si512,
+    _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_epi64,
+    _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_shuffle_epi8,
+    _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_si512,
+    _mm512_sub_epi8, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::Ints;
@@ -127,24 +127,33 @@ impl Avx512 {
     /// Sixteen halves, little endian, `stride` bytes apart, widened. Two bytes after each are read, too.
     ///
     /// # Safety
-    /// As [`Ints`]; `15 * stride` is below 2^31.
+    /// As [`Ints`].
     #[inline(always)]
     pub(in super::super) unsafe fn load_halves_apart(at: *const u8, stride: usize) -> __m512 {
         // SAFETY: the caller's promise.
         unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(Self::load_words(at, stride))) }
     }
 
-    /// Sixteen words, `stride` bytes apart.
+    /// Sixteen words, `stride` bytes apart: one after another, in less time than a gather takes.
     ///
     /// # Safety
-    /// As [`Ints`]; `15 * stride` is below 2^31.
+    /// As [`Ints`].
     #[inline(always)]
     pub(in super::super) unsafe fn load_words(at: *const u8, stride: usize) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe {
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let places = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(stride as i32));
-            _mm512_i32gather_epi32::<1>(places, at.cast())
+            let mut quarters = [_mm_setzero_si128(); 4];
+            for (i, quarter) in quarters.iter_mut().enumerate() {
+                let at = at.add(4 * i * stride);
+                let word = |at: *const u8| at.cast::<i32>().read_unaligned();
+                let one = _mm_cvtsi32_si128(word(at));
+                let two = _mm_insert_epi32::<1>(one, word(at.add(stride)));
+                let three = _mm_insert_epi32::<2>(two, word(at.add(2 * stride)));
+                *quarter = _mm_insert_epi32::<3>(three, word(at.add(3 * stride)));
+            }
+            let [a, b, c, d] = quarters;
+            let two = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+            _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(two, c), d)
         }
     }
 

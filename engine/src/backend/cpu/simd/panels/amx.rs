@@ -10,7 +10,7 @@ use std::arch::asm;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::formats::{Panel, layout};
+use super::formats::Panel;
 use super::{LINE, PanelProduct, TILES_BYTES, for_each};
 use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
@@ -127,7 +127,7 @@ pub(super) unsafe fn product<P: Panel>(p: &PanelProduct, room: *mut u8) -> usize
 /// Groups of a row, filled up to whole units.
 #[inline(always)]
 fn groups<P: Panel>(p: &PanelProduct) -> usize {
-    layout::<P>().units(p.dim) * layout::<P>().groups
+    P::LAYOUT.units(p.dim) * P::LAYOUT.groups
 }
 
 /// Group number `group` of a panel.
@@ -136,7 +136,7 @@ fn groups<P: Panel>(p: &PanelProduct) -> usize {
 /// The group is inside.
 #[inline(always)]
 unsafe fn read<P: Panel>(p: &PanelProduct, panel: usize, group: usize) -> P::Group<Avx512> {
-    let layout = layout::<P>();
+    let layout = P::LAYOUT;
     let unit = panel * layout.units(p.dim) + group / layout.groups;
     let group = group % layout.groups;
     // SAFETY: the caller's promise.
@@ -261,7 +261,7 @@ impl Chunk<'_> {
     /// all panels.
     #[inline(always)]
     fn ask<P: Panel>(&self, group: usize) {
-        let (layout, n_group) = (layout::<P>(), groups::<P>(self.p));
+        let (layout, n_group) = (P::LAYOUT, groups::<P>(self.p));
         let (mut panel, mut group) = (self.panel, group + GROUPS);
         if group >= n_group {
             (panel, group) = (panel + PANELS, group - n_group);

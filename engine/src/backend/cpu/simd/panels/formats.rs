@@ -16,6 +16,11 @@ pub(super) use q6_k::Q6K;
 pub(in super::super::super) trait Panel {
     /// The format.
     const DTYPE: DType;
+    /// The layout of its panels.
+    const LAYOUT: Layout = match Layout::of(Self::DTYPE) {
+        Some(layout) => layout,
+        None => Layout { groups: 1, head_bytes: 0, group_bytes: 0 },
+    };
     /// Whether numbers have eight bits, not fewer.
     const IS_WIDE: bool = false;
     /// A group, ready for any number of inputs.
@@ -61,14 +66,6 @@ pub(in super::super::super) trait Panel {
     fn numbers<L: Ints>(group: &Self::Group<L>) -> &[L::Bytes; 8];
     /// `sum + group . x` from the product of numbers, what they are too large taken away: a whole number, as f32.
     unsafe fn finish<L: Ints>(sum: L::V, dot: L::V, group: &Self::Group<L>, x: &Group) -> L::V;
-}
-
-/// The layout of a format's panels.
-pub(super) const fn layout<P: Panel>() -> Layout {
-    match Layout::of(P::DTYPE) {
-        Some(layout) => layout,
-        None => Layout { groups: 1, head_bytes: 0, group_bytes: 0 },
-    }
 }
 
 /// Eight vectors of four numbers of each output, and what they are multiplied with.

@@ -1,6 +1,6 @@
 //! One panel with a few inputs: sums stay in registers, and weights further on are asked for meanwhile.
 
-use super::formats::{Panel, layout};
+use super::formats::Panel;
 use super::{LINE, PanelProduct, for_each};
 #[cfg(target_arch = "x86_64")]
 use crate::backend::cpu::Isa;
@@ -46,7 +46,7 @@ struct Ahead {
 
 impl Ahead {
     fn of<P: Panel>(p: &PanelProduct) -> Self {
-        let panel_bytes = layout::<P>().units(p.dim) * layout::<P>().unit_bytes();
+        let panel_bytes = P::LAYOUT.units(p.dim) * P::LAYOUT.unit_bytes();
         Self { end: p.panels.wrapping_add(p.panels() * panel_bytes), next: p.next }
     }
 
@@ -83,7 +83,7 @@ pub(super) unsafe fn tile<L: Ints, P: Panel, const C: usize>(
     row: usize,
     asks: Asks,
 ) {
-    let layout = layout::<P>();
+    let layout = P::LAYOUT;
     let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
     let ahead = Ahead::of::<P>(p);
     // SAFETY: the caller's promise: whole units of weights and of inputs.
@@ -134,7 +134,7 @@ impl Step {
         group: usize,
         asks: Asks,
     ) {
-        let layout = layout::<P>();
+        let layout = P::LAYOUT;
         if asks != Asks::Not {
             ask(asks, layout, self.later, group);
         }

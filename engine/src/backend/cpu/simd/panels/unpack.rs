@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod halves;
 
-use super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, layout};
+use super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
@@ -167,7 +167,7 @@ unsafe fn one<L: Ints, P: Panel>(panel: &[u8], shape: Shape, to: *mut f32) {
 /// It is inside, and the processor has `L`.
 #[inline(always)]
 unsafe fn read<L: Ints, P: Panel>(panel: &[u8], group: usize) -> P::Group<L> {
-    let layout = layout::<P>();
+    let layout = P::LAYOUT;
     let unit = panel[group / layout.groups * layout.unit_bytes()..].as_ptr();
     let within = group % layout.groups;
     // SAFETY: the group is inside its unit.
