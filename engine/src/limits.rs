@@ -9,7 +9,8 @@ pub struct Limits {
     /// reads nearly every expert, however long it is.
     pub step_rows_max: usize,
     /// Rows of a step that has an answer in it and a part of a long prompt, for which the answer waits; never fewer than
-    /// `sequences_max`. Four times as many with prompts that end in the step.
+    /// `sequences_max`. Four times as many with a prompt that ends in the step, two and a half times with
+    /// several.
     pub answer_step_rows_max: usize,
     /// Sequences that run at once. Each costs a decode row a step.
     pub sequences_max: usize,

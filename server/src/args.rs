@@ -167,8 +167,8 @@ pub(crate) struct LimitArgs {
     /// Rows of one forward pass: more reads weights less often, and takes longer
     #[arg(long, value_name = "N", default_value_t = Limits::default().step_rows_max)]
     step_rows: usize,
-    /// The same with a part of a long prompt while an answer is running, which waits for it; four times as many with
-    /// prompts that need not be cut. Fewer is smoother streaming, and slower
+    /// The same with a part of a long prompt while an answer is running, which waits for it; four times as many with a
+    /// prompt that need not be cut, two and a half times with several. Fewer is smoother streaming, and slower
     #[arg(long, value_name = "N", default_value_t = Limits::default().answer_step_rows_max)]
     answer_step_rows: usize,
     /// Requests that wait for a place; one more is refused

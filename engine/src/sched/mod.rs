@@ -255,6 +255,9 @@ impl Scheduler {
     fn assign_rows(&mut self, pool: &mut PagePool) {
         let mut budget = self.budget();
         for decoding in [true, false] {
+            if !decoding {
+                budget.begin_prompts();
+            }
             for at in 0..self.running.len() {
                 let sequence = &self.running[at];
                 let waits = !sequence.goes_on() || sequence.planned > 0;

@@ -30,9 +30,34 @@ fn a_prompt_that_would_end_in_the_next_step_is_not_long() {
     let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
     let mut world = World::new(&limits, 16);
     let (_first, _second) =
-        (world.enqueue(Order::plain(14, 9), 9), world.enqueue(Order::plain(20, 9), 9));
-    assert_eq!(world.turn(), Some(24), "ten rows of the second");
-    assert_eq!(world.turn(), Some(1 + 10), "its others at once");
+        (world.enqueue(Order::plain(10, 9), 9), world.enqueue(Order::plain(20, 9), 9));
+    assert_eq!(world.turn(), Some(24), "fourteen rows of the second");
+    assert_eq!(world.turn(), Some(1 + 6), "its others at once");
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_waits_for_one_that_takes_half_of_the_step() {
+    let limits = Limits { answer_step_rows_max: 8, ..limits(24, 3, 300) };
+    let mut world = World::new(&limits, 16);
+    let (_first, _second) =
+        (world.enqueue(Order::plain(12, 9), 9), world.enqueue(Order::plain(20, 9), 9));
+    assert_eq!(world.turn(), Some(12), "the first token of the first comes sooner");
+    assert_eq!(world.turn(), Some(1 + 20), "that of the second no later");
+    let _long = world.enqueue(Order::plain(60, 9), 9);
+    assert_eq!(world.turn(), Some(2 + 6), "one that fits no step begins at once");
+}
+
+#[test]
+fn several_prompts_have_fewer_rows_beside_answers_than_one() {
+    let limits = Limits { answer_step_rows_max: 8, ..limits(64, 6, 300) };
+    let mut world = World::new(&limits, 32);
+    let _answer = world.enqueue(Order::plain(3, 20), 20);
+    assert_eq!(world.turn(), Some(3));
+    let _few: Vec<_> = (0..3).map(|_| world.enqueue(Order::plain(9, 20), 20)).collect();
+    assert_eq!(world.turn(), Some(1 + 9 + 9), "two of three, of twenty rows");
+    assert_eq!(world.turn(), Some(3 + 9));
+    let _one = world.enqueue(Order::plain(28, 9), 9);
+    assert_eq!(world.turn(), Some(4 + 28), "all of one, of 32");
 }
 
 #[test]
