@@ -32,7 +32,7 @@ use crate::limits::Limits;
 use crate::request::{FinishReason, Request};
 use crate::stats::Stats;
 use crate::step::{SampleRow, Sampled, Step, TokenId};
-use budget::Budget;
+use budget::{Budget, Whose};
 use sequence::{Fate, Lane, Sequence};
 
 /// All requests of a model, from arrival to their last event.
@@ -255,9 +255,6 @@ impl Scheduler {
     fn assign_rows(&mut self, pool: &mut PagePool) {
         let mut budget = self.budget();
         for decoding in [true, false] {
-            if !decoding {
-                budget.begin_prompts();
-            }
             for at in 0..self.running.len() {
                 let sequence = &self.running[at];
                 let waits = !sequence.goes_on() || sequence.planned > 0;
@@ -265,16 +262,16 @@ impl Scheduler {
                     continue;
                 }
                 let left = sequence.next_run().1 - sequence.computed;
-                let is_long = !decoding && (sequence.is_long || budget.is_long(sequence.owed()));
-                let rows = budget.of_run(left, is_long);
+                let whose = budget.whose(decoding, sequence.is_long, sequence.owed());
+                let rows = budget.of_run(left, sequence.owed(), whose);
                 if rows == 0 {
                     continue;
                 }
                 budget.take_back(self.give_pages(at, rows, pool));
                 let sequence = &mut self.running[at];
                 if sequence.fate == Fate::Stays {
-                    (sequence.planned, sequence.is_long) = (rows, is_long);
-                    budget.spend(rows, is_long);
+                    (sequence.planned, sequence.is_long) = (rows, whose == Whose::Long);
+                    budget.spend(rows, whose);
                 }
             }
         }
@@ -285,7 +282,7 @@ impl Scheduler {
         if self.running.iter().any(Sequence::is_answering) {
             Budget::beside_answers(self.step_rows_max, self.answer_step_rows_max)
         } else {
-            Budget::alone(self.step_rows_max)
+            Budget::alone(self.step_rows_max, self.answer_step_rows_max)
         }
     }
 

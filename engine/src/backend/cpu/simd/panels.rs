@@ -147,6 +147,9 @@ fn lines(dim: usize) -> usize {
 /// # Safety
 /// As [`product`], the panels left out.
 pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], room: &mut [u8]) {
+    if p.rows == 0 {
+        return;
+    }
     let Some(row_bytes) = p.dtype.row_bytes(p.dim) else { return };
     let Some(panel_bytes) = Layout::of(p.dtype).and_then(|layout| layout.panel_bytes(p.dim)) else {
         return;

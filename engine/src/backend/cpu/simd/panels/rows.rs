@@ -27,7 +27,10 @@ pub(super) unsafe fn product(
     asks: Asks,
     room: &mut [u8],
 ) -> usize {
-    if !(1..=ROWS_MAX).contains(&p.rows) {
+    let in_registers = matches!(p.dtype, DType::Q8_0 | DType::Q4_0);
+    // Where there are tiles, they take sixteen.
+    let most = if asks == Asks::Twice && !in_registers { ROWS_MAX - 1 } else { ROWS_MAX };
+    if !(1..=most).contains(&p.rows) {
         return 0;
     }
     let panels = p.outs.min(rows.len() / row_bytes.max(1)) / OUTS;
