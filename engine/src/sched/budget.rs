@@ -13,6 +13,7 @@ const SEVERAL_HALVES: usize = 5;
 /// Answers come first. A prompt that can end in a step is not cut, if the next step has room for all of it: two steps keep
 /// answers waiting about as long as one, and twice. One that is too long for that goes on in parts, between which answers
 /// flow; at least half of the rows for parts are left for it, however many answers and short prompts there are.
+#[derive(Default)]
 pub(super) struct Budget {
     /// At most, with all runs.
     whole: usize,
@@ -49,17 +50,7 @@ impl Budget {
     /// Of a step of at most `rows`, `part` of them where an answer waits for a part of a long prompt.
     pub(super) fn beside_answers(rows: usize, part: usize) -> Self {
         let (whole, several) = (rows.min(WHOLE * part), rows.min(SEVERAL_HALVES * part / 2));
-        let next = whole;
-        Self {
-            whole,
-            several,
-            part,
-            next,
-            spent: 0,
-            spent_on_short: 0,
-            n_short: 0,
-            spent_on_long: 0,
-        }
+        Self { whole, several, part, next: whole, ..Self::default() }
     }
 
     /// Whose rows these are: of a sequence that owes `owed` and may have gone on in parts before.

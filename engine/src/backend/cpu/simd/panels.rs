@@ -46,6 +46,26 @@ macro_rules! for_each {
 
 pub(super) use for_each;
 
+/// Runs a block that has a tile's rows as a constant, up to [`TILE_ROWS`]: code of its own for each.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_rows {
+    ($rows:expr, $c:ident => $body:expr) => {
+        with_rows!(@ $rows, $c, $body, 1 2 3 4 5 6 7 8)
+    };
+    (@ $rows:expr, $c:ident, $body:expr, $($n:literal)*) => {
+        match $rows {
+            $($n => {
+                const $c: usize = $n;
+                $body
+            })*
+            rows => debug_assert!(false, "a tile of {rows} rows"),
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+use with_rows;
+
 /// [`panels::pack`] as fast as `isa` can; the same bytes.
 pub(in super::super) fn pack_on(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
@@ -269,14 +289,13 @@ unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
     unsafe {
         for first in (0..p.rows).step_by(ROWS) {
             let rows = (p.rows - first).min(ROWS);
-            // As even as can be: nine rows are five and four.
-            let tiles = rows.div_ceil(TILE_ROWS);
             for panel in 0..p.panels() {
-                for tile in 0..tiles {
-                    let (row, next) = (rows * tile / tiles, rows * (tile + 1) / tiles);
+                for i in 0..rows.div_ceil(TILE_ROWS) {
+                    let (row, n) = rows_of_tile(rows, i);
+                    let row = first + row;
                     // The first to come reads from memory, others from the cache.
-                    let asks = if first == 0 && tile == 0 { asks } else { Asks::Not };
-                    avx512_tile::<P>(p, panel, first + row, next - row, asks);
+                    let asks = if first == 0 && i == 0 { asks } else { Asks::Not };
+                    with_rows!(n, C => tile::<Avx512, P, C>(p, panel, row, asks));
                 }
             }
         }
@@ -287,29 +306,11 @@ unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
 #[cfg(target_arch = "x86_64")]
 const TILE_ROWS: usize = 8;
 
-/// # Safety
-/// As [`product`]; at most [`TILE_ROWS`] rows.
+/// First row and rows of tile number `tile` of those that `rows` are cut into, as even as can be: nine are five and four.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn avx512_tile<P: Panel>(
-    p: &PanelProduct,
-    panel: usize,
-    row: usize,
-    rows: usize,
-    asks: Asks,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match rows {
-            1 => tile::<Avx512, P, 1>(p, panel, row, asks),
-            2 => tile::<Avx512, P, 2>(p, panel, row, asks),
-            3 => tile::<Avx512, P, 3>(p, panel, row, asks),
-            4 => tile::<Avx512, P, 4>(p, panel, row, asks),
-            5 => tile::<Avx512, P, 5>(p, panel, row, asks),
-            6 => tile::<Avx512, P, 6>(p, panel, row, asks),
-            7 => tile::<Avx512, P, 7>(p, panel, row, asks),
-            8 => tile::<Avx512, P, 8>(p, panel, row, asks),
-            _ => debug_assert!(false, "a tile of {rows} rows"),
-        }
-    }
+fn rows_of_tile(rows: usize, tile: usize) -> (usize, usize) {
+    let tiles = rows.div_ceil(TILE_ROWS);
+    let first = rows * tile / tiles;
+    (first, rows * (tile + 1) / tiles - first)
 }

@@ -11,8 +11,8 @@ use super::formats::{Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 use crate::quant::panels::{Layout, OUTS};
-pub(super) use blocks::Blocks;
-use blocks::{Block, Unit};
+use blocks::Unit;
+pub(super) use blocks::{Block, Blocks};
 
 /// Writes sixteen whole rows into `panel`; `false`, and nothing written, when that is left to the plain way.
 pub(super) fn pack(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) -> bool {
@@ -64,13 +64,23 @@ impl Sixteen {
         unsafe { self.pack_blocks::<B>(blocks, panel) }
     }
 
+    /// Block number `index` of these rows.
+    #[inline(always)]
+    pub(super) fn block<B: Blocks>(&self, index: usize) -> Block {
+        Block {
+            at: self.at.wrapping_add(index * B::BYTES),
+            stride: self.row_bytes,
+            ahead: self.next.wrapping_add(index * OUTS * B::BYTES),
+        }
+    }
+
     /// Writes some blocks, from the first of a unit on, into units from `to` on.
     ///
     /// # Safety
     /// As [`Sixteen::pack`], for these blocks.
     #[inline(always)]
     pub(super) unsafe fn pack_blocks<B: Blocks>(&self, blocks: Range<usize>, to: *mut u8) {
-        let (layout, block_bytes) = (B::LAYOUT, B::BYTES);
+        let layout = B::LAYOUT;
         let (per_unit, parts) = (B::PER_UNIT, B::PARTS);
         let n = blocks.len();
         // SAFETY: the caller's promise: there is a unit for every `per_unit` blocks.
@@ -81,14 +91,9 @@ impl Sixteen {
             }
             for i in 0..n {
                 let (block, index) = (blocks.start + i, i % per_unit);
-                let block = Block {
-                    at: self.at.add(block * block_bytes),
-                    stride: self.row_bytes,
-                    ahead: self.next.wrapping_add(block * OUTS * block_bytes),
-                };
                 let head = to.add(i / per_unit * layout.unit_bytes());
                 let groups = head.add(layout.head_bytes + index * parts * layout.group_bytes);
-                B::pack(block, Unit { head, index, groups });
+                B::pack(self.block::<B>(block), Unit { head, index, groups });
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What each format's blocks become: a unit's factors and groups.
 
-use std::arch::x86_64::__m512i;
+use std::arch::x86_64::{__m512, __m512i};
 
 use super::super::LINE;
 use super::super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -28,7 +28,7 @@ pub(in super::super) trait Blocks: Panel {
 #[derive(Clone, Copy)]
 pub(in super::super) struct Block {
     /// The first row's.
-    pub(super) at: *const u8,
+    pub(in super::super) at: *const u8,
     /// Bytes from one row to the next.
     pub(super) stride: usize,
     /// As many bytes further on.
@@ -39,7 +39,7 @@ impl Block {
     /// Asks for part number `part` of `parts` of what lies ahead. All at once would wait for one another, and what is packed
     /// behind them.
     #[inline(always)]
-    fn ask<B: Blocks>(self, part: usize, parts: usize) {
+    pub(in super::super) fn ask<B: Blocks>(self, part: usize, parts: usize) {
         let share = (OUTS * B::BYTES).div_ceil(parts * LINE);
         for line in part * share..(part + 1) * share {
             prefetch_far(self.ahead.wrapping_add(line * LINE));
@@ -56,12 +56,22 @@ impl Block {
         unsafe { Avx512::load_words(self.at.add(at), self.stride) }
     }
 
+    /// The half that each row's begins with, widened.
+    ///
+    /// # Safety
+    /// As [`Blocks`].
+    #[inline(always)]
+    pub(in super::super) unsafe fn factors(self) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { Avx512::load_halves_apart(self.at, self.stride) }
+    }
+
     /// Sixteen bytes of each row, a word of each a vector.
     ///
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    unsafe fn turned(self, at: usize) -> [__m512i; VECTORS_OF_16] {
+    pub(in super::super) unsafe fn turned(self, at: usize) -> [__m512i; VECTORS_OF_16] {
         // SAFETY: the caller's promise.
         unsafe { Avx512::load_turned(self.at.add(at), self.stride) }
     }

@@ -1,9 +1,9 @@
-//! Blocks that are no panels' groups, for few inputs: a few blocks of sixteen rows become units of a panel in the
+//! Blocks of any format, for one tile of inputs or two: a few blocks of sixteen rows become units of a panel in the
 //! first-level cache, all inputs pass them, and the next take their place.
 
 use super::super::pack::{Blocks, Sixteen};
 use super::super::tile::Asks;
-use super::super::{LINE, PanelProduct, TILE_ROWS, for_each};
+use super::super::{LINE, PanelProduct, TILE_ROWS, for_each, rows_of_tile, with_rows};
 use super::{All, ROWS_MAX};
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::{Avx512, LANES, Lanes, prefetch};
@@ -78,25 +78,15 @@ impl Units {
         sums: &mut [f32; ROWS_MAX * LANES],
         asks: Asks,
     ) {
-        let tiles = p.rows.div_ceil(TILE_ROWS);
-        for tile in 0..tiles {
-            let (row, end) = (p.rows * tile / tiles, p.rows * (tile + 1) / tiles);
+        for tile in 0..p.rows.div_ceil(TILE_ROWS) {
+            let (row, n) = rows_of_tile(p.rows, tile);
             // SAFETY: the caller's promise.
             unsafe {
                 let x = p.x.add(row * p.x_stride + self.first * B::LAYOUT.groups);
                 let sums = sums.as_mut_ptr().add(row * LANES);
                 let asks = if tile == 0 { asks } else { Asks::Not };
                 let t = Tile { x, x_stride: p.x_stride, sums, asks };
-                match end - row {
-                    1 => t.add::<B, 1>(self),
-                    2 => t.add::<B, 2>(self),
-                    3 => t.add::<B, 3>(self),
-                    4 => t.add::<B, 4>(self),
-                    5 => t.add::<B, 5>(self),
-                    6 => t.add::<B, 6>(self),
-                    7 => t.add::<B, 7>(self),
-                    _ => t.add::<B, TILE_ROWS>(self),
-                }
+                with_rows!(n, C => t.add::<B, C>(self));
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Blocks that are a panel's groups, for one tile of inputs: they become its vectors in registers.
 
-use super::super::formats::{Panel, Q4_0, Q8_0, Scaled};
-use super::super::pack::Sixteen;
+use super::super::formats::{Q4_0, Q8_0, Scaled};
+use super::super::pack::{Block, Blocks, Sixteen};
 use super::super::tile::Asks;
-use super::super::{LINE, PanelProduct, TILE_ROWS, for_each};
+use super::super::{LINE, PanelProduct, for_each, with_rows};
 use super::All;
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx512, Lanes, prefetch, prefetch_far};
+use crate::backend::cpu::simd::{Avx512, Lanes, prefetch};
 use crate::quant::panels::{GROUP, OUTS};
 
 /// How far ahead in each row the first-level cache is asked for what the second has; where it has few requests at a time
@@ -16,45 +16,41 @@ const NEAR_BYTES: usize = 384;
 /// A format whose blocks are groups.
 ///
 /// # Safety
-/// As [`Panel`]; `at` is the same block of sixteen rows, `row_bytes` apart.
-pub(super) trait Turned: Panel {
-    /// Bytes of a block.
-    const BYTES: usize = Self::DTYPE.block_bytes();
+/// As [`Blocks`].
+pub(super) trait Turned: Blocks {
     /// A block of sixteen rows.
-    unsafe fn read_rows(at: *const u8, row_bytes: usize) -> Self::Group<Avx512>;
+    unsafe fn read_rows(from: Block) -> Self::Group<Avx512>;
 }
 
 impl Turned for Q8_0 {
     #[inline(always)]
-    unsafe fn read_rows(at: *const u8, row_bytes: usize) -> Scaled<Avx512> {
+    unsafe fn read_rows(from: Block) -> Scaled<Avx512> {
         // SAFETY: the caller's promise.
         unsafe {
-            let (scale, at) = (Avx512::load_halves_apart(at, row_bytes), at.add(2));
-            let first = Avx512::load_turned(at, row_bytes);
-            let second = Avx512::load_turned(at.add(GROUP / 2), row_bytes);
+            let (first, second) = (from.turned(2), from.turned(2 + GROUP / 2));
             let mut numbers = [first[0]; 8];
             for i in 0..4 {
                 // The sign bit turned, as in panels.
                 numbers[i] = Avx512::byte_minus(first[i], 128);
                 numbers[i + 4] = Avx512::byte_minus(second[i], 128);
             }
-            Scaled { numbers, scale }
+            Scaled { numbers, scale: from.factors() }
         }
     }
 }
 
 impl Turned for Q4_0 {
     #[inline(always)]
-    unsafe fn read_rows(at: *const u8, row_bytes: usize) -> Scaled<Avx512> {
+    unsafe fn read_rows(from: Block) -> Scaled<Avx512> {
         // SAFETY: the caller's promise.
         unsafe {
-            let both = Avx512::load_turned(at.add(2), row_bytes);
+            let both = from.turned(2);
             let mut numbers = [both[0]; 8];
             for i in 0..4 {
                 numbers[i] = Avx512::byte_bits(both[i], 0, 15);
                 numbers[i + 4] = Avx512::byte_bits(both[i], 4, 15);
             }
-            Scaled { numbers, scale: Avx512::load_halves_apart(at, row_bytes) }
+            Scaled { numbers, scale: from.factors() }
         }
     }
 }
@@ -67,16 +63,7 @@ pub(super) unsafe fn all<B: Turned>(all: &All<'_>, asks: Asks) {
         let t = Tile { p: all.p, rows: all.sixteen(panel), asks, panel };
         // SAFETY: the caller's promise.
         unsafe {
-            match all.p.rows {
-                1 => t.run::<B, 1>(),
-                2 => t.run::<B, 2>(),
-                3 => t.run::<B, 3>(),
-                4 => t.run::<B, 4>(),
-                5 => t.run::<B, 5>(),
-                6 => t.run::<B, 6>(),
-                7 => t.run::<B, 7>(),
-                _ => t.run::<B, TILE_ROWS>(),
-            }
+            with_rows!(all.p.rows, C => t.run::<B, C>());
         }
     }
 }
@@ -95,23 +82,21 @@ impl Tile<'_> {
     #[inline(always)]
     unsafe fn run<B: Turned, const C: usize>(&self) {
         let (p, groups) = (self.p, self.p.dim / GROUP);
-        let Sixteen { at, row_bytes, next } = self.rows;
         // SAFETY: the caller's promise: whole groups of weights and of inputs.
         unsafe {
             let mut sums = [Avx512::splat(0.0); C];
             for group in 0..groups {
-                for byte in (0..OUTS * B::BYTES).step_by(LINE) {
-                    prefetch_far(next.wrapping_add(group * OUTS * B::BYTES + byte));
-                }
+                let block = self.rows.block::<B>(group);
+                block.ask::<B>(0, 1);
                 if self.asks == Asks::Once {
                     // A line of a row is asked for as often as is needed, in turns.
                     let every = LINE / B::BYTES;
                     for row in (group % every..OUTS).step_by(every) {
-                        let near = group * B::BYTES + row * row_bytes + NEAR_BYTES;
-                        prefetch(at.wrapping_add(near));
+                        let near = row * self.rows.row_bytes + NEAR_BYTES;
+                        prefetch(block.at.wrapping_add(near));
                     }
                 }
-                let weights = B::read_rows(at.add(group * B::BYTES), row_bytes);
+                let weights = B::read_rows(block);
                 B::add::<Avx512, C>(&mut sums, &weights, p.x.add(group), p.x_stride);
             }
             if !groups.is_multiple_of(2) {
