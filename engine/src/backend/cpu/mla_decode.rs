@@ -207,7 +207,9 @@ impl Work<'_> {
                     }
                 }
                 s.mla.span = span;
-                out.chunks_mut(latent).zip(running).for_each(|(out, running)| running.finish(out));
+                out.chunks_mut(latent)
+                    .zip(running)
+                    .for_each(|(out, running)| running.finish(self.isa, out));
             },
         );
     }
@@ -247,7 +249,7 @@ impl Work<'_> {
                 for (other, from) in (1..n_span).map(result) {
                     running.merge(out, other, from);
                 }
-                running.finish(out);
+                running.finish(self.isa, out);
             }
         });
     }
@@ -315,7 +317,7 @@ impl Work<'_> {
             let running = running.chunks_mut(PASS).zip(out.chunks_mut(PASS * latent));
             for ((running, out), scores) in running.zip(s.scores.chunks_mut(PASS * PAGE_TOKENS)) {
                 after.ask();
-                accumulate(self.isa, values, scale, scores, running, out);
+                accumulate(self.isa, values, scale, scores, |_| values.n(), running, out);
             }
         }
         true

@@ -2,30 +2,40 @@
 //!
 //! A task is one head of one sequence. For each page of 64 latents it expands the head's keys and values once
 //! (`2 * 64 * (n + v) * c` FLOPs) and lets all rows of the chunk pass (`2 * (n + r + v)` a row and key). The score
-//! matrix exists for one tile and a few rows at a time. A key half that is stored by itself, turned round, is turned back
-//! once a task; halves in panels are unpacked.
+//! matrix exists for one tile and a few rows at a time.
+//!
+//! Without tiles everything is a product with a matrix turned round, whose sums run over lanes of their own (`simd/turned.rs`):
+//! latents with both halves of `kv_b`, turned once a task; queries with a page's keys, turned once a page; weights with values, which
+//! lie that way.
+
+mod halves;
 
 use super::pool::Block;
-use super::simd::attention::{Running, accumulate, score};
-use super::simd::multiply::{strided_dot_f32, strided_dot_rows};
-use super::simd::rows::Rows;
-use super::{Cpu, Isa, Latents, Plan, Weight, latents, mla_decode};
-use crate::backend::{KvB, MlaShape, ScratchShape};
-use crate::quant::{DType, bf16};
-use crate::step::PAGE_TOKENS;
-
+use super::simd::LANES;
 #[cfg(target_arch = "x86_64")]
 use super::simd::attention::prefill;
-use super::simd::panels::unpack::{Way, unpack};
+use super::simd::attention::{Running, accumulate};
+use super::simd::rows::Rows;
+use super::simd::turned::{product, turn};
+use super::{Cpu, Isa, Latents, Plan, Weight, latents, mla_decode};
+use crate::backend::{KvB, MlaShape, ScratchShape};
+#[cfg(target_arch = "x86_64")]
+use crate::quant::DType;
+use crate::step::PAGE_TOKENS;
+use halves::{TURNED, turned_rows, widened_rows};
+#[cfg(target_arch = "x86_64")]
+use halves::{rows_of, turned_rows_of};
 
-/// Rows that see a page together without tiles.
-const ROWS: usize = 8;
+/// Rows that see a page together without tiles: their scores stay in the first-level cache.
+const ROWS: usize = 32;
 
 /// One thread's tile.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[64, n + r]`.
+    /// `[n + r, 64]`: a page's keys turned round.
     keys: Vec<f32>,
+    /// `[64, n]`: the part of them that is expanded, before it is turned.
+    expanded: Vec<f32>,
     /// `[64, v]`.
     values: Vec<f32>,
     /// `[ROWS, 64]`.
@@ -34,11 +44,11 @@ pub(super) struct Scratch {
     running: Vec<Running>,
     /// `[rows, v]`: the rows' unnormalised outputs.
     out: Vec<f32>,
-    /// `[n, c]`: one head's key half.
+    /// `[c, n]`: one head's key half, turned round.
     w_uk: Vec<f32>,
-    /// `[v, c]`: its value half, where that is in panels.
+    /// `[c, v]`: its value half, turned round.
     w_uv: Vec<f32>,
-    /// `[max(n, c)]`: one row as it is stored.
+    /// `[TURNED, max(n, c)]`: rows as they are stored.
     stored: Vec<f32>,
     /// `[64, c + r]`: a page of latents widened.
     latents: Vec<f32>,
@@ -86,36 +96,57 @@ impl Tiles {
     }
 }
 
+/// Numbers of a scratch's f32 buffers.
+fn sizes(shape: &ScratchShape) -> [usize; 9] {
+    let (mla, rows) = (&shape.mla, shape.step_rows_max);
+    let (n, v, c) = (mla.qk_nope_head_dim, mla.v_head_dim, mla.kv_lora_rank);
+    [
+        PAGE_TOKENS * mla.qk_head_dim(),
+        PAGE_TOKENS * n,
+        PAGE_TOKENS * v,
+        ROWS * PAGE_TOKENS,
+        rows * v,
+        c * n,
+        c * v,
+        TURNED * n.max(c),
+        PAGE_TOKENS * mla.latent_dim(),
+    ]
+}
+
 impl Scratch {
     pub(super) fn new(cpu: &Cpu, shape: &ScratchShape) -> Self {
-        let (mla, rows) = (&shape.mla, shape.step_rows_max);
+        let [keys, expanded, values, scores, out, w_uk, w_uv, stored, latents] =
+            sizes(shape).map(|n| vec![0.0; n]);
         Self {
-            keys: vec![0.0; PAGE_TOKENS * mla.qk_head_dim()],
-            values: vec![0.0; PAGE_TOKENS * mla.v_head_dim],
-            scores: vec![0.0; ROWS * PAGE_TOKENS],
-            running: vec![Running::START; rows],
-            out: vec![0.0; rows * mla.v_head_dim],
-            w_uk: vec![0.0; mla.qk_nope_head_dim * mla.kv_lora_rank],
-            w_uv: vec![0.0; mla.v_head_dim * mla.kv_lora_rank],
-            stored: vec![0.0; mla.qk_nope_head_dim],
-            latents: vec![0.0; PAGE_TOKENS * mla.latent_dim()],
-            page: latents::PageRoom::new(cpu.cache, mla, mla_decode::has_tiles(cpu, mla)),
+            keys,
+            expanded,
+            values,
+            scores,
+            running: vec![Running::START; shape.step_rows_max],
+            out,
+            w_uk,
+            w_uv,
+            stored,
+            latents,
+            page: latents::PageRoom::new(
+                cpu.cache,
+                &shape.mla,
+                mla_decode::has_tiles(cpu, &shape.mla),
+            ),
             #[cfg(target_arch = "x86_64")]
             tiles: Tiles::new(cpu, shape),
         }
     }
 
     pub(super) fn bytes(cpu: &Cpu, shape: &ScratchShape) -> u64 {
-        let (mla, rows) = (&shape.mla, shape.step_rows_max);
-        let tile = PAGE_TOKENS * (mla.qk_head_dim() + mla.v_head_dim + ROWS + mla.latent_dim());
-        let halves =
-            mla.qk_nope_head_dim * (mla.kv_lora_rank + 1) + mla.v_head_dim * mla.kv_lora_rank;
-        let out = rows * (size_of::<Running>() + mla.v_head_dim * size_of::<f32>());
+        let mla = &shape.mla;
+        let floats = sizes(shape).iter().sum::<usize>() * size_of::<f32>();
+        let running = shape.step_rows_max * size_of::<Running>();
         #[cfg(target_arch = "x86_64")]
         let tiles = Tiles::bytes(cpu, shape);
         #[cfg(not(target_arch = "x86_64"))]
         let tiles = 0;
-        ((tile + halves) * size_of::<f32>() + out) as u64
+        (floats + running) as u64
             + latents::PageRoom::bytes(cpu.cache, mla, mla_decode::has_tiles(cpu, mla))
             + tiles
     }
@@ -173,12 +204,7 @@ impl Work<'_> {
         let last = plan.positions[rows.end - 1] as usize;
         scratch.running[..n_row].fill(Running::START);
         scratch.out[..n_row * shape.v_head_dim].fill(0.0);
-        if let KvB::Halves { key, value } = self.kv_b {
-            self.turn_keys(scratch, key, head * shape.kv_lora_rank);
-            if value.dtype.block_len() > 1 {
-                self.widen_values(scratch, value, head * shape.v_head_dim);
-            }
-        }
+        self.take_weights(scratch, head);
         for (i, page) in plan.pages_of(sequence).iter().enumerate() {
             let start = i * PAGE_TOKENS;
             if start > last {
@@ -190,34 +216,30 @@ impl Work<'_> {
         }
         let out = scratch.out.chunks_mut(shape.v_head_dim);
         for (out, running) in out.zip(&scratch.running[..n_row]) {
-            running.finish(out);
+            running.finish(self.isa, out);
         }
         &scratch.out[..n_row * shape.v_head_dim]
     }
 
-    /// One head's key half, `[c, n]` from row `first`, turned round and widened.
-    fn turn_keys(&self, scratch: &mut Scratch, key: &Weight, first: usize) {
-        let Scratch { w_uk, stored, .. } = scratch;
-        let (latent, n) = (self.shape.kv_lora_rank, key.dim);
-        if let Some(panels) = key.panels(first, latent) {
-            return unpack(self.isa, key.dtype, panels, n, Way::Turned, w_uk);
-        }
-        for c in 0..latent {
-            key.row(first + c, stored);
-            for (n, x) in stored.iter().enumerate() {
-                w_uk[n * latent + c] = *x;
+    /// One head's halves of `kv_b`, turned round and widened.
+    fn take_weights(&self, scratch: &mut Scratch, head: usize) {
+        let Self { isa, shape, .. } = *self;
+        let (n, v, c) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.kv_lora_rank);
+        let Scratch { w_uk, w_uv, stored, .. } = scratch;
+        match self.kv_b {
+            KvB::Whole(whole) => {
+                turned_rows(isa, whole, head * (n + v)..head * (n + v) + n, w_uk, stored);
+                turned_rows(isa, whole, head * (n + v) + n..(head + 1) * (n + v), w_uv, stored);
             }
-        }
-    }
-
-    /// One head's value half, `[v, c]` from row `first`, widened.
-    fn widen_values(&self, scratch: &mut Scratch, value: &Weight, first: usize) {
-        let (w_uv, v) = (&mut scratch.w_uv, self.shape.v_head_dim);
-        if let Some(panels) = value.panels(first, v) {
-            return unpack(self.isa, value.dtype, panels, value.dim, Way::Rows, w_uv);
-        }
-        for (i, to) in w_uv.chunks_mut(value.dim).enumerate() {
-            value.row(first + i, to);
+            KvB::Apart { key, value } => {
+                let first = head * shape.qk_head_dim();
+                turned_rows(isa, key, first..first + n, w_uk, stored);
+                turned_rows(isa, value, head * v..(head + 1) * v, w_uv, stored);
+            }
+            KvB::Halves { key, value } => {
+                widened_rows(isa, key, head * c..(head + 1) * c, w_uk);
+                turned_rows(isa, value, head * v..(head + 1) * v, w_uv, stored);
+            }
         }
     }
 
@@ -229,58 +251,35 @@ impl Work<'_> {
         let n_key_of = |row: usize| {
             (plan.positions[first + row] as usize + 1).saturating_sub(start).min(PAGE_TOKENS)
         };
-        let mut row = 0;
+        let keys = Rows::f32(keys, qk, PAGE_TOKENS);
+        // Positions ascend: whoever is behind a row that sees a key sees it too.
+        let mut row = (0..n_row).take_while(|row| n_key_of(*row) == 0).count();
         while row < n_row {
-            let n_key = n_key_of(row);
-            // Positions ascend: whoever is behind a row that sees the whole page sees it too.
-            let n = if n_key == PAGE_TOKENS { ROWS.min(n_row - row) } else { 1 };
-            if n_key > 0 {
-                let query = &self.q[((first + row) * shape.n_head + head) * qk..];
-                let keys = Rows::f32(keys, n_key, qk);
-                score(isa, keys, (query, shape.n_head * qk), n, scores);
-                let values = Rows::f32(values, n_key, width);
-                let (running, out) = (&mut running[row..row + n], &mut out[row * width..]);
-                accumulate(isa, values, shape.softmax_scale, scores, running, out);
-            }
+            let n = ROWS.min(n_row - row);
+            let n_key = n_key_of(row + n - 1);
+            let query = &self.q[((first + row) * shape.n_head + head) * qk..];
+            let query = Rows::strided(query, n, (qk, shape.n_head * qk));
+            // Whole vectors: what the last has beyond the keys is of no page or an earlier one, and not looked at.
+            product(isa, (scores, PAGE_TOKENS), query, keys, n_key.next_multiple_of(LANES));
+            let values = Rows::f32(values, n_key, width);
+            let seen = |i: usize| n_key_of(row + i);
+            let (running, out) = (&mut running[row..row + n], &mut out[row * width..]);
+            accumulate(isa, values, shape.softmax_scale, scores, seen, running, out);
             row += n;
         }
     }
 
     /// One page's keys and values of one head.
     fn expand(&self, scratch: &mut Scratch, page: usize, head: usize, n_key: usize) {
-        let Self { isa, kv_b, shape, .. } = *self;
-        let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.latent_dim());
-        let Scratch { keys, values, w_uk, w_uv, latents, page: room, .. } = scratch;
-        let cached = self.cache.page(isa, page, n_key, room);
-        for (i, row) in latents.chunks_mut(latent).take(n_key).enumerate() {
-            cached.widen(isa, i, row);
-        }
-        let rows = &latents[..n_key * latent];
-        let (qk, k_pe) = (shape.qk_head_dim(), shape.k_pe_start(head));
-        let mut expand_keys =
-            |weight, first| strided_dot_rows(isa, keys, qk, n, rows, latent, n_key, weight, first);
-        let (weight, first) = match kv_b {
-            KvB::Whole(whole) => {
-                expand_keys(whole, head * (n + v));
-                (whole, head * (n + v) + n)
-            }
-            KvB::Apart { key, value } => {
-                expand_keys(key, head * qk);
-                (value, head * v)
-            }
-            KvB::Halves { value, .. } => {
-                strided_dot_f32(isa, keys, qk, rows, latent, n_key, w_uk, shape.kv_lora_rank);
-                (value, head * v)
-            }
-        };
-        if matches!(kv_b, KvB::Halves { .. }) && weight.dtype.block_len() > 1 {
-            strided_dot_f32(isa, values, v, rows, latent, n_key, w_uv, shape.kv_lora_rank);
-        } else {
-            strided_dot_rows(isa, values, v, v, rows, latent, n_key, weight, first);
-        }
-        for (key, row) in keys.chunks_mut(qk).zip(rows.chunks(latent)) {
-            key[n..].copy_from_slice(&row[k_pe..k_pe + shape.qk_rope_head_dim]);
-        }
+        let Self { isa, shape, .. } = *self;
+        let (n, v, c) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.kv_lora_rank);
+        let Scratch { keys, expanded, values, w_uk, w_uv, latents, page: room, .. } = scratch;
+        let rows = self.cache.page(isa, page, n_key, room).in_f32(isa, latents);
+        product(isa, (expanded, n), rows, Rows::f32(w_uk, c, n), n);
+        product(isa, (values, v), rows, Rows::f32(w_uv, c, v), v);
+        turn(isa, Rows::f32(expanded, n_key, n), keys, PAGE_TOKENS);
+        let k_pe = rows.columns(shape.k_pe_start(head), shape.qk_rope_head_dim);
+        turn(isa, k_pe, &mut keys[n * PAGE_TOKENS..], PAGE_TOKENS);
     }
 }
 
@@ -341,55 +340,6 @@ impl Work<'_> {
         }
         tiles.room.end(&mut out[..rows.len() * v]);
     }
-}
-
-/// For tiles: rows `first..first + n` as bf16, where they lie, or rounded into `to`.
-#[cfg(target_arch = "x86_64")]
-fn rows_of<'a>(
-    weight: &'a Weight,
-    first: usize,
-    n: usize,
-    to: &'a mut [u16],
-    room: &mut [f32],
-) -> Rows<'a> {
-    let dim = weight.dim;
-    if weight.dtype == DType::Bf16 {
-        return Rows::of(&weight.bytes[first * weight.row_bytes..], n, dim, DType::Bf16);
-    }
-    match weight.panels(first, n) {
-        Some(panels) => unpack(Isa::Amx, weight.dtype, panels, dim, Way::Rows, &mut to[..n * dim]),
-        None => {
-            for (i, to) in to.chunks_mut(dim).take(n).enumerate() {
-                weight.row(first + i, &mut room[..dim]);
-                to.iter_mut().zip(&*room).for_each(|(to, x)| *to = bf16::from_f32(*x));
-            }
-        }
-    }
-    Rows::bf16(to, n, dim)
-}
-
-/// For tiles: rows `first..first + c` of a key half, turned round.
-#[cfg(target_arch = "x86_64")]
-fn turned_rows_of<'a>(
-    key: &Weight,
-    first: usize,
-    latent: usize,
-    to: &'a mut [u16],
-    room: &mut [f32],
-) -> Rows<'a> {
-    let n = key.dim;
-    match key.panels(first, latent) {
-        Some(panels) => unpack(Isa::Amx, key.dtype, panels, n, Way::Turned, &mut to[..n * latent]),
-        None => {
-            for c in 0..latent {
-                key.row(first + c, room);
-                for (i, x) in room.iter().enumerate() {
-                    to[i * latent + c] = bf16::from_f32(*x);
-                }
-            }
-        }
-    }
-    Rows::bf16(to, n, latent)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A matrix as the backend holds it: rows as they are stored, or panels.
 
-use super::simd;
+use super::simd::rows::Rows;
+use super::{Isa, simd};
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
 use crate::error::{Error, Result};
 use crate::quant::narrow::{self, Strays};
@@ -84,6 +85,15 @@ impl Weight {
         if let Some(scales) = &self.scales {
             scales.apply(index, self.dim, out);
         }
+    }
+
+    /// The same, as fast as `isa` can where rows are plain numbers.
+    pub(super) fn widen_row(&self, isa: Isa, index: usize, out: &mut [f32]) {
+        if self.is_panels || !matches!(self.dtype, DType::F32 | DType::Bf16) {
+            return self.row(index, out);
+        }
+        let row = &self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes];
+        Rows::of(row, 1, self.dim, self.dtype).widen(isa, 0, out);
     }
 
     /// Bytes of a panel.

@@ -59,15 +59,13 @@ impl Running {
     /// Nothing seen yet. The lowest number, not minus infinity: the difference of two of these would be none.
     pub(in super::super) const START: Self = Self { max: f32::MIN, sum: 0.0 };
 
-    /// Takes the scores of one tile: `scores` become weights, `out` is rescaled to the new largest score.
-    fn take(&mut self, isa: Isa, scores: &mut [f32], out: &mut [f32]) {
-        let max = scores.iter().copied().fold(self.max, f32::max);
+    /// Takes the scores of one tile: `scores`, scaled here, become weights, `out` is rescaled to the new largest score.
+    fn take(&mut self, isa: Isa, scale: f32, scores: &mut [f32], out: &mut [f32]) {
+        let max = row::scale_in_place(isa, scores, scale, self.max);
         if max > self.max {
-            let scale = (self.max - max).exp();
-            self.sum *= scale;
-            for o in out {
-                *o *= scale;
-            }
+            let factor = (self.max - max).exp();
+            self.sum *= factor;
+            row::scale_in_place(isa, out, factor, 0.0);
             self.max = max;
         }
         self.sum += row::exp_in_place(isa, scores, max);
@@ -84,10 +82,8 @@ impl Running {
     }
 
     /// Divides by the sum: the softmax is complete.
-    pub(in super::super) fn finish(self, out: &mut [f32]) {
-        for o in out {
-            *o /= self.sum;
-        }
+    pub(in super::super) fn finish(self, isa: Isa, out: &mut [f32]) {
+        row::divide_in_place(isa, out, self.sum);
     }
 }
 
@@ -115,26 +111,25 @@ pub(in super::super) fn score(
 }
 
 /// Queries' share of a tile: their scores `[query, 64]` (scaled here) go through the running softmaxes onto
-/// `out [query, value.dim()]`. All of them see all keys.
+/// `out [query, value.dim()]`. Query `i` sees the first `seen(i)` keys; others weigh
+/// nothing, and add zeros.
 pub(in super::super) fn accumulate(
     isa: Isa,
     values: Rows<'_>,
     scale: f32,
     scores: &mut [f32],
+    seen: impl Fn(usize) -> usize,
     running: &mut [Running],
     out: &mut [f32],
 ) {
     let dim = values.dim();
     let n = running.len();
     assert!(scores.len() >= n * PAGE_TOKENS && out.len() >= n * dim);
-    for ((running, scores), out) in
-        running.iter_mut().zip(scores.chunks_mut(PAGE_TOKENS)).zip(out.chunks_mut(dim))
-    {
-        let scores = &mut scores[..values.n()];
-        for score in scores.iter_mut() {
-            *score *= scale;
-        }
-        running.take(isa, scores, out);
+    let each = running.iter_mut().zip(scores.chunks_mut(PAGE_TOKENS)).zip(out.chunks_mut(dim));
+    for (i, ((running, scores), out)) in each.enumerate() {
+        let (seen, unseen) = scores[..values.n()].split_at_mut(seen(i));
+        running.take(isa, scale, seen, out);
+        unseen.fill(0.0);
     }
     let p = Sums {
         rows: values.matrix(),

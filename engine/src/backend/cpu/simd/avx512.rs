@@ -12,6 +12,7 @@ use std::arch::x86_64::{
     _mm512_unpackhi_pd, _mm512_unpacklo_pd,
 };
 
+use super::attention::words::transpose;
 use super::{LANES, Lanes};
 
 /// AVX-512 F, BW, DQ, VL.
@@ -109,6 +110,12 @@ impl Lanes for Avx512 {
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(v: &mut [Self::V; LANES]) {
+        // SAFETY: see the impl; both are sixteen vectors of 64 bytes.
+        unsafe { transpose(&mut *std::ptr::from_mut(v).cast::<[__m512i; LANES]>()) }
     }
 
     #[inline(always)]

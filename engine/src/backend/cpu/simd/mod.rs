@@ -31,6 +31,7 @@ pub(super) mod quants;
 pub(super) mod row;
 pub(super) mod rows;
 mod sums;
+pub(super) mod turned;
 
 use crate::quant::DType;
 
@@ -92,6 +93,24 @@ pub(super) trait Lanes {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// All lanes added in one fixed tree: 16 to 8 to 4 to 2 to 1, upper half onto lower.
     unsafe fn sum(v: Self::V) -> f32;
+    /// Lane `i` of vector `j` and lane `j` of vector `i` change places.
+    #[inline(always)]
+    unsafe fn transpose(v: &mut [Self::V; LANES]) {
+        let mut rows = [[0.0; LANES]; LANES];
+        // SAFETY: the caller's promise; rows are as long as vectors.
+        unsafe {
+            for i in 0..LANES {
+                Self::store(rows[i].as_mut_ptr(), v[i]);
+            }
+            for i in 0..LANES {
+                let mut column = [0.0; LANES];
+                for j in 0..LANES {
+                    column[j] = rows[j][i];
+                }
+                v[i] = Self::load(column.as_ptr());
+            }
+        }
+    }
     /// [`Lanes::sum`] of each of sixteen vectors, the same bits.
     #[inline(always)]
     unsafe fn sum_each(v: &[Self::V; LANES]) -> [f32; LANES] {

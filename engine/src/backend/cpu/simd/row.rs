@@ -139,6 +139,48 @@ fn in_place<const FUSED: bool>(x: &mut [f32], max: f32) -> f32 {
 }
 
 on_isa! {
+    /// `x[i] = x[i] * factor`; the largest of them and `least`. What is no number is not compared.
+    fn scale_in_place(x: &mut [f32], factor: f32, least: f32) -> f32 = scale;
+}
+
+#[inline(always)]
+fn scale<const FUSED: bool>(x: &mut [f32], factor: f32, least: f32) -> f32 {
+    let larger = |x: f32, than: f32| if x > than { x } else { than };
+    let mut largest = [least; LANES];
+    let (chunks, tail) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            chunk[i] *= factor;
+            largest[i] = larger(chunk[i], largest[i]);
+        }
+    }
+    for (i, x) in tail.iter_mut().enumerate() {
+        *x *= factor;
+        largest[i] = larger(*x, largest[i]);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            largest[i] = larger(largest[i + width], largest[i]);
+        }
+        width /= 2;
+    }
+    largest[0]
+}
+
+on_isa! {
+    /// `x[i] = x[i] / by`.
+    fn divide_in_place(x: &mut [f32], by: f32) = divide;
+}
+
+#[inline(always)]
+fn divide<const FUSED: bool>(x: &mut [f32], by: f32) {
+    for x in x {
+        *x /= by;
+    }
+}
+
+on_isa! {
     /// `y = silu(gate) * up`, `silu(z) = z / (1 + e^-z)`.
     fn silu_product(y: &mut [f32], gate: &[f32], up: &[f32]) = silu;
 }

@@ -36,6 +36,20 @@ impl<'a> Rows<'a> {
         Self { at, row_bytes: dim * 4, dtype: DType::F32, n, dim, kept: PhantomData }
     }
 
+    /// `dim` numbers every `stride`, the last of which may be the end.
+    pub(in super::super) fn strided(
+        numbers: &'a [f32],
+        n: usize,
+        (dim, stride): (usize, usize),
+    ) -> Self {
+        assert!(
+            dim <= stride && (n == 0 || (n - 1) * stride + dim <= numbers.len()),
+            "rows outside"
+        );
+        let at = numbers.as_ptr().cast();
+        Self { at, row_bytes: stride * 4, dtype: DType::F32, n, dim, kept: PhantomData }
+    }
+
     /// Rows of bf16.
     pub(in super::super) fn bf16(numbers: &'a [u16], n: usize, dim: usize) -> Self {
         assert!(n * dim <= numbers.len(), "{n} rows of {dim} in {} numbers", numbers.len());
@@ -80,6 +94,23 @@ impl<'a> Rows<'a> {
             DType::Bf16 => row::widen_bf16(isa, out, row),
             _ => self.dtype.decode(row, out),
         }
+    }
+
+    /// The same numbers in f32: where they lie, or widened into `room`, back to back.
+    ///
+    /// # Panics
+    /// When there is no room: a bug of the caller.
+    pub(in super::super) fn in_f32<'b>(self, isa: Isa, room: &'b mut [f32]) -> Rows<'b>
+    where
+        'a: 'b,
+    {
+        if self.dtype == DType::F32 {
+            return self;
+        }
+        for (i, to) in room.chunks_mut(self.dim).take(self.n).enumerate() {
+            self.widen(isa, i, to);
+        }
+        Rows::f32(room, self.n, self.dim)
     }
 
     /// As kernels read them.

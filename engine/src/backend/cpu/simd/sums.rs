@@ -65,7 +65,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Sums, rows: usize) {
             Isa::Avx2 => avx2::<S>(p, rows),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, rows),
-            _ => all::<Portable, S, 2>(p, rows),
+            _ => all::<Portable, S, 2, 4>(p, rows),
         }
     }
 }
@@ -76,7 +76,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Sums, rows: usize) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<S: Stored>(p: &Sums, rows: usize) {
     // SAFETY: the caller's promise.
-    unsafe { all::<Avx2, S, 2>(p, rows) }
+    unsafe { all::<Avx2, S, 2, 2>(p, rows) }
 }
 
 /// # Safety
@@ -85,24 +85,24 @@ unsafe fn avx2<S: Stored>(p: &Sums, rows: usize) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn avx512<S: Stored>(p: &Sums, rows: usize) {
     // SAFETY: the caller's promise.
-    unsafe { all::<Avx512, S, 4>(p, rows) }
+    unsafe { all::<Avx512, S, 4, 4>(p, rows) }
 }
 
-/// `C` rows of `y` at a time.
+/// `C` rows of `y` at a time, `B` vectors of each.
 ///
 /// # Safety
 /// As [`sums`].
 #[inline(always)]
-unsafe fn all<L: Lanes, S: Stored, const C: usize>(p: &Sums, rows: usize) {
+unsafe fn all<L: Lanes, S: Stored, const C: usize, const B: usize>(p: &Sums, rows: usize) {
     let mut row = 0;
     // SAFETY: the caller's promise.
     unsafe {
         while row + C <= rows {
-            columns::<L, S, C>(p, row);
+            columns::<L, S, C, B>(p, row);
             row += C;
         }
         while row < rows {
-            columns::<L, S, 1>(p, row);
+            columns::<L, S, 1, 4>(p, row);
             row += 1;
         }
     }
@@ -111,14 +111,14 @@ unsafe fn all<L: Lanes, S: Stored, const C: usize>(p: &Sums, rows: usize) {
 /// # Safety
 /// As [`sums`]; `C` rows from `row`.
 #[inline(always)]
-unsafe fn columns<L: Lanes, S: Stored, const C: usize>(p: &Sums, row: usize) {
+unsafe fn columns<L: Lanes, S: Stored, const C: usize, const B: usize>(p: &Sums, row: usize) {
     let whole = p.dim / LANES * LANES;
     // SAFETY: columns stay below `dim`.
     unsafe {
         let mut k = 0;
-        while k + 4 * LANES <= whole {
-            block::<L, S, C, 4>(p, row, k);
-            k += 4 * LANES;
+        while k + B * LANES <= whole {
+            block::<L, S, C, B>(p, row, k);
+            k += B * LANES;
         }
         while k < whole {
             block::<L, S, C, 1>(p, row, k);
