@@ -12,6 +12,8 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// The same with AVX-VNNI (`vpdpbusd` of 256 bits), which newer processors without AVX-512 have.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL, BF16 (`vdpbf16ps`) and VNNI (`vpdpbusd`).
     Avx512Bf16,
     /// The same with AMX tiles, for bf16 (`tdpbf16ps`) and for bytes (`tdpbssd`).
@@ -27,12 +29,13 @@ impl Isa {
         match name {
             "portable" => Ok(Self::Portable),
             "avx2" => Ok(Self::Avx2),
+            "avx-vnni" => Ok(Self::AvxVnni),
             "avx512" => Ok(Self::Avx512Bf16),
             "amx" => Ok(Self::Amx),
             _ => Err(Error::Setting {
                 name: "isa",
                 got: name.into(),
-                want: "portable, avx2, avx512 or amx".into(),
+                want: "portable, avx2, avx-vnni, avx512 or amx".into(),
             }),
         }
     }
@@ -42,6 +45,7 @@ impl Isa {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512Bf16 => "avx512",
             Self::Amx => "amx",
         }
@@ -57,6 +61,8 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => {
                 is_x86_feature_detected!("avx512f")
@@ -80,7 +86,7 @@ impl Isa {
 
     /// The best this processor has.
     pub fn best() -> Self {
-        [Self::Amx, Self::Avx512Bf16, Self::Avx2]
+        [Self::Amx, Self::Avx512Bf16, Self::AvxVnni, Self::Avx2]
             .into_iter()
             .find(|isa| isa.is_available())
             .unwrap_or(Self::Portable)
@@ -239,7 +245,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
+        for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bf16, Isa::Amx] {
             assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
         }
         for activations in
@@ -251,7 +257,7 @@ mod tests {
             assert_eq!(CacheType::parse(cache.name()).unwrap(), cache);
         }
         let error = Isa::parse("sse").unwrap_err().to_string();
-        assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx512 or amx");
+        assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx-vnni, avx512 or amx");
         let error = Activations::parse("fp8").unwrap_err().to_string();
         assert_eq!(error, "`activations` is fp8, wanted f32, bf16, bf16-rounded or int8");
     }

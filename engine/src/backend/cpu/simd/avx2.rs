@@ -12,11 +12,11 @@ use std::arch::x86_64::{
 
 use super::Lanes;
 
-/// AVX2 and FMA.
-pub(in super::super) struct Avx2;
+/// AVX2 and FMA; with AVX-VNNI where `VNNI` says so, for whole numbers.
+pub(in super::super) struct Avx2<const VNNI: bool = false>;
 
 // SAFETY of every block here: the caller runs on a processor with AVX2 and FMA and hands valid pointers.
-impl Lanes for Avx2 {
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type V = (__m256, __m256);
     type I = (__m256i, __m256i);
 

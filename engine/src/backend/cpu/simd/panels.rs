@@ -15,6 +15,7 @@ pub(in super::super) mod unpack;
 
 use super::Portable;
 use super::groups::Group;
+use super::ints::Ints;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
 use crate::backend::cpu::Isa;
@@ -46,11 +47,11 @@ macro_rules! for_each {
 
 pub(super) use for_each;
 
-/// Runs a block that has a tile's rows as a constant, up to [`TILE_ROWS`]: code of its own for each.
+/// Runs a block that has a tile's rows, one of some numbers, as a constant: code of its own for each.
 #[cfg(target_arch = "x86_64")]
 macro_rules! with_rows {
-    ($rows:expr, $c:ident => $body:expr) => {
-        with_rows!(@ $rows, $c, $body, 1 2 3 4 5 6 7 8)
+    ($rows:expr, $($n:literal)*, $c:ident => $body:expr) => {
+        with_rows!(@ $rows, $c, $body, $($n)*)
     };
     (@ $rows:expr, $c:ident, $body:expr, $($n:literal)*) => {
         match $rows {
@@ -182,7 +183,7 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
         Isa::Avx512Bf16 | Isa::Amx => unsafe {
             rows::product(p, rows, row_bytes, Asks::of(isa), packed)
         },
-        Isa::Portable | Isa::Avx2 => 0,
+        Isa::Portable | Isa::Avx2 | Isa::AvxVnni => 0,
     };
     #[cfg(not(target_arch = "x86_64"))]
     let in_place = 0;
@@ -229,7 +230,9 @@ unsafe fn on<P: Panel>(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::<P>(p),
+            Isa::Avx2 => avx2::<P>(p, Asks::of(isa)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx_vnni::<P>(p, Asks::of(isa)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => avx512::<P>(p, Asks::of(isa)),
             #[cfg(target_arch = "x86_64")]
@@ -264,20 +267,18 @@ unsafe fn portable<P: Panel>(p: &PanelProduct) {
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2<P: Panel>(p: &PanelProduct) {
+unsafe fn avx2<P: Panel>(p: &PanelProduct, asks: Asks) {
     // SAFETY: the caller's promise.
-    unsafe {
-        for panel in 0..p.panels() {
-            let mut row = 0;
-            while row + 2 <= p.rows {
-                tile::<Avx2, P, 2>(p, panel, row, Asks::of(Isa::Avx2));
-                row += 2;
-            }
-            if row < p.rows {
-                tile::<Avx2, P, 1>(p, panel, row, Asks::of(Isa::Avx2));
-            }
-        }
-    }
+    unsafe { blocks::<Avx2, P, TILE_ROWS_AVX2>(p, asks) }
+}
+
+/// # Safety
+/// As [`product`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn avx_vnni<P: Panel>(p: &PanelProduct, asks: Asks) {
+    // SAFETY: the caller's promise.
+    unsafe { blocks::<Avx2<true>, P, TILE_ROWS_AVX2>(p, asks) }
 }
 
 /// # Safety
@@ -286,16 +287,31 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
     // SAFETY: the caller's promise.
-    unsafe {
-        for first in (0..p.rows).step_by(ROWS) {
-            let rows = (p.rows - first).min(ROWS);
-            for panel in 0..p.panels() {
-                for i in 0..rows.div_ceil(TILE_ROWS) {
-                    let (row, n) = rows_of_tile(rows, i);
-                    let row = first + row;
-                    // The first to come reads from memory, others from the cache.
-                    let asks = if first == 0 && i == 0 { asks } else { Asks::Not };
-                    with_rows!(n, C => tile::<Avx512, P, C>(p, panel, row, asks));
+    unsafe { blocks::<Avx512, P, TILE_ROWS>(p, asks) }
+}
+
+/// Tiles of up to `MOST` rows.
+///
+/// # Safety
+/// As [`product`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn blocks<L: Ints, P: Panel, const MOST: usize>(p: &PanelProduct, asks: Asks) {
+    for first in (0..p.rows).step_by(ROWS) {
+        let rows = (p.rows - first).min(ROWS);
+        for panel in 0..p.panels() {
+            for i in 0..rows.div_ceil(MOST) {
+                let (row, n) = rows_of_tile(rows, i, MOST);
+                let row = first + row;
+                // The first to come reads from memory, others from the cache.
+                let asks = if first == 0 && i == 0 { asks } else { Asks::Not };
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if MOST == TILE_ROWS {
+                        with_rows!(n, 1 2 3 4 5 6 7 8, C => tile::<L, P, C>(p, panel, row, asks));
+                    } else {
+                        with_rows!(n, 1 2 3 4, C => tile::<L, P, C>(p, panel, row, asks));
+                    }
                 }
             }
         }
@@ -306,11 +322,16 @@ unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
 #[cfg(target_arch = "x86_64")]
 const TILE_ROWS: usize = 8;
 
-/// First row and rows of tile number `tile` of those that `rows` are cut into, as even as can be: nine are five and four.
+/// The same where there are sixteen registers of half the width.
+#[cfg(target_arch = "x86_64")]
+const TILE_ROWS_AVX2: usize = 4;
+
+/// First row and rows of tile number `tile` of those of `most` rows that `rows` are cut into, as even as can be: nine are five and
+/// four.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn rows_of_tile(rows: usize, tile: usize) -> (usize, usize) {
-    let tiles = rows.div_ceil(TILE_ROWS);
+fn rows_of_tile(rows: usize, tile: usize, most: usize) -> (usize, usize) {
+    let tiles = rows.div_ceil(most);
     let first = rows * tile / tiles;
     (first, rows * (tile + 1) / tiles - first)
 }

@@ -14,7 +14,7 @@ pub enum Arithmetic {
     F32,
     /// `vdpbf16ps`, 512 bits: bf16 in pairs.
     Bf16,
-    /// `vpdpbusd`, 512 bits: bytes in fours.
+    /// `vpdpbusd`, 512 bits, or 256 where there are no more: bytes in fours.
     Int8,
     /// `tdpbf16ps`: tiles of bf16.
     AmxBf16,
@@ -43,7 +43,7 @@ impl Arithmetic {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: each loop is called where the processor has its instructions.
         unsafe {
-            use x86::{amx_bf16, amx_int8, bf16, f32_avx2, f32_avx512, int8};
+            use x86::{amx_bf16, amx_int8, bf16, f32_avx2, f32_avx512, int8, int8_avx};
             let avx512 = is_x86_feature_detected!("avx512f");
             match self {
                 Self::F32 if avx512 => return Some(f32_avx512(rounds)),
@@ -54,8 +54,10 @@ impl Arithmetic {
                     return has.then(|| bf16(rounds));
                 }
                 Self::Int8 => {
-                    let has = avx512 && is_x86_feature_detected!("avx512vnni");
-                    return has.then(|| int8(rounds));
+                    if avx512 && is_x86_feature_detected!("avx512vnni") {
+                        return Some(int8(rounds));
+                    }
+                    return is_x86_feature_detected!("avxvnni").then(|| int8_avx(rounds));
                 }
                 Self::AmxBf16 => return super::amx::is_available().then(|| amx_bf16(rounds)),
                 Self::AmxInt8 => {
@@ -86,7 +88,8 @@ fn f32_portable(rounds: usize) -> u64 {
 mod x86 {
     use std::arch::asm;
     use std::arch::x86_64::{
-        __cpuid_count, __m256, __m512, __m512i, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        __cpuid_count, __m256, __m256i, __m512, __m512i, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps,
+        _mm256_set1_epi8, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
         _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps,
         _mm512_setzero_si512,
     };
@@ -158,6 +161,21 @@ mod x86 {
         }
         black_box(sums);
         (rounds * SUMS * 64 * 2) as u64
+    }
+
+    /// # Safety
+    /// AVX-VNNI.
+    #[target_feature(enable = "avx,avxvnni")]
+    pub(super) unsafe fn int8_avx(rounds: usize) -> u64 {
+        let (a, b) = (black_box(_mm256_set1_epi8(3)), black_box(_mm256_set1_epi8(-5)));
+        let mut sums: [__m256i; SUMS_AVX2] = [_mm256_setzero_si256(); SUMS_AVX2];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        (rounds * SUMS_AVX2 * 32 * 2) as u64
     }
 
     /// Whether the processor has tiles of bytes.

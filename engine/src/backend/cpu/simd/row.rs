@@ -86,7 +86,7 @@ macro_rules! on_isa {
             match isa {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `isa` was checked when the backend was made.
-                Isa::Avx2 => unsafe { avx2($($arg),*) },
+                Isa::Avx2 | Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512($($arg),*) },

@@ -65,7 +65,7 @@ pub(in super::super) fn turn(isa: Isa, from: Rows<'_>, to: &mut [f32], stride: u
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2(&turn),
+            Isa::Avx2 | Isa::AvxVnni => avx2(&turn),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Amx => avx512(&turn),
             _ => all::<Portable>(&turn),

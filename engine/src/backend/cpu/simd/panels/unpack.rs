@@ -105,7 +105,7 @@ impl Unpacked for f32 {
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => avx2::<P>(panel, shape, to),
+                Isa::Avx2 | Isa::AvxVnni => avx2::<P>(panel, shape, to),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512Bf16 | Isa::Amx => avx512::<P>(panel, shape, to),
                 _ => one::<Portable, P>(panel, shape, to),

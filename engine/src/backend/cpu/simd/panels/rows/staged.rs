@@ -79,14 +79,14 @@ impl Units {
         asks: Asks,
     ) {
         for tile in 0..p.rows.div_ceil(TILE_ROWS) {
-            let (row, n) = rows_of_tile(p.rows, tile);
+            let (row, n) = rows_of_tile(p.rows, tile, TILE_ROWS);
             // SAFETY: the caller's promise.
             unsafe {
                 let x = p.x.add(row * p.x_stride + self.first * B::LAYOUT.groups);
                 let sums = sums.as_mut_ptr().add(row * LANES);
                 let asks = if tile == 0 { asks } else { Asks::Not };
                 let t = Tile { x, x_stride: p.x_stride, sums, asks };
-                with_rows!(n, C => t.add::<B, C>(self));
+                with_rows!(n, 1 2 3 4 5 6 7 8, C => t.add::<B, C>(self));
             }
         }
     }
