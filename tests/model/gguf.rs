@@ -22,7 +22,7 @@ fn path(file: &str) -> PathBuf {
 fn their_numbers_are_the_references_on_every_instruction_set() {
     for (file, case) in FILES {
         let source = Source::File(path(file));
-        for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
+        for isa in Isa::ALL {
             if !isa.is_available() {
                 println!("skipped: this processor has no {isa:?}");
                 continue;

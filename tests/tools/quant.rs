@@ -70,7 +70,7 @@ fn quantised_at_load_or_converted_before_the_bits_are_the_same() {
         for target in [Target::Q8, Target::Q4] {
             let (folder, _) = converted(from.path(), target);
             let before = Source::Directory(folder.path().join("out"));
-            for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Amx] {
+            for isa in Isa::ALL {
                 if !isa.is_available() {
                     println!("skipped: this processor has no {isa:?}");
                     continue;

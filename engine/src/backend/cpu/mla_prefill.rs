@@ -259,7 +259,7 @@ impl Work<'_> {
             let n_key = n_key_of(row + n - 1);
             let query = &self.q[((first + row) * shape.n_head + head) * qk..];
             let query = Rows::strided(query, n, (qk, shape.n_head * qk));
-            // Whole vectors: what the last has beyond the keys is of no page or an earlier one, and not looked at.
+            // Whole vectors: what the last has beyond the keys may be anything, and is not looked at.
             product(isa, (scores, PAGE_TOKENS), query, keys, n_key.next_multiple_of(LANES));
             let values = Rows::f32(values, n_key, width);
             let seen = |i: usize| n_key_of(row + i);

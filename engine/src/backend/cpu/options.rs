@@ -21,6 +21,10 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All of them, from the plainest to the fastest.
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Bf16, Self::Amx];
+
     /// Reads a flag's value.
     ///
     /// # Errors
@@ -86,10 +90,8 @@ impl Isa {
 
     /// The best this processor has.
     pub fn best() -> Self {
-        [Self::Amx, Self::Avx512Bf16, Self::AvxVnni, Self::Avx2]
-            .into_iter()
-            .find(|isa| isa.is_available())
-            .unwrap_or(Self::Portable)
+        let has = Self::ALL.into_iter().rfind(|isa| isa.is_available());
+        has.unwrap_or(Self::Portable)
     }
 }
 
@@ -245,7 +247,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bf16, Isa::Amx] {
+        for isa in Isa::ALL {
             assert_eq!(Isa::parse(isa.name()).unwrap(), isa);
         }
         for activations in

@@ -247,7 +247,7 @@ impl Way {
 /// Everything this processor can run; what it cannot is said.
 pub(super) fn ways() -> Vec<Way> {
     let mut ways = Vec::new();
-    for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bf16, Isa::Amx] {
+    for isa in Isa::ALL {
         if !isa.is_available() {
             eprintln!("skipped: no {}", isa.name());
             continue;

@@ -89,7 +89,8 @@ impl Weight {
 
     /// The same, as fast as `isa` can where rows are plain numbers.
     pub(super) fn widen_row(&self, isa: Isa, index: usize, out: &mut [f32]) {
-        if self.is_panels || !matches!(self.dtype, DType::F32 | DType::Bf16) {
+        let is_plain = matches!(self.dtype, DType::F32 | DType::Bf16) && self.scales.is_none();
+        if self.is_panels || !is_plain {
             return self.row(index, out);
         }
         let row = &self.bytes[index * self.row_bytes..(index + 1) * self.row_bytes];

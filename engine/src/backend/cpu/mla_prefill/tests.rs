@@ -5,6 +5,7 @@ use crate::backend::cpu::testing::{
 use crate::backend::cpu::{Cpu, Plan, Weight, mla_decode};
 use crate::backend::{Backend, KvB, MlaShape};
 use crate::quant::DType;
+use crate::step::PAGE_TOKENS;
 
 fn queries(sequences: &[Sequence], shape: &MlaShape) -> Vec<f32> {
     sequences.iter().flat_map(|s| s.inputs(3, shape.n_head * shape.qk_head_dim())).collect()
@@ -169,6 +170,37 @@ fn a_row_has_the_same_bits_however_the_prompt_is_cut_and_whatever_is_beside_it()
                     before += rows;
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_later_token_that_is_no_number_leaves_rows_of_its_page_alone() {
+    const BEFORE: usize = 60;
+    let (shape, width) = (EVEN, EVEN.n_head * EVEN.v_head_dim);
+    let kv_b = TestKvB::whole(8, DType::F32, &shape);
+    for (way, kind) in ways().into_iter().flat_map(|way| CACHES.map(|kind| (way, kind))) {
+        let run = |rows: usize, bad: Option<f32>| {
+            let sequences = [sequence(1, BEFORE, rows)];
+            let (mut cpu, mut plan) = backend_with(way, kind, shape);
+            let step = step(&sequences, 0);
+            cpu.begin(&mut plan, &step, crate::backend::Watch::Outcome).unwrap();
+            let q = cpu.vector(&queries(&sequences, &shape)).unwrap();
+            let mut cache = cache(&mut cpu, &sequences, &step, &shape);
+            // Row 9 is the sixth of the second page.
+            let slot = step.pages[1].0 as usize * PAGE_TOKENS + (BEFORE + 9 - PAGE_TOKENS);
+            if let Some(bad) = bad {
+                cache.store(slot, |row| row.fill(bad));
+            }
+            let mut o = cpu.vector(&vec![9.0; rows * width]).unwrap();
+            cpu.mla_prefill(&mut o, &q, &cache, kv_b.stored(), &shape, &plan);
+            o.clone()
+        };
+        let short = run(8, None);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let long = run(20, Some(bad));
+            assert_same_bits(&long[..8 * width], &short);
+            assert!(long[9 * width..].iter().all(|o| !o.is_finite()), "{kind:?}: rows that see it");
         }
     }
 }

@@ -192,7 +192,7 @@ fn inputs_are_never_rounded_and_a_row_has_the_same_bits_in_any_batch() {
     let gate = matrix(1, DType::Bf16, 12, 1001);
     let x = numbers(2, 40 * 1001);
     let rule = rule(Scoring::Sigmoid, 4, 2);
-    for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Bf16, Isa::Amx] {
+    for isa in Isa::ALL {
         let mut seen: Vec<RoutingTrace> = Vec::new();
         for way in ways().into_iter().filter(|way| way.isa == isa) {
             for (threads, rows) in [(1, 40), (3, 40), (2, 13), (1, 1)] {

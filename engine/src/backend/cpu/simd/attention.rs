@@ -15,6 +15,8 @@ mod tiles;
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod words;
 
+use std::ops::Range;
+
 use super::prefetch_far;
 use super::product::{Product, product};
 use super::row;
@@ -111,8 +113,8 @@ pub(in super::super) fn score(
 }
 
 /// Queries' share of a tile: their scores `[query, 64]` (scaled here) go through the running softmaxes onto
-/// `out [query, value.dim()]`. Query `i` sees the first `seen(i)` keys; others weigh
-/// nothing, and add zeros.
+/// `out [query, value.dim()]`. Query `i` sees the first `seen(i)` keys, no fewer than the query before it. What it does not see it
+/// is not multiplied with: that may be no number.
 pub(in super::super) fn accumulate(
     isa: Isa,
     values: Rows<'_>,
@@ -127,20 +129,36 @@ pub(in super::super) fn accumulate(
     assert!(scores.len() >= n * PAGE_TOKENS && out.len() >= n * dim);
     let each = running.iter_mut().zip(scores.chunks_mut(PAGE_TOKENS)).zip(out.chunks_mut(dim));
     for (i, ((running, scores), out)) in each.enumerate() {
-        let (seen, unseen) = scores[..values.n()].split_at_mut(seen(i));
-        running.take(isa, scale, seen, out);
-        unseen.fill(0.0);
+        running.take(isa, scale, &mut scores[..seen(i)], out);
     }
-    let p = Sums {
-        rows: values.matrix(),
-        n: values.n(),
-        dim,
-        adds: true,
-        a: scores.as_ptr(),
-        a_stride: PAGE_TOKENS,
-        y: out.as_mut_ptr(),
-        y_stride: dim,
+    let add = |queries: Range<usize>, keys: Range<usize>, out: &mut [f32]| {
+        let rows = values.part(keys.clone());
+        assert!(rows.n() == keys.len() && keys.end <= PAGE_TOKENS, "keys outside");
+        let p = Sums {
+            rows: rows.matrix(),
+            n: rows.n(),
+            dim,
+            adds: true,
+            a: scores[queries.start * PAGE_TOKENS + keys.start..].as_ptr(),
+            a_stride: PAGE_TOKENS,
+            y: out[queries.start * dim..].as_mut_ptr(),
+            y_stride: dim,
+        };
+        // SAFETY: lengths checked above; this thread alone has `out`; `isa` was checked when the backend was made.
+        unsafe { sums(isa, &p, queries.len()) }
     };
-    // SAFETY: lengths checked above; this thread alone has `out`; `isa` was checked when the backend was made.
-    unsafe { sums(isa, &p, n) }
+    // What all see together, then what each sees besides: every sum in the order of keys.
+    let mut first = 0;
+    while first < n {
+        let end = (first + TOGETHER).min(n);
+        let common = seen(first);
+        add(first..end, 0..common, out);
+        for query in (first..end).filter(|query| seen(*query) > common) {
+            add(query..query + 1, common..seen(query), out);
+        }
+        first = end;
+    }
 }
+
+/// Queries whose sums run together: few see keys on the diagonal that others of theirs do not.
+const TOGETHER: usize = 4;

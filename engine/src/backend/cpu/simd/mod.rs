@@ -1,7 +1,7 @@
 //! Vector arithmetic, one weight format a file, every instruction set: all the `unsafe` of the kernels.
 //!
 //! Everything is written once over [`Lanes`], sixteen f32 lanes, and compiled for each instruction set. A sum runs
-//! lane by lane in steps of sixteen and ends in one fixed tree ([`Lanes::sum`]): its order depends on its own length
+//! lane by lane in steps of sixteen and ends in one fixed tree ([`Lanes::sum`]), or is a lane's own chain (`sums.rs`): its order depends on its own length
 //! alone, so a row's result has the same bits in any tile, batch or thread.
 
 #![allow(

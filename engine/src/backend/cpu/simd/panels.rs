@@ -47,7 +47,7 @@ macro_rules! for_each {
 
 pub(super) use for_each;
 
-/// Runs a block that has a tile's rows, one of some numbers, as a constant: code of its own for each.
+/// Runs a block that has a tile's rows, one of the numbers listed, as a constant: code of its own for each.
 #[cfg(target_arch = "x86_64")]
 macro_rules! with_rows {
     ($rows:expr, $($n:literal)*, $c:ident => $body:expr) => {
@@ -59,7 +59,7 @@ macro_rules! with_rows {
                 const $c: usize = $n;
                 $body
             })*
-            rows => debug_assert!(false, "a tile of {rows} rows"),
+            rows => unreachable!("a tile of {rows} rows"),
         }
     };
 }
@@ -297,6 +297,7 @@ unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn blocks<L: Ints, P: Panel, const MOST: usize>(p: &PanelProduct, asks: Asks) {
+    const { assert!(MOST == TILE_ROWS || MOST == TILE_ROWS_AVX2) };
     for first in (0..p.rows).step_by(ROWS) {
         let rows = (p.rows - first).min(ROWS);
         for panel in 0..p.panels() {

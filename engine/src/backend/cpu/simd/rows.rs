@@ -1,6 +1,7 @@
 //! Rows of bf16 or f32 numbers that somebody keeps: a matrix whose length was checked.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::{Matrix, row};
 use crate::backend::cpu::Isa;
@@ -70,6 +71,13 @@ impl<'a> Rows<'a> {
         Self { n, ..self }
     }
 
+    /// Those of them that are in `range`, as far as there are.
+    pub(in super::super) fn part(self, range: Range<usize>) -> Self {
+        let (first, end) = (range.start.min(self.n), range.end.min(self.n));
+        let at = self.at.wrapping_add(first * self.row_bytes);
+        Self { at, n: end - first, ..self }
+    }
+
     /// Rows there are.
     pub(in super::super) fn n(self) -> usize {
         self.n
@@ -121,7 +129,12 @@ impl<'a> Rows<'a> {
     /// The first number and the bytes from one row to the next, of rows of f32.
     pub(super) fn f32_at(self) -> (*const f32, usize) {
         assert!(self.dtype == DType::F32, "rows of {:?}", self.dtype);
-        (self.at.cast(), self.row_bytes)
+        let at = self.at.cast::<f32>();
+        assert!(
+            at.is_aligned() && self.row_bytes.is_multiple_of(size_of::<f32>()),
+            "rows at odd bytes"
+        );
+        (at, self.row_bytes)
     }
 
     /// The first number and the bytes from one row to the next, of rows of bf16.

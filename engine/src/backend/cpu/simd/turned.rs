@@ -30,7 +30,7 @@ pub(in super::super) fn product(
     n_out: usize,
 ) {
     let (n, dim) = (x.n(), w.n());
-    let ((x, x_bytes), (w, w_bytes)) = (x.columns(0, dim).f32_at(), (w.columns(0, n_out).f32_at()));
+    let ((x, x_bytes), (w, w_bytes)) = (x.columns(0, dim).f32_at(), w.columns(0, n_out).f32_at());
     assert!(n == 0 || y.len() >= (n - 1) * y_stride + n_out, "outputs outside");
     for out in (0..n_out).step_by(COLUMNS) {
         for k in (0..dim).step_by(K_BLOCK) {

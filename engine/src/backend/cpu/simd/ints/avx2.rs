@@ -14,7 +14,8 @@ use std::arch::x86_64::{
 use super::Ints;
 use crate::backend::cpu::simd::{Avx2, LANES, Lanes};
 
-// SAFETY of every block here: the caller runs on a processor with AVX2, FMA and F16C and hands valid pointers.
+// SAFETY of every block here: the caller runs on a processor with AVX2, FMA and F16C, and AVX-VNNI where `VNNI`, and hands valid
+// pointers.
 impl<const VNNI: bool> Ints for Avx2<VNNI> {
     type Bytes = (__m256i, __m256i);
 

@@ -146,7 +146,7 @@ mod tests {
         for (dtype, n) in [(DType::Q8_0, 15 * 68), (DType::Q8_0, 17 * 68), (DType::F16, 16 * 128)] {
             assert!(!pack(Isa::Avx512Bf16, dtype, &rows[..n.min(rows.len())], dim, &mut panel));
         }
-        for isa in [Isa::Portable, Isa::Avx2] {
+        for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni] {
             assert!(!pack(isa, DType::Q8_0, &rows[..16 * 68], dim, &mut panel));
         }
         assert!(panel.iter().all(|byte| *byte == 7));
