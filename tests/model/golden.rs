@@ -170,8 +170,7 @@ pub(super) fn check_source(
 
 /// Two threads with every instruction set this processor has; says which it has not.
 pub(super) fn every_isa(activations: Activations) -> impl Iterator<Item = CpuOptions> {
-    let all = Isa::ALL.into_iter();
-    let available = all.filter(|isa| {
+    let available = Isa::ALL.into_iter().filter(|isa| {
         if !isa.is_available() {
             println!("skipped: this processor has no {isa:?}");
         }

@@ -22,7 +22,7 @@ use crate::backend::{KvB, MlaShape, ScratchShape};
 #[cfg(target_arch = "x86_64")]
 use crate::quant::DType;
 use crate::step::PAGE_TOKENS;
-use halves::{TURNED, turned_rows, widened_rows};
+use halves::{OfHead, TURNED, turned_rows, widened_rows};
 #[cfg(target_arch = "x86_64")]
 use halves::{rows_of, turned_rows_of};
 
@@ -224,23 +224,14 @@ impl Work<'_> {
     /// One head's halves of `kv_b`, turned round and widened.
     fn take_weights(&self, scratch: &mut Scratch, head: usize) {
         let Self { isa, shape, .. } = *self;
-        let (n, v, c) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.kv_lora_rank);
         let Scratch { w_uk, w_uv, stored, .. } = scratch;
-        match self.kv_b {
-            KvB::Whole(whole) => {
-                turned_rows(isa, whole, head * (n + v)..head * (n + v) + n, w_uk, stored);
-                turned_rows(isa, whole, head * (n + v) + n..(head + 1) * (n + v), w_uv, stored);
-            }
-            KvB::Apart { key, value } => {
-                let first = head * shape.qk_head_dim();
-                turned_rows(isa, key, first..first + n, w_uk, stored);
-                turned_rows(isa, value, head * v..(head + 1) * v, w_uv, stored);
-            }
-            KvB::Halves { key, value } => {
-                widened_rows(isa, key, head * c..(head + 1) * c, w_uk);
-                turned_rows(isa, value, head * v..(head + 1) * v, w_uv, stored);
-            }
+        let OfHead { key, key_is_turned, value } = OfHead::new(self.kv_b, shape, head);
+        if key_is_turned {
+            widened_rows(isa, key, w_uk);
+        } else {
+            turned_rows(isa, key, w_uk, stored);
         }
+        turned_rows(isa, value, w_uv, stored);
     }
 
     /// Lets the rows of a chunk pass over the keys and values of the page whose first key is number `start`.
@@ -301,30 +292,20 @@ impl Work<'_> {
     /// [`Work::head`] on tiles.
     fn head_on_tiles(&self, scratch: &mut Scratch, sequence: usize, head: usize) {
         let Self { plan, shape, .. } = *self;
-        let Scratch { tiles: Some(tiles), out, stored, w_uv, page: room, .. } = scratch else {
+        let Scratch { tiles: Some(tiles), out, stored, page: room, .. } = scratch else {
             return;
         };
         let (n, v, latent) = (shape.qk_nope_head_dim, shape.v_head_dim, shape.kv_lora_rank);
         let rows = plan.row_start[sequence] as usize..plan.row_start[sequence + 1] as usize;
         let positions = &plan.positions[rows.clone()];
         let (to_key, to_value) = tiles.halves.split_at_mut(n * latent);
-        let (w_uk, w_uv) = match self.kv_b {
-            KvB::Whole(whole) => {
-                let first = head * (n + v);
-                (
-                    rows_of(whole, first, n, to_key, w_uv),
-                    rows_of(whole, first + n, v, to_value, w_uv),
-                )
-            }
-            KvB::Apart { key, value } => (
-                rows_of(key, head * shape.qk_head_dim(), n, to_key, w_uv),
-                rows_of(value, head * v, v, to_value, w_uv),
-            ),
-            KvB::Halves { key, value } => (
-                turned_rows_of(key, head * latent, latent, to_key, stored),
-                rows_of(value, head * v, v, to_value, w_uv),
-            ),
+        let OfHead { key, key_is_turned, value } = OfHead::new(self.kv_b, shape, head);
+        let w_uk = if key_is_turned {
+            turned_rows_of(key, to_key, stored)
+        } else {
+            rows_of(key, to_key, stored)
         };
+        let w_uv = rows_of(value, to_value, stored);
         let qk = shape.qk_head_dim();
         let queries = &self.q[(rows.start * shape.n_head + head) * qk..];
         tiles.room.begin(w_uk, (queries, shape.n_head * qk), positions);

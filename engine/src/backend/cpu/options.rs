@@ -30,18 +30,11 @@ impl Isa {
     /// # Errors
     /// [`Error::Setting`] for an unknown name.
     pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "portable" => Ok(Self::Portable),
-            "avx2" => Ok(Self::Avx2),
-            "avx-vnni" => Ok(Self::AvxVnni),
-            "avx512" => Ok(Self::Avx512Bf16),
-            "amx" => Ok(Self::Amx),
-            _ => Err(Error::Setting {
-                name: "isa",
-                got: name.into(),
-                want: "portable, avx2, avx-vnni, avx512 or amx".into(),
-            }),
-        }
+        Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| Error::Setting {
+            name: "isa",
+            got: name.into(),
+            want: "portable, avx2, avx-vnni, avx512 or amx".into(),
+        })
     }
 
     /// The flag's value.

@@ -6,10 +6,10 @@ use std::arch::x86_64::{
     _mm256_extractf128_ps, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps,
     _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
     _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_extractf32x8_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_set1_epi32, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
-    _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_slli_epi32, _mm512_srl_epi32, _mm512_storeu_ps,
-    _mm512_unpackhi_pd, _mm512_unpacklo_pd,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_set1_epi32,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_slli_epi32,
+    _mm512_srl_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpacklo_pd,
 };
 
 use super::attention::words::transpose;
@@ -39,6 +39,12 @@ impl Lanes for Avx512 {
     unsafe fn store(at: *mut f32, v: Self::V) {
         // SAFETY: see the impl.
         unsafe { _mm512_storeu_ps(at, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: see the impl; lanes that the mask leaves out are not touched.
+        unsafe { _mm512_mask_storeu_ps(at, (0xffff_u32 >> (LANES - n.min(LANES))) as u16, v) }
     }
 
     #[inline(always)]

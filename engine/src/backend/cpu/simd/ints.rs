@@ -39,8 +39,6 @@ pub(in super::super) trait Ints: Lanes {
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I;
     /// Sixteen halves, little endian, widened.
     unsafe fn load_halves(at: *const u8) -> Self::V;
-    /// The first `n` lanes, all of them when `n` is at least sixteen.
-    unsafe fn store_first(at: *mut f32, v: Self::V, n: usize);
     /// `a * b + c`, rounded once, everywhere: [`Lanes::fma`] rounds twice where the processor has no such instruction.
     unsafe fn fused(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
@@ -100,11 +98,5 @@ impl Ints for Portable {
     unsafe fn fused(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // One for every 32 products: even a library's call is little beside them.
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(v.as_ptr(), at, n.min(LANES)) }
     }
 }

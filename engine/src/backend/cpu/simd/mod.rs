@@ -73,6 +73,19 @@ pub(super) trait Lanes {
     unsafe fn load(at: *const f32) -> Self::V;
     /// Sixteen f32, any alignment.
     unsafe fn store(at: *mut f32, v: Self::V);
+    /// The first `n` lanes, all of them when `n` is at least sixteen.
+    #[inline(always)]
+    unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: the caller's promise; the array holds sixteen.
+        unsafe {
+            if n >= LANES {
+                return Self::store(at, v);
+            }
+            let mut lanes = [0.0f32; LANES];
+            Self::store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), at, n);
+        }
+    }
     /// Sixteen bf16 widened, any alignment.
     unsafe fn load_bf16(at: *const u16) -> Self::V;
     /// Sixteen unsigned bytes widened.

@@ -12,12 +12,11 @@ use std::arch::x86_64::{
 };
 use std::mem::{MaybeUninit, transmute};
 
-use super::Avx512;
 use super::bf16::numbers;
-use super::ints::Ints;
 use super::pair_rows::Parts;
 use super::panels::for_each;
 use super::product::{Pairs, Product};
+use super::{Avx512, Lanes};
 use crate::quant::narrow;
 use crate::quant::panels::OUTS;
 pub(super) use rows::{Numbers, PlainRows, Rows};

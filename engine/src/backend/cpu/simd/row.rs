@@ -57,14 +57,26 @@ fn lanes_sum(x: &[f32]) -> f32 {
     for (i, x) in tail.iter().enumerate() {
         sums[i] += x;
     }
+    fold_lanes(sums, |a, b| a + b)
+}
+
+/// All lanes in one fixed tree: the upper half onto the lower, until there is one.
+#[inline(always)]
+fn fold_lanes(mut lanes: [f32; LANES], both: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            sums[i] += sums[i + width];
+            lanes[i] = both(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
-    sums[0]
+    lanes[0]
+}
+
+/// The larger one; `a` where they cannot be compared.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 /// Makes `$name(isa, ...)`, which runs `$body` compiled for `isa`; `$body` is generic over whether products and sums are
@@ -145,27 +157,19 @@ on_isa! {
 
 #[inline(always)]
 fn scale<const FUSED: bool>(x: &mut [f32], factor: f32, least: f32) -> f32 {
-    let larger = |x: f32, than: f32| if x > than { x } else { than };
     let mut largest = [least; LANES];
     let (chunks, tail) = x.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
             chunk[i] *= factor;
-            largest[i] = larger(chunk[i], largest[i]);
+            largest[i] = larger(largest[i], chunk[i]);
         }
     }
     for (i, x) in tail.iter_mut().enumerate() {
         *x *= factor;
-        largest[i] = larger(*x, largest[i]);
+        largest[i] = larger(largest[i], *x);
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            largest[i] = larger(largest[i + width], largest[i]);
-        }
-        width /= 2;
-    }
-    largest[0]
+    fold_lanes(largest, larger)
 }
 
 on_isa! {

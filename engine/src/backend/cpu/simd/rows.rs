@@ -32,9 +32,7 @@ impl<'a> Rows<'a> {
 
     /// Rows of f32.
     pub(in super::super) fn f32(numbers: &'a [f32], n: usize, dim: usize) -> Self {
-        assert!(n * dim <= numbers.len(), "{n} rows of {dim} in {} numbers", numbers.len());
-        let at = numbers.as_ptr().cast();
-        Self { at, row_bytes: dim * 4, dtype: DType::F32, n, dim, kept: PhantomData }
+        Self::strided(numbers, n, (dim, dim))
     }
 
     /// `dim` numbers every `stride`, the last of which may be the end.
@@ -45,7 +43,8 @@ impl<'a> Rows<'a> {
     ) -> Self {
         assert!(
             dim <= stride && (n == 0 || (n - 1) * stride + dim <= numbers.len()),
-            "rows outside"
+            "{n} rows of {dim}, {stride} apart, in {} numbers",
+            numbers.len()
         );
         let at = numbers.as_ptr().cast();
         Self { at, row_bytes: stride * 4, dtype: DType::F32, n, dim, kept: PhantomData }

@@ -195,10 +195,7 @@ unsafe fn tail<L: Lanes, S: Stored, const C: usize>(p: &Sums, row: usize, k: usi
             }
         }
         for (c, sum) in sums.iter().enumerate() {
-            let mut lanes = [0.0f32; LANES];
-            L::store(lanes.as_mut_ptr(), *sum);
-            let to = p.y.add((row + c) * p.y_stride + k);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+            L::store_first(p.y.add((row + c) * p.y_stride + k), *sum, n);
         }
     }
 }

@@ -129,14 +129,7 @@ unsafe fn block<L: Lanes>(turn: &Turn, row: usize, k: usize) {
         }
         L::transpose(&mut v);
         for (i, v) in v.iter().enumerate().take(dim) {
-            let to = turn.to.add((k + i) * turn.stride + row);
-            if n == LANES {
-                L::store(to, *v);
-            } else {
-                let mut lanes = [0.0f32; LANES];
-                L::store(lanes.as_mut_ptr(), *v);
-                std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
-            }
+            L::store_first(turn.to.add((k + i) * turn.stride + row), *v, n);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 };
 
 use super::Ints;
-use crate::backend::cpu::simd::{Avx2, LANES, Lanes};
+use crate::backend::cpu::simd::{Avx2, Lanes};
 
 // SAFETY of every block here: the caller runs on a processor with AVX2, FMA and F16C, and AVX-VNNI where `VNNI`, and hands valid
 // pointers.
@@ -105,18 +105,5 @@ impl<const VNNI: bool> Ints for Avx2<VNNI> {
     unsafe fn fused(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // SAFETY: see the impl.
         unsafe { Self::fma(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
-        // SAFETY: see the impl; the array holds sixteen.
-        unsafe {
-            if n >= LANES {
-                return Self::store(at, v);
-            }
-            let mut lanes = [0.0f32; LANES];
-            Self::store(lanes.as_mut_ptr(), v);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), at, n);
-        }
     }
 }

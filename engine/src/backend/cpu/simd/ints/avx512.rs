@@ -5,16 +5,15 @@ use std::arch::x86_64::{
     _mm_setzero_si128, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_and_si512,
     _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_castsi512_ps, _mm512_cvtepi32_epi16,
     _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_inserti32x4, _mm512_loadu_si512,
-    _mm512_mask_storeu_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_epi64,
-    _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_shuffle_epi8,
-    _mm512_sll_epi16, _mm512_slli_epi32, _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_si512,
-    _mm512_sub_epi8, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
-    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_permutexvar_epi32,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_sll_epi16, _mm512_slli_epi32,
+    _mm512_srl_epi16, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_epi8, _mm512_sub_ps,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use super::Ints;
-use crate::backend::cpu::simd::{Avx512, LANES, Lanes, ROUNDING};
+use crate::backend::cpu::simd::{Avx512, Lanes, ROUNDING};
 
 // SAFETY of every block here: the caller runs on a processor with these sets and hands valid pointers.
 impl Ints for Avx512 {
@@ -79,12 +78,6 @@ impl Ints for Avx512 {
     unsafe fn fused(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // SAFETY: see the impl.
         unsafe { Self::fma(a, b, c) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
-        // SAFETY: see the impl; lanes that the mask leaves out are not touched.
-        unsafe { _mm512_mask_storeu_ps(at, (0xffff_u32 >> (LANES - n.min(LANES))) as u16, v) }
     }
 }
 

@@ -14,7 +14,6 @@ use super::formats::Panel;
 use super::{LINE, PanelProduct, TILES_BYTES, for_each};
 use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
-use crate::backend::cpu::simd::ints::Ints;
 use crate::backend::cpu::simd::{Avx512, Lanes, prefetch_far};
 use crate::quant::panels::{GROUP, OUTS, VECTOR};
 

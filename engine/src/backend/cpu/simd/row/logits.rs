@@ -1,6 +1,6 @@
 //! Loops over one row of logits or of their weights: what drawing a token asks of all of them.
 
-use super::{LANES, lanes_sum};
+use super::{LANES, lanes_sum, larger};
 use crate::backend::cpu::Isa;
 
 on_isa! {
@@ -17,11 +17,6 @@ fn finite<const FUSED: bool>(x: &[f32]) -> bool {
 
 /// A number's sign.
 const SIGN: u32 = 1 << 31;
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if b > a { b } else { a }
-}
 
 /// Numbers of a block of [`lane_maxima`].
 pub(in crate::backend::cpu) const BLOCK: usize = LANES * LANES;

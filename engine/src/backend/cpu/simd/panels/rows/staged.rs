@@ -86,7 +86,7 @@ impl Units {
                 let sums = sums.as_mut_ptr().add(row * LANES);
                 let asks = if tile == 0 { asks } else { Asks::Not };
                 let t = Tile { x, x_stride: p.x_stride, sums, asks };
-                with_rows!(n, 1 2 3 4 5 6 7 8, C => t.add::<B, C>(self));
+                with_rows!(n, 8, C => t.add::<B, C>(self));
             }
         }
     }

@@ -63,7 +63,7 @@ pub(super) unsafe fn all<B: Turned>(all: &All<'_>, asks: Asks) {
         let t = Tile { p: all.p, rows: all.sixteen(panel), asks, panel };
         // SAFETY: the caller's promise.
         unsafe {
-            with_rows!(all.p.rows, 1 2 3 4 5 6 7 8, C => t.run::<B, C>());
+            with_rows!(all.p.rows, 8, C => t.run::<B, C>());
         }
     }
 }
