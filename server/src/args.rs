@@ -89,7 +89,7 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "WHETHER", default_value = "auto", value_parser = pin)]
     pub(crate) pin: Pin,
     #[arg(long, value_name = "NAME", value_parser = isa,
-          help = "Instruction set: portable, avx2, avx-vnni, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
+          help = "Instruction set: portable, avx2, avx-vnni, avx512-vnni, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
     pub(crate) isa: Option<Isa>,
     /// What matrices are multiplied with: f32; bf16 (bf16 matrices, inputs as pairs of bf16 numbers); bf16-rounded (the same,
     /// inputs rounded to one: faster prompts, less accurate); or int8 (quantised matrices, with a factor for every 32
@@ -202,7 +202,8 @@ pub(crate) fn device(text: &str) -> Result<DeviceChoice, String> {
 
 /// `--isa`, and `HADAL_ISA`.
 pub(crate) fn isa(text: &str) -> Result<Isa, String> {
-    Isa::parse(text).map_err(|_| "wanted portable, avx2, avx-vnni, avx512 or amx".into())
+    Isa::parse(text)
+        .map_err(|_| "wanted portable, avx2, avx-vnni, avx512-vnni, avx512 or amx".into())
 }
 
 /// `--quant`.

@@ -14,7 +14,9 @@ pub enum Isa {
     Avx2,
     /// The same with AVX-VNNI (`vpdpbusd` of 256 bits), which newer processors without AVX-512 have.
     AvxVnni,
-    /// x86-64 with AVX-512 F, BW, DQ, VL, BF16 (`vdpbf16ps`) and VNNI (`vpdpbusd`).
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (`vpdpbusd` of 512 bits): Intel's servers of 2019 to 2021, Cascade Lake and Ice Lake.
+    Avx512Vnni,
+    /// The same with BF16 (`vdpbf16ps`).
     Avx512Bf16,
     /// The same with AMX tiles, for bf16 (`tdpbf16ps`) and for bytes (`tdpbssd`).
     Amx,
@@ -22,8 +24,8 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, from the plainest to the fastest.
-    pub const ALL: [Self; 5] =
-        [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Bf16, Self::Amx];
+    pub const ALL: [Self; 6] =
+        [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Avx512Bf16, Self::Amx];
 
     /// Reads a flag's value.
     ///
@@ -33,7 +35,7 @@ impl Isa {
         Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| Error::Setting {
             name: "isa",
             got: name.into(),
-            want: "portable, avx2, avx-vnni, avx512 or amx".into(),
+            want: "portable, avx2, avx-vnni, avx512-vnni, avx512 or amx".into(),
         })
     }
 
@@ -43,6 +45,7 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
+            Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Bf16 => "avx512",
             Self::Amx => "amx",
         }
@@ -61,13 +64,16 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => {
+            Self::Avx512Vnni => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512bf16")
                     && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                Self::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Amx => Self::Avx512Bf16.is_available() && super::simd::amx::is_available(),
@@ -252,7 +258,10 @@ mod tests {
             assert_eq!(CacheType::parse(cache.name()).unwrap(), cache);
         }
         let error = Isa::parse("sse").unwrap_err().to_string();
-        assert_eq!(error, "`isa` is sse, wanted portable, avx2, avx-vnni, avx512 or amx");
+        assert_eq!(
+            error,
+            "`isa` is sse, wanted portable, avx2, avx-vnni, avx512-vnni, avx512 or amx"
+        );
         let error = Activations::parse("fp8").unwrap_err().to_string();
         assert_eq!(error, "`activations` is fp8, wanted f32, bf16, bf16-rounded or int8");
     }

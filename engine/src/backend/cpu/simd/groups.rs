@@ -109,7 +109,7 @@ unsafe fn fill_row_on(isa: Isa, x: &[f32], row: &mut [Group]) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => fill_row_avx2(x, row),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => fill_row_avx512(x, row),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => fill_row_avx512(x, row),
             _ => fill_row(x, row),
         }
     }

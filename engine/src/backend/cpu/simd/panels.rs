@@ -184,7 +184,7 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     #[cfg(target_arch = "x86_64")]
     let in_place = match isa {
         // SAFETY: the caller's promise.
-        Isa::Avx512Bf16 | Isa::Amx => unsafe {
+        Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => unsafe {
             rows::product(p, rows, row_bytes, Asks::of(isa), packed)
         },
         Isa::Portable | Isa::Avx2 | Isa::AvxVnni => 0,
@@ -238,7 +238,7 @@ unsafe fn on<P: Panel>(isa: Isa, p: &PanelProduct, room: &mut [u8]) {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => avx_vnni::<P>(p, Asks::of(isa)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::<P>(p, Asks::of(isa)),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 => avx512::<P>(p, Asks::of(isa)),
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => {
                 assert!(room.len() >= TILES_BYTES, "no room for tiles");

@@ -92,7 +92,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::<S>(p, outs),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, outs),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, outs),
             _ => outer::<Portable, S, 2, 2>(p, outs),
         }
     }

@@ -101,7 +101,7 @@ macro_rules! on_isa {
                 Isa::Avx2 | Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512($($arg),*) },
+                Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512($($arg),*) },
                 _ => $body::<false>($($arg),*),
             }
         }

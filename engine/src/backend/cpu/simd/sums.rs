@@ -64,7 +64,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Sums, rows: usize) {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::<S>(p, rows),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, rows),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, rows),
             _ => all::<Portable, S, 2, 4>(p, rows),
         }
     }

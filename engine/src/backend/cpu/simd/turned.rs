@@ -67,7 +67,7 @@ pub(in super::super) fn turn(isa: Isa, from: Rows<'_>, to: &mut [f32], stride: u
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2(&turn),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Amx => avx512(&turn),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512(&turn),
             _ => all::<Portable>(&turn),
         }
     }

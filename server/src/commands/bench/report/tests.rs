@@ -99,6 +99,7 @@ fn the_peak_is_that_of_weights_and_inputs() {
     assert_eq!(arithmetic("bfloat16", "bf16-rounded", "amx"), Arithmetic::AmxBf16);
     assert_eq!(arithmetic("bfloat16", "bf16", "avx2"), Arithmetic::F32);
     assert_eq!(arithmetic("bfloat16", "f32", "avx512"), Arithmetic::F32);
+    assert_eq!(arithmetic("bfloat16", "bf16", "avx512-vnni"), Arithmetic::F32, "widened");
     assert_eq!(arithmetic("Q4_0", "bf16", "avx512"), Arithmetic::F32, "decoded in registers");
     assert_eq!(arithmetic("Q4_0", "int8", "avx512"), Arithmetic::Int8);
     assert_eq!(arithmetic("float16", "int8", "avx512"), Arithmetic::F32);

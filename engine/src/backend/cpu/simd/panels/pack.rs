@@ -21,7 +21,7 @@ pub(super) fn pack(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut 
     };
     let is_whole = rows.len() == OUTS * row_bytes && layout.panel_bytes(dim) == Some(panel.len());
     // Whoever has tiles has these; tiles themselves are slow to ask for.
-    let is_wide = isa >= Isa::Avx512Bf16 && Isa::Avx512Bf16.is_available();
+    let is_wide = isa >= Isa::Avx512Vnni && Isa::Avx512Vnni.is_available();
     if !is_whole || !is_wide || row_bytes == 0 {
         return false;
     }
@@ -129,7 +129,8 @@ mod tests {
                 let rows = &all[1..];
                 let mut want = vec![0; len];
                 panels::pack(dtype, rows, dim, &mut want);
-                for isa in [Isa::Avx512Bf16, Isa::Amx].into_iter().filter(|isa| isa.is_available())
+                for isa in
+                    Isa::ALL.into_iter().filter(|isa| *isa >= Isa::Avx512Vnni && isa.is_available())
                 {
                     let mut panel = vec![0xa5; len];
                     assert!(pack(isa, dtype, rows, dim, &mut panel));
@@ -144,7 +145,7 @@ mod tests {
         let (dim, mut panel) = (64, vec![7; 16 * 64]);
         let rows = vec![1; 17 * 68];
         for (dtype, n) in [(DType::Q8_0, 15 * 68), (DType::Q8_0, 17 * 68), (DType::F16, 16 * 128)] {
-            assert!(!pack(Isa::Avx512Bf16, dtype, &rows[..n.min(rows.len())], dim, &mut panel));
+            assert!(!pack(Isa::Avx512Vnni, dtype, &rows[..n.min(rows.len())], dim, &mut panel));
         }
         for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni] {
             assert!(!pack(isa, DType::Q8_0, &rows[..16 * 68], dim, &mut panel));

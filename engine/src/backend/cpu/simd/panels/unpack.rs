@@ -107,7 +107,7 @@ impl Unpacked for f32 {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 | Isa::AvxVnni => avx2::<P>(panel, shape, to),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 | Isa::Amx => avx512::<P>(panel, shape, to),
+                Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<P>(panel, shape, to),
                 _ => one::<Portable, P>(panel, shape, to),
             }
         }
