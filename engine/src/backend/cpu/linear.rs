@@ -202,6 +202,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn widened_for_many_inputs_a_row_has_the_bits_it_has_alone_and_nan_stays_in_it() {
+        // Few inputs, many, more than a block, and few after that; a last panel of five rows, a last vector of one number.
+        let (n_out, dim) = (37, 577);
+        for dtype in [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Q8_0] {
+            let dim = width(dtype, dim);
+            let matrix = matrix(31, dtype, n_out, dim);
+            let weight = matrix.stored();
+            for way in ways().into_iter().filter(|way| way.activations == Activations::F32) {
+                let mut x = numbers(29, 81 * dim);
+                let alone: Vec<f32> =
+                    x.chunks(dim).flat_map(|x| run(way, 1, x, 1, &weight)).collect();
+                let mut cpu = backend_of(way, 81);
+                for rows in [5, 16, 17, 64, 65, 70, 80, 81] {
+                    let got = run_on(&mut cpu, &x[..rows * dim], rows, &weight);
+                    assert_same_bits(&got, &alone[..rows * n_out]);
+                }
+                x[2 * dim + 11] = f32::NAN;
+                x[3 * dim + dim - 1] = f32::INFINITY;
+                for rows in [5, 20] {
+                    let got = run_on(&mut cpu, &x[..rows * dim], rows, &weight);
+                    assert_same_bits(&got[..2 * n_out], &alone[..2 * n_out]);
+                    assert!(got[2 * n_out..3 * n_out].iter().all(|y| y.is_nan()));
+                    assert!(got[3 * n_out..4 * n_out].iter().all(|y| !y.is_finite()));
+                    assert_same_bits(&got[4 * n_out..], &alone[4 * n_out..rows * n_out]);
+                }
+            }
+        }
+    }
+
     /// Every exponent there is, but for what is no number, between those of weights.
     fn with_strays(n_out: usize, dim: usize) -> Matrix {
         let numbers = mixed(dim as u64, n_out * dim).into_iter().map(|x| x & 0xbfff);
@@ -238,6 +268,41 @@ mod tests {
                     narrow.row(row, &mut rows[0]);
                     stored.row(row, &mut rows[1]);
                     assert_same_bits(&rows[0], &rows[1]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_of_sixteen_and_eight_bits_is_widened_exactly() {
+        // One number a row, so that what is no number is alone; seventeen columns, of which the last is a vector's rest.
+        let dim = 17;
+        for (dtype, n_out) in [(DType::F16, 1 << 16), (DType::Bf16, 1 << 16), (DType::Fp8E4m3, 256)]
+        {
+            let mut matrix = matrix(1, dtype, n_out, dim);
+            let size = dtype.row_bytes(1).unwrap();
+            let mut bytes = vec![0; n_out * dim * size];
+            for (i, row) in bytes.chunks_mut(dim * size).enumerate() {
+                row[i % dim * size..][..size].copy_from_slice(&i.to_le_bytes()[..size]);
+            }
+            matrix.tensor.bytes = Bytes::owned(bytes);
+            let weight = matrix.stored();
+            let mut row = vec![0.0; dim];
+            let want: Vec<f32> = (0..n_out)
+                .map(|i| {
+                    weight.row(i, &mut row);
+                    row[i % dim]
+                })
+                .collect();
+            let x = [[1.0; 17]; 3].concat();
+            for way in ways().into_iter().filter(|way| way.activations == Activations::F32) {
+                for rows in [1, 3] {
+                    let got = run(way, 2, &x[..rows * dim], rows, &weight);
+                    for (i, got) in got.iter().enumerate() {
+                        let want = want[i % n_out];
+                        let is_same = *got == want || got.is_nan() && want.is_nan();
+                        assert!(is_same, "{dtype:?} {:?} {i:x}: {got} {want}", way.isa);
+                    }
                 }
             }
         }

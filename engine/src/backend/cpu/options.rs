@@ -97,7 +97,7 @@ impl Isa {
 /// What matrices are multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activations {
-    /// f32 inputs; weights are widened in registers.
+    /// f32 inputs; weights are widened.
     F32,
     /// For bf16 matrices, each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`; all others still
     /// take f32. See docs/decisions/0004.

@@ -18,7 +18,7 @@ pub(in super::super) mod words;
 use std::ops::Range;
 
 use super::prefetch_far;
-use super::product::{Product, product};
+use super::product::{Product, Reading, product};
 use super::row;
 use super::rows::Rows;
 use super::sums::{Sums, sums};
@@ -109,7 +109,7 @@ pub(in super::super) fn score(
         y_stride: PAGE_TOKENS,
     };
     // SAFETY: lengths checked above; this thread alone has `scores`; `isa` was checked when the backend was made.
-    unsafe { product(isa, &p, 0..keys.n()) }
+    unsafe { product(isa, &p, keys.n(), Reading::InRegisters) }
 }
 
 /// Queries' share of a tile: their scores `[query, 64]` (scaled here) go through the running softmaxes onto

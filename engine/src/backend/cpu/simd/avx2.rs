@@ -4,18 +4,20 @@ use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_add_ps, _mm_add_ss, _mm_cvtsi32_si128, _mm_cvtss_f32,
     _mm_loadl_epi64, _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_epi32,
     _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32,
-    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_or_si256,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_slli_epi32, _mm256_srl_epi32,
-    _mm256_srlv_epi32, _mm256_storeu_ps,
+    _mm256_castsi256_si128, _mm256_cmpeq_epi16, _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srl_epi32, _mm256_srlv_epi32,
+    _mm256_storeu_ps,
 };
 
-use super::Lanes;
+use super::{E4M3, Lanes};
 
-/// AVX2 and FMA; with AVX-VNNI where `VNNI` says so, for whole numbers.
+/// AVX2, FMA and F16C; with AVX-VNNI where `VNNI` says so, for whole numbers.
 pub(in super::super) struct Avx2<const VNNI: bool = false>;
 
-// SAFETY of every block here: the caller runs on a processor with AVX2 and FMA and hands valid pointers.
+// SAFETY of every block here: the caller runs on a processor with AVX2, FMA and F16C and hands valid pointers.
 impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type V = (__m256, __m256);
     type I = (__m256i, __m256i);
@@ -50,6 +52,32 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
             };
             (widen(at), widen(at.add(8)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe {
+            let widen = |at: *const u16| _mm256_cvtph_ps(_mm_loadu_si128(at.cast::<__m128i>()));
+            (widen(at), widen(at.add(8)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(at: *const u8) -> Self::V {
+        // SAFETY: see the impl. As f16 with the same bits of exponent and mantissa, a number is 2^-8 of itself, subnormals too.
+        unsafe {
+            let bytes = _mm_loadu_si128(at.cast::<__m128i>());
+            let words = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(bytes));
+            let size = _mm256_set1_epi16(E4M3 & i16::MAX);
+            // All bits set is NaN.
+            let is_nan = _mm256_cmpeq_epi16(_mm256_and_si256(words, size), size);
+            let halves = _mm256_and_si256(words, _mm256_set1_epi16(E4M3));
+            let halves = _mm256_or_si256(halves, is_nan);
+            let (low, high) =
+                (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+            (_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
         }
     }
 

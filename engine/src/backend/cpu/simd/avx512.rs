@@ -1,19 +1,21 @@
 //! Sixteen lanes as one AVX-512 register.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512, __m512i, _mm_add_ps, _mm_add_ss, _mm_cvtsi32_si128, _mm_cvtss_f32,
-    _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps, _mm256_castps256_ps128,
-    _mm256_extractf128_ps, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps,
-    _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_extractf32x8_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_set1_epi32,
+    __m128i, __m256i, __m512, __m512i, _mm_add_ps, _mm_add_ss, _mm_cmpneq_epi8_mask,
+    _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps, _mm_or_si128, _mm_set1_epi8,
+    _mm_shuffle_ps, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128, _mm256_cvtepi8_epi16,
+    _mm256_extractf128_ps, _mm256_loadu_si256, _mm256_set1_epi16, _mm256_slli_epi16, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps512_ps256,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+    _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_mask_cvtph_ps, _mm512_mask_storeu_ps, _mm512_maskz_set1_epi32,
     _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_ps, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_shuffle_ps, _mm512_slli_epi32,
     _mm512_srl_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpacklo_pd,
 };
 
 use super::attention::words::transpose;
-use super::{LANES, Lanes};
+use super::{E4M3, LANES, Lanes};
 
 /// AVX-512 F, BW, DQ, VL.
 pub(in super::super) struct Avx512;
@@ -53,6 +55,25 @@ impl Lanes for Avx512 {
         unsafe {
             let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast::<__m256i>()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast::<__m256i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(at: *const u8) -> Self::V {
+        // SAFETY: see the impl. As f16 with the same bits of exponent and mantissa, a number is 2^-8 of itself, subnormals too.
+        unsafe {
+            let bytes = _mm_loadu_si128(at.cast::<__m128i>());
+            let is_number =
+                _mm_cmpneq_epi8_mask(_mm_or_si128(bytes, _mm_set1_epi8(-128)), _mm_set1_epi8(-1));
+            let words = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(bytes));
+            let halves = _mm256_and_si256(words, _mm256_set1_epi16(E4M3));
+            _mm512_mask_cvtph_ps(_mm512_set1_ps(f32::NAN), is_number, halves)
         }
     }
 

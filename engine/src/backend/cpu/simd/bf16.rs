@@ -1,4 +1,4 @@
-//! bf16 matrices as stored: widened in registers, or multiplied as they are with inputs as bf16 numbers.
+//! bf16 matrices as stored: widened, or multiplied as they are with inputs as bf16 numbers.
 
 use super::{LANES, Lanes, Matrix, Stored};
 

@@ -1,7 +1,6 @@
-//! f16 matrices as stored, widened in registers.
+//! f16 matrices as stored, widened.
 
 use super::{LANES, Lanes, Matrix, Stored};
-use crate::quant::f16::to_f32;
 
 /// Little-endian IEEE half precision.
 pub(in super::super) struct F16;
@@ -18,7 +17,7 @@ impl Stored for F16 {
     #[inline(always)]
     unsafe fn load<L: Lanes>(row: *const u8, at: usize) -> L::V {
         // SAFETY: the caller's promise.
-        unsafe { Self::load_tail::<L>(row, at, LANES) }
+        unsafe { L::load_f16(row.add(at * 2).cast()) }
     }
 
     #[inline(always)]
@@ -27,7 +26,7 @@ impl Stored for F16 {
         // SAFETY: `n` weights are valid and at most sixteen; bytes are copied, so alignment does not matter.
         unsafe {
             std::ptr::copy_nonoverlapping(row.add(at * 2), bits.as_mut_ptr().cast(), n * 2);
-            L::load(bits.map(|bits| to_f32(u16::from_le(bits))).as_ptr())
+            L::load_f16(bits.as_ptr())
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::groups::GroupRows;
 use super::multiply::{Rooms, panel_part};
 use super::panels::PanelProduct;
-use super::product::{Product, product};
+use super::product::{Product, Reading, product};
 use super::sums::{Sums, sums};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::{Isa, Weight};
@@ -58,7 +58,7 @@ pub(in super::super) fn dot_heads(
             y_stride: heads.n_head * heads.y_dim,
         };
         // SAFETY: lengths checked above; a head's outputs are its own; `isa` was checked when the backend was made.
-        unsafe { product(isa, &p, 0..heads.y_dim) }
+        unsafe { product(isa, &p, heads.y_dim, Reading::InRegisters) }
     });
 }
 

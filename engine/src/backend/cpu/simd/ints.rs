@@ -4,7 +4,6 @@
 //! [`Ints::dot`] and [`Ints::dot_wide`].
 
 use super::{LANES, Lanes, Portable};
-use crate::quant::f16;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -37,8 +36,6 @@ pub(in super::super) trait Ints: Lanes {
     unsafe fn dot_wide(sum: Self::I, w: Self::Bytes, x: *const [i8; 4]) -> Self::I;
     /// `a * b`, which stays below 2^31.
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I;
-    /// Sixteen halves, little endian, widened.
-    unsafe fn load_halves(at: *const u8) -> Self::V;
     /// `a * b + c`, rounded once, everywhere: [`Lanes::fma`] rounds twice where the processor has no such instruction.
     unsafe fn fused(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
 }
@@ -85,13 +82,6 @@ impl Ints for Portable {
     #[inline(always)]
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I {
         std::array::from_fn(|i| a[i] * b[i])
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(at: *const u8) -> Self::V {
-        // SAFETY: the caller's promise; bytes have no alignment.
-        let halves = unsafe { at.cast::<[[u8; 2]; LANES]>().read() };
-        halves.map(|half| f16::to_f32(u16::from_le_bytes(half)))
     }
 
     #[inline(always)]

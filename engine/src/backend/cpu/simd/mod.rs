@@ -39,6 +39,10 @@ use crate::quant::DType;
 /// the lowest bits; a whole number within 2^22 that is added to its bits is added to the number.
 const ROUNDING: f32 = 12_582_912.0;
 
+/// Where a byte of e4m3 is in an f16 with the same exponent and mantissa: it is moved by seven bits, its sign by eight.
+#[cfg(target_arch = "x86_64")]
+const E4M3: i16 = 0xbf80_u16 as i16;
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
 #[cfg(target_arch = "x86_64")]
@@ -88,6 +92,10 @@ pub(super) trait Lanes {
     }
     /// Sixteen bf16 widened, any alignment.
     unsafe fn load_bf16(at: *const u16) -> Self::V;
+    /// Sixteen f16 widened, any alignment.
+    unsafe fn load_f16(at: *const u16) -> Self::V;
+    /// Sixteen e4m3 (`quant::fp8`) widened, times 2^-8.
+    unsafe fn load_e4m3(at: *const u8) -> Self::V;
     /// Sixteen unsigned bytes widened.
     unsafe fn load_u8(at: *const u8) -> Self::I;
     /// Sixteen signed bytes widened.
@@ -210,6 +218,20 @@ pub(super) trait Stored {
     unsafe fn load<L: Lanes>(row: Self::Row, at: usize) -> L::V;
     /// Fewer than sixteen weights, the rest zero.
     unsafe fn load_tail<L: Lanes>(row: Self::Row, at: usize, n: usize) -> L::V;
+    /// Weights `at..at + n`, widened; zeros up to the next multiple of sixteen. `at` is a multiple of 16.
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(row: Self::Row, at: usize, n: usize, to: *mut f32) {
+        let whole = n / LANES * LANES;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for i in (0..whole).step_by(LANES) {
+                L::store(to.add(i), Self::load::<L>(row, at + i));
+            }
+            if whole < n {
+                L::store(to.add(whole), Self::load_tail::<L>(row, at + whole, n - whole));
+            }
+        }
+    }
 }
 
 /// Asks for the cache line at `at`, which may be anywhere: nothing is read.

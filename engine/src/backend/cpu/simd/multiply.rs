@@ -10,7 +10,7 @@ use super::narrow::Narrow;
 pub(in super::super) use super::pair_rows::{Order, PairRows, Parts, SplitForm};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
-use super::product::{Pairs, Product, product};
+use super::product::{Pairs, Product, Reading, product};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::topology::home;
 use crate::backend::cpu::{Isa, Weight};
@@ -192,7 +192,7 @@ pub(super) unsafe fn part(
         match inputs {
             Inputs::Plain(x) => {
                 let w = weight.rows_from(outs.start);
-                product(isa, &p(w, x.as_ptr().add(row * dim)), 0..n);
+                product(isa, &p(w, x.as_ptr().add(row * dim)), n, Reading::Once);
             }
             Inputs::Split(pairs) => {
                 let narrow = Narrow::new(weight, outs.start, n, next);

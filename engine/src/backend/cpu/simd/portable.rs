@@ -1,7 +1,7 @@
 //! Sixteen lanes in plain Rust: runs everywhere, and shows what the others mean.
 
 use super::{LANES, Lanes};
-use crate::quant::bf16;
+use crate::quant::{bf16, f16, fp8};
 
 /// Plain Rust.
 pub(in super::super) struct Portable;
@@ -32,6 +32,18 @@ impl Lanes for Portable {
     unsafe fn load_bf16(at: *const u16) -> Self::V {
         // SAFETY: the caller's promise; the read is unaligned.
         unsafe { at.cast::<[u16; LANES]>().read_unaligned() }.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> Self::V {
+        // SAFETY: the caller's promise; the read is unaligned.
+        unsafe { at.cast::<[u16; LANES]>().read_unaligned() }.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(at: *const u8) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { at.cast::<[u8; LANES]>().read() }.map(|bits| fp8::to_f32(bits) / 256.0)
     }
 
     #[inline(always)]

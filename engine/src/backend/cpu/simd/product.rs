@@ -1,6 +1,6 @@
 //! Matrix times rows, and the few vector loops of attention, compiled for each instruction set and chosen at run time.
 
-use std::ops::Range;
+mod many;
 
 use super::bf16::Bf16;
 use super::f16::F16;
@@ -59,41 +59,50 @@ pub(in super::super) struct Pairs {
 // SAFETY: read only.
 unsafe impl Sync for Pairs {}
 
-/// Runs a product's `outs` on `isa`.
+/// How weights are read; the bits are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Reading {
+    /// Widened in registers, for a few inputs at a time: of what lies in a cache.
+    InRegisters,
+    /// Widened once for many inputs, and asked for meanwhile: of what comes from memory.
+    Once,
+}
+
+/// Runs a product's first `outs` outputs on `isa`.
 ///
 /// # Safety
-/// All pointers cover their shapes, `outs` lies inside the matrix, no other thread touches these outputs, and the
+/// All pointers cover their shapes, the matrix has `outs` rows, no other thread touches these outputs, and the
 /// processor has `isa`.
-pub(in super::super) unsafe fn product(isa: Isa, p: &Product, outs: Range<usize>) {
+pub(in super::super) unsafe fn product(isa: Isa, p: &Product, outs: usize, reading: Reading) {
     // SAFETY: the caller's promise.
     unsafe {
         match p.w.dtype {
-            DType::F32 => stored::<F32>(isa, p, outs),
-            DType::Bf16 => stored::<Bf16>(isa, p, outs),
-            DType::F16 => stored::<F16>(isa, p, outs),
-            DType::Fp8E4m3 => stored::<Fp8>(isa, p, outs),
-            DType::Q8_0 => stored::<Q8_0>(isa, p, outs),
-            DType::Q4_0 => stored::<Q4_0>(isa, p, outs),
-            DType::Q5_0 => stored::<Q5_0>(isa, p, outs),
-            DType::Q5_1 => stored::<Q5_1>(isa, p, outs),
-            DType::Q4K => stored::<Q4K>(isa, p, outs),
-            DType::Q5K => stored::<Q5K>(isa, p, outs),
-            DType::Q6K => stored::<Q6K>(isa, p, outs),
+            DType::F32 => stored::<F32>(isa, p, outs, reading),
+            DType::Bf16 => stored::<Bf16>(isa, p, outs, reading),
+            DType::F16 => stored::<F16>(isa, p, outs, reading),
+            DType::Fp8E4m3 => stored::<Fp8>(isa, p, outs, reading),
+            DType::Q8_0 => stored::<Q8_0>(isa, p, outs, reading),
+            DType::Q4_0 => stored::<Q4_0>(isa, p, outs, reading),
+            DType::Q5_0 => stored::<Q5_0>(isa, p, outs, reading),
+            DType::Q5_1 => stored::<Q5_1>(isa, p, outs, reading),
+            DType::Q4K => stored::<Q4K>(isa, p, outs, reading),
+            DType::Q5K => stored::<Q5K>(isa, p, outs, reading),
+            DType::Q6K => stored::<Q6K>(isa, p, outs, reading),
         }
     }
 }
 
 /// # Safety
 /// As [`product`]; the matrix is stored as `S`.
-unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: Range<usize>) {
+unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: usize, reading: Reading) {
     // SAFETY: the caller's promise.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni => avx2::<S>(p, outs),
+            Isa::Avx2 | Isa::AvxVnni => avx2::<S>(p, outs, reading),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, outs),
-            _ => outer::<Portable, S, 2, 2>(p, outs),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, outs, reading),
+            _ => all::<Portable, S, 2, 2>(p, outs, reading),
         }
     }
 }
@@ -109,24 +118,40 @@ pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: u
     unsafe { super::pairs::product(p, pairs, &PlainRows::new(&p.w, outs), outs) }
 }
 
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn all<L: Lanes, S: Stored, const R: usize, const C: usize>(
+    p: &Product,
+    outs: usize,
+    reading: Reading,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match reading {
+            Reading::InRegisters => outer::<L, S, R, C>(p, outs),
+            // One input: four rows, for as many sums at once.
+            Reading::Once if p.rows == 1 => many::many::<L, S, 4, 1>(p, outs),
+            Reading::Once => many::many::<L, S, R, C>(p, outs),
+        }
+    }
+}
+
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.
 ///
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn outer<L: Lanes, S: Stored, const R: usize, const C: usize>(
-    p: &Product,
-    outs: Range<usize>,
-) {
+unsafe fn outer<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut out = outs.start;
+        let mut out = 0;
         // One input: eight matrix rows in flight hide the latency of the sum.
-        while p.rows == 1 && out + 8 <= outs.end {
+        while p.rows == 1 && out + 8 <= outs {
             block::<L, S, 8, 1>(p, out, 0);
             out += 8;
         }
-        while out + R <= outs.end {
+        while out + R <= outs {
             let mut row = 0;
             while row + C <= p.rows {
                 block::<L, S, R, C>(p, out, row);
@@ -138,7 +163,7 @@ unsafe fn outer<L: Lanes, S: Stored, const R: usize, const C: usize>(
             }
             out += R;
         }
-        while out < outs.end {
+        while out < outs {
             for row in 0..p.rows {
                 block::<L, S, 1, 1>(p, out, row);
             }
@@ -178,17 +203,17 @@ unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
 /// # Safety
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<S: Stored>(p: &Product, outs: Range<usize>) {
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<S: Stored>(p: &Product, outs: usize, reading: Reading) {
     // SAFETY: the caller's promise.
-    unsafe { outer::<Avx2, S, 2, 2>(p, outs) }
+    unsafe { all::<Avx2, S, 2, 2>(p, outs, reading) }
 }
 
 /// # Safety
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512<S: Stored>(p: &Product, outs: Range<usize>) {
+unsafe fn avx512<S: Stored>(p: &Product, outs: usize, reading: Reading) {
     // SAFETY: the caller's promise.
-    unsafe { outer::<Avx512, S, 4, 4>(p, outs) }
+    unsafe { all::<Avx512, S, 4, 4>(p, outs, reading) }
 }

@@ -5,10 +5,10 @@
 //! 32 bits: the same sums, an operation instead of three.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_cvtph_ps, _mm256_dpbusd_avx_epi32, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_mullo_epi32, _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_sll_epi16, _mm256_srl_epi16,
+    __m256i, _mm_cvtsi32_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_dpbusd_avx_epi32,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mullo_epi32,
+    _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_sll_epi16,
+    _mm256_srl_epi16,
 };
 
 use super::Ints;
@@ -89,16 +89,6 @@ impl<const VNNI: bool> Ints for Avx2<VNNI> {
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: see the impl.
         unsafe { (_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(at: *const u8) -> <Self as Lanes>::V {
-        // SAFETY: see the impl.
-        unsafe {
-            let at = at.cast::<__m128i>();
-            let widen = |at| _mm256_cvtph_ps(_mm_loadu_si128(at));
-            (widen(at), widen(at.add(1)))
-        }
     }
 
     #[inline(always)]

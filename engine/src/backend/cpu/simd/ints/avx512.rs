@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{
     __m256i, __m512, __m512i, _mm_cvtsi32_si128, _mm_insert_epi32, _mm_loadu_si128, _mm_setr_epi8,
-    _mm_setzero_si128, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_epi32, _mm512_and_si512,
+    _mm_setzero_si128, _mm256_storeu_si256, _mm512_add_epi32, _mm512_and_si512,
     _mm512_broadcast_i32x4, _mm512_castsi128_si512, _mm512_castsi512_ps, _mm512_cvtepi32_epi16,
     _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_inserti32x4, _mm512_loadu_si512,
     _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_epi64, _mm512_permutexvar_epi32,
@@ -66,12 +66,6 @@ impl Ints for Avx512 {
     unsafe fn mul_int(a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: see the impl.
         unsafe { _mm512_mullo_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_halves(at: *const u8) -> <Self as Lanes>::V {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast::<__m256i>())) }
     }
 
     #[inline(always)]

@@ -147,7 +147,7 @@ unsafe fn add_scaled<L: Ints>(sum: L::V, dot: L::V, scale: L::V, x: &Group) -> L
 #[inline(always)]
 unsafe fn factors<L: Ints>(unit: *const u8, index: usize) -> L::V {
     // SAFETY: the caller's promise.
-    unsafe { L::load_halves(unit.add(index * 2 * OUTS)) }
+    unsafe { L::load_f16(unit.add(index * 2 * OUTS).cast()) }
 }
 
 /// See [`DType::Q8_0`].
