@@ -30,9 +30,8 @@ const BESIDE: usize = 1 << 12;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Some rows' numbers, widened; vectors of them lie in one cache line each.
-#[repr(align(64))]
-struct Widened([[f32; STEP]; OUTS]);
+/// Some rows' numbers, widened.
+type Widened = [[f32; STEP]; OUTS];
 
 /// The first `outs` outputs of a product, `R` of them with `C` inputs at a time.
 ///
@@ -71,9 +70,7 @@ impl Part<'_> {
     /// As [`many`].
     #[inline(always)]
     unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
-        let (dim, row_bytes) = (self.p.dim, self.p.w.row_bytes);
-        let bytes = |step: usize| step * row_bytes / dim.max(1);
-        let (few_bytes, step_bytes) = (bytes(STEP_FEW), bytes(STEP));
+        let dim = self.p.dim;
         let mut widened = MaybeUninit::<Widened>::uninit();
         let mut sums = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; BLOCK];
         // SAFETY: the caller's promise; sums are written before they are read, and numbers up to the next multiple of sixteen.
@@ -81,28 +78,24 @@ impl Part<'_> {
             for sums in &mut sums[..self.n] {
                 sums.write([L::splat(0.0); OUTS]);
             }
-            let w = (&raw mut (*widened.as_mut_ptr()).0).cast::<[f32; STEP]>();
-            let sums: *mut [L::V; OUTS] = sums.as_mut_ptr().cast();
+            let (w, sums) = (widened.as_mut_ptr(), sums.as_mut_ptr().cast());
             if self.n <= FEW {
                 for r in (0..self.outs).step_by(R) {
                     for k in (0..dim).step_by(STEP_FEW) {
-                        for r in (r + R..r + 2 * R).filter(|_| self.row == 0) {
-                            self.ask(r, k / STEP_FEW * few_bytes + BESIDE, few_bytes);
+                        for r in r..r + R {
+                            self.ask(self.place(r + R, k).wrapping_add(BESIDE), STEP_FEW);
                         }
                         self.step::<L, S, R, C>(w, sums, r..r + R, (k, (dim - k).min(STEP_FEW)));
                     }
                 }
             } else {
                 for k in (0..dim).step_by(STEP) {
+                    // Code of its own behind `filter`: as a plain condition it halved the speed with few inputs.
                     for r in (0..OUTS).filter(|_| self.row == 0) {
-                        if k + STEP < dim {
-                            self.ask(r, (k / STEP + 1) * step_bytes, step_bytes);
-                        } else {
-                            self.ask(r + OUTS, 0, step_bytes);
-                        }
+                        let then = if k + STEP < dim { (r, k + STEP) } else { (r + OUTS, 0) };
+                        self.ask(self.place(then.0, then.1), STEP);
                     }
-                    let rows = 0..self.outs.next_multiple_of(R);
-                    self.step::<L, S, R, C>(w, sums, rows, (k, (dim - k).min(STEP)));
+                    self.step::<L, S, R, C>(w, sums, 0..OUTS, (k, (dim - k).min(STEP)));
                 }
             }
             for c in 0..self.n {
@@ -113,12 +106,17 @@ impl Part<'_> {
         }
     }
 
-    /// Asks for `n` bytes from byte `from` of a row on, which need not be there.
+    /// Where number `k` of a row is, or would be.
     #[inline(always)]
-    fn ask(&self, r: usize, from: usize, n: usize) {
+    fn place(&self, r: usize, k: usize) -> *const u8 {
         let Matrix { at, row_bytes, first, .. } = self.p.w;
-        let at = at.wrapping_add((first + self.out + r) * row_bytes + from);
-        for line in (0..n).step_by(LINE) {
+        at.wrapping_add((first + self.out + r) * row_bytes + k * row_bytes / self.p.dim)
+    }
+
+    /// Asks for `n` numbers at a place.
+    #[inline(always)]
+    fn ask(&self, at: *const u8, n: usize) {
+        for line in (0..n * self.p.w.row_bytes / self.p.dim).step_by(LINE) {
             prefetch(at.wrapping_add(line));
         }
     }
@@ -130,11 +128,12 @@ impl Part<'_> {
     #[inline(always)]
     unsafe fn step<L: Lanes, S: Stored, const R: usize, const C: usize>(
         &self,
-        w: *mut [f32; STEP],
+        w: *mut Widened,
         sums: *mut [L::V; OUTS],
         rows: Range<usize>,
         (k, n): (usize, usize),
     ) {
+        let w = w.cast::<[f32; STEP]>();
         // SAFETY: the caller's promise. Where there are fewer than sixteen rows the last stands for the others.
         unsafe {
             for r in rows.clone() {
@@ -182,6 +181,10 @@ impl Part<'_> {
 ///
 /// # Safety
 /// Inputs have as many, `stride` apart, rows up to the next multiple of sixteen; the processor has `L`'s instruction set.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "iterators over sums keep them in memory: a quarter of the speed"
+)]
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
     w: *const [f32; STEP],
@@ -192,56 +195,44 @@ unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[L::splat(0.0); C]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (c, sum) in sums.iter_mut().enumerate() {
-                *sum = *to.add(c * OUTS + r);
+        for c in 0..C {
+            for r in 0..R {
+                sums[r][c] = *to.add(c * OUTS + r);
             }
         }
         let mut k = 0;
         while k + SIDE * LANES <= n {
             for_each!(I < SIDE, 4, {
                 let mut inputs = [L::splat(0.0); C];
-                for (c, input) in inputs.iter_mut().enumerate() {
-                    *input = L::load(x.add(c * stride + k + I * LANES));
+                for c in 0..C {
+                    inputs[c] = L::load(x.add(c * stride + k + I * LANES));
                 }
-                add::<L, R, C>(&mut sums, w, k + I * LANES, &inputs);
+                for r in 0..R {
+                    let weights = L::load(w.add(r).cast::<f32>().add(k + I * LANES));
+                    for c in 0..C {
+                        sums[r][c] = L::fma(weights, inputs[c], sums[r][c]);
+                    }
+                }
             });
             k += SIDE * LANES;
         }
         while k < n {
             let mut inputs = [L::splat(0.0); C];
-            for (c, input) in inputs.iter_mut().enumerate() {
+            for c in 0..C {
                 let x = x.add(c * stride + k);
-                *input = if k + LANES <= n { L::load(x) } else { load_tail::<L>(x, n - k) };
+                inputs[c] = if k + LANES <= n { L::load(x) } else { load_tail::<L>(x, n - k) };
             }
-            add::<L, R, C>(&mut sums, w, k, &inputs);
+            for r in 0..R {
+                let weights = L::load(w.add(r).cast::<f32>().add(k));
+                for c in 0..C {
+                    sums[r][c] = L::fma(weights, inputs[c], sums[r][c]);
+                }
+            }
             k += LANES;
         }
-        for (r, sums) in sums.iter().enumerate() {
-            for (c, sum) in sums.iter().enumerate() {
-                *to.add(c * OUTS + r) = *sum;
-            }
-        }
-    }
-}
-
-/// Adds the products of sixteen numbers of rows, from number `k` on, with as many of inputs.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn add<L: Lanes, const R: usize, const C: usize>(
-    sums: &mut [[L::V; C]; R],
-    w: *const [f32; STEP],
-    k: usize,
-    inputs: &[L::V; C],
-) {
-    for (r, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let weights = L::load(w.add(r).cast::<f32>().add(k));
-            for (sum, input) in sums.iter_mut().zip(inputs) {
-                *sum = L::fma(weights, *input, *sum);
+        for c in 0..C {
+            for r in 0..R {
+                *to.add(c * OUTS + r) = sums[r][c];
             }
         }
     }
