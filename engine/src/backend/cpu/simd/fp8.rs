@@ -28,6 +28,7 @@ impl Row {
 
 impl Stored for Fp8 {
     type Row = Row;
+    const ASKED: usize = 256;
 
     #[inline(always)]
     unsafe fn row(matrix: &Matrix, index: usize) -> Row {

@@ -128,7 +128,7 @@ pub(in super::super) struct Rooms {
 #[repr(align(64))]
 struct Line(#[allow(dead_code, reason = "read as part of a slice of bytes")] [u8; LINE]);
 
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Bytes that tiles multiply at once: eight groups of two panels, a byte a number.
 const TILES_BYTES: usize = 2 * 8 * GROUP * OUTS;

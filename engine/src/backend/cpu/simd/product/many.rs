@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Product;
-use crate::backend::cpu::simd::panels::for_each;
+use crate::backend::cpu::simd::panels::{LINE, for_each};
 use crate::backend::cpu::simd::{LANES, Lanes, Matrix, Stored, load_tail, prefetch};
 
 /// Rows that are widened side by side.
@@ -23,12 +23,8 @@ const SIDE: usize = 4;
 
 /// Up to so many inputs rows are read one after another, as they come fastest from memory; with more they come in turns.
 const FEW: usize = 16;
-/// Numbers of each row then: more requests at a time stand in each other's way.
-const STEP_FEW: usize = 64;
 /// What is asked for then lies so many bytes behind the same numbers of the next rows: where rows are short those come too soon.
 const BESIDE: usize = 1 << 12;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Some rows' numbers, widened.
 type Widened = [[f32; STEP]; OUTS];
@@ -70,6 +66,7 @@ impl Part<'_> {
     /// As [`many`].
     #[inline(always)]
     unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
+        const { assert!(S::ASKED <= STEP && S::ASKED.is_multiple_of(LANES)) };
         let dim = self.p.dim;
         let mut widened = MaybeUninit::<Widened>::uninit();
         let mut sums = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; BLOCK];
@@ -81,11 +78,11 @@ impl Part<'_> {
             let (w, sums) = (widened.as_mut_ptr(), sums.as_mut_ptr().cast());
             if self.n <= FEW {
                 for r in (0..self.outs).step_by(R) {
-                    for k in (0..dim).step_by(STEP_FEW) {
+                    for k in (0..dim).step_by(S::ASKED) {
                         for r in r..r + R {
-                            self.ask(self.place(r + R, k).wrapping_add(BESIDE), STEP_FEW);
+                            self.ask(self.place(r + R, k).wrapping_add(BESIDE), S::ASKED);
                         }
-                        self.step::<L, S, R, C>(w, sums, r..r + R, (k, (dim - k).min(STEP_FEW)));
+                        self.step::<L, S, R, C>(w, sums, r..r + R, (k, (dim - k).min(S::ASKED)));
                     }
                 }
             } else {
@@ -181,10 +178,7 @@ impl Part<'_> {
 ///
 /// # Safety
 /// Inputs have as many, `stride` apart, rows up to the next multiple of sixteen; the processor has `L`'s instruction set.
-#[allow(
-    clippy::needless_range_loop,
-    reason = "iterators over sums keep them in memory: a quarter of the speed"
-)]
+#[allow(clippy::needless_range_loop, reason = "written as the tile whose bits it has")]
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
     w: *const [f32; STEP],
