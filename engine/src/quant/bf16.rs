@@ -2,13 +2,13 @@
 
 /// Widens; exact.
 #[inline]
-pub fn to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
+pub const fn to_f32(bits: u16) -> f32 {
+    f32::from_bits((bits as u32) << 16)
 }
 
 /// Rounds to nearest, ties to even; NaN stays NaN.
 #[inline]
-pub fn from_f32(value: f32) -> u16 {
+pub const fn from_f32(value: f32) -> u16 {
     if value.is_nan() {
         return ((value.to_bits() >> 16) | 0x40) as u16;
     }

@@ -9,12 +9,12 @@ pub const BLOCK: [usize; 2] = [128, 128];
 /// Widens, the block's factor left out; exact. Written without branches, so that a loop over it becomes vector code.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]
-pub fn to_f32(bits: u8) -> f32 {
-    let magnitude = u32::from(bits & 0x7f);
+pub const fn to_f32(bits: u8) -> f32 {
+    let magnitude = (bits & 0x7f) as u32;
     // Shifted into an f32 the exponent is short by 120; the product also makes subnormals right.
     let scaled = f32::from_bits(magnitude << 20) * f32::from_bits(0x7b80_0000);
     let value = if magnitude == 0x7f { f32::NAN } else { scaled };
-    f32::from_bits(value.to_bits() | (u32::from(bits & 0x80) << 24))
+    f32::from_bits(value.to_bits() | ((bits & 0x80) as u32) << 24)
 }
 
 /// The largest finite number.

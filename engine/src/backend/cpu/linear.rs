@@ -47,8 +47,8 @@ pub(super) fn linear_f32(cpu: &mut Cpu, y: &mut [f32], x: &[f32], weight: &Weigh
 #[cfg(test)]
 mod tests {
     use crate::backend::cpu::testing::{
-        Matrix, ODD, Way, assert_close, assert_same_bits, backend, limits, matrix, numbers,
-        product_error, scratch_shape, ways, width,
+        Matrix, NARROW_BLOCK, ODD, Way, assert_close, assert_same_bits, backend, limits, matrix,
+        matrix_in, numbers, product_error, scratch_shape, ways, width,
     };
     use crate::backend::cpu::{Activations, Cpu, Weight};
     use crate::backend::{Backend, ScratchShape};
@@ -80,7 +80,8 @@ mod tests {
     /// The matrix as it lies, in panels where a format has them, and in twelve bits a number where that is multiplied.
     fn forms(matrix: &Matrix, dtype: DType, way: Way) -> Vec<Weight> {
         let panels = way.is_whole(dtype).then(|| matrix.in_panels(&mut backend(way, 2)));
-        let narrow = way.is_split(dtype).then(|| matrix.narrow(&mut backend(way, 2)));
+        let narrows = dtype == DType::Bf16 && way.is_split(dtype);
+        let narrow = narrows.then(|| matrix.narrow(&mut backend(way, 2)));
         [Some(matrix.stored()), panels, narrow].into_iter().flatten().collect()
     }
 
@@ -117,16 +118,58 @@ mod tests {
     }
 
     #[test]
+    fn fp8_with_factors_of_a_few_columns_takes_inputs_as_they_are() {
+        let (n_out, dim, rows) = (37, 227, 19);
+        let matrix = matrix_in(NARROW_BLOCK, 24, DType::Fp8E4m3, (n_out, dim));
+        let x = numbers(8, rows * dim);
+        let sums = matrix.product(&x);
+        let want: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+        for way in ways() {
+            let exact = Way { activations: Activations::F32, ..way };
+            let got = run(way, 2, &x, rows, &matrix.weight);
+            let error = product_error(exact, DType::Fp8E4m3, dim);
+            assert_close(&got, &want, |i| error * sums[i].size);
+            assert_same_bits(&got, &run(exact, 2, &x, rows, &matrix.weight));
+        }
+    }
+
+    #[test]
+    fn one_factor_for_a_whole_fp8_matrix_or_row_is_each_blocks() {
+        let (n_out, dim, rows) = (37, 300, 19);
+        let x = numbers(8, rows * dim);
+        for block in [[1, 1 << 62], [1 << 62, 1 << 62], [16, 256]] {
+            let matrix = matrix_in(block, 25, DType::Fp8E4m3, (n_out, dim));
+            let sums = matrix.product(&x);
+            let want: Vec<f64> = sums.iter().map(|sum| sum.value).collect();
+            for way in ways() {
+                let error = product_error(way, DType::Fp8E4m3, dim);
+                let got = run(way, 2, &x, rows, &matrix.weight);
+                assert_close(&got, &want, |i| error * sums[i].size);
+            }
+        }
+    }
+
+    #[test]
     fn inputs_rounded_once_are_pairs_of_what_bf16_holds() {
         let (n_out, dim) = (37, 227);
-        let matrix = matrix(23, DType::Bf16, n_out, dim);
-        for way in ways().into_iter().filter(|way| way.activations == Activations::Bf16Rounded) {
+        for dtype in [DType::Bf16, DType::Fp8E4m3] {
+            held_inputs_lose_nothing(dtype, n_out, dim);
+        }
+    }
+
+    fn held_inputs_lose_nothing(dtype: DType, n_out: usize, dim: usize) {
+        let matrix = matrix(23, dtype, n_out, dim);
+        let takes = |way: &Way| dtype == DType::Bf16 || way.is_split(dtype);
+        for way in ways().into_iter().filter(takes) {
+            if way.activations != Activations::Bf16Rounded {
+                continue;
+            }
             let pairs = Way { activations: Activations::Bf16, ..way };
             for rows in [1, 2, 3, 16, 17, 40, 300] {
                 let x = numbers(8, rows * dim);
                 let held: Vec<f32> = x.iter().map(|x| bf16::to_f32(bf16::from_f32(*x))).collect();
                 assert!(x != held, "something is lost");
-                for weight in forms(&matrix, DType::Bf16, way) {
+                for weight in forms(&matrix, dtype, way) {
                     let got = run_on(&mut backend_of(way, rows), &x, rows, &weight);
                     let want = run_on(&mut backend_of(pairs, rows), &held, rows, &weight);
                     assert_same_bits(&got, &want);
@@ -210,7 +253,8 @@ mod tests {
             let dim = width(dtype, dim);
             let matrix = matrix(31, dtype, n_out, dim);
             let weight = matrix.stored();
-            for way in ways().into_iter().filter(|way| way.activations == Activations::F32) {
+            let plain = |way: &Way| way.activations == Activations::F32 || way.is_split(dtype);
+            for way in ways().into_iter().filter(plain) {
                 let mut x = numbers(29, 81 * dim);
                 let alone: Vec<f32> =
                     x.chunks(dim).flat_map(|x| run(way, 1, x, 1, &weight)).collect();

@@ -103,6 +103,9 @@ impl Form {
     fn of(activations: Activations, isa: Isa, weight: &Weight) -> Self {
         let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
         match activations {
+            _ if weight.is_split_fp8() && splits(activations, isa) && isa.multiplies_fp8() => {
+                Self::Split
+            }
             Activations::Int8 if is_blocks => Self::Groups,
             _ if is_bf16 && splits(activations, isa) => Self::Split,
             Activations::Bf16 | Activations::Bf16Rounded if is_bf16 => {

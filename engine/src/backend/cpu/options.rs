@@ -87,6 +87,15 @@ impl Isa {
         self >= Self::Avx512Bf16
     }
 
+    /// Whether e4m3 numbers are multiplied as bf16 numbers: tiles have no place for their factors.
+    pub(super) fn multiplies_fp8(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let has_table = is_x86_feature_detected!("avx512vbmi");
+        #[cfg(not(target_arch = "x86_64"))]
+        let has_table = false;
+        self == Self::Avx512Bf16 && has_table
+    }
+
     /// The best this processor has.
     pub fn best() -> Self {
         let has = Self::ALL.into_iter().rfind(|isa| isa.is_available());

@@ -81,8 +81,11 @@ pub(super) struct Matrix {
     pub(super) dim: usize,
 }
 
-/// Blocks of the tests' 8-bit float matrices: small, so that a matrix has several, ragged at its edges.
-const BLOCK: [usize; 2] = [8, 32];
+/// Blocks of the tests' 8-bit float matrices: few rows, so that a matrix has several, ragged at its edges.
+const BLOCK: [usize; 2] = [8, 128];
+
+/// Blocks of fewer columns than products of bf16 numbers take.
+pub(super) const NARROW_BLOCK: [usize; 2] = [8, 32];
 
 /// The number `x` decides, number `i` of its matrix: stored behind `bytes`, and what it is without its block's factor.
 fn store(dtype: DType, i: usize, x: f32, bytes: &mut Vec<u8>) -> f64 {
@@ -115,8 +118,19 @@ fn store(dtype: DType, i: usize, x: f32, bytes: &mut Vec<u8>) -> f64 {
 
 /// A seeded matrix, stored at an odd address: mapped tensors begin anywhere.
 pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matrix {
+    matrix_in(BLOCK, seed, dtype, (n_out, dim))
+}
+
+/// [`matrix`] whose factors, if it has some, are of such blocks.
+pub(super) fn matrix_in(
+    block: [usize; 2],
+    seed: u64,
+    dtype: DType,
+    (n_out, dim): (usize, usize),
+) -> Matrix {
     let (mut bytes, mut values) = (vec![0xff], Vec::new());
-    let factors = numbers(seed + 77, n_out.div_ceil(BLOCK[0]) * dim.div_ceil(BLOCK[1]));
+    let per_row = dim.div_ceil(block[1]);
+    let factors = numbers(seed + 77, n_out.div_ceil(block[0]) * per_row);
     if dtype.block_len() > 1 {
         for i in 0..n_out * dim / dtype.block_len() {
             let (stored, held) = blocks::block(seed * 100_000 + i as u64, dtype);
@@ -126,8 +140,8 @@ pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matri
     } else {
         for (i, x) in numbers(seed, n_out * dim).into_iter().enumerate() {
             let value = store(dtype, i, x, &mut bytes);
-            let block = i / dim / BLOCK[0] * dim.div_ceil(BLOCK[1]) + i % dim / BLOCK[1];
-            let factor = if dtype == DType::Fp8E4m3 { factors[block] } else { 1.0 };
+            let at = i / dim / block[0] * per_row + i % dim / block[1];
+            let factor = if dtype == DType::Fp8E4m3 { factors[at] } else { 1.0 };
             values.push(value * f64::from(factor));
         }
     }
@@ -139,7 +153,7 @@ pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matri
         dtype,
         shape: vec![n_out, dim],
         bytes: odd(bytes),
-        scales: (dtype == DType::Fp8E4m3).then(|| Scales { bytes: odd(scales), block: BLOCK }),
+        scales: (dtype == DType::Fp8E4m3).then(|| Scales { bytes: odd(scales), block }),
     };
     Matrix { weight: Weight::new(&tensor).unwrap(), tensor, values, n_out, dim }
 }
@@ -208,8 +222,8 @@ impl Matrix {
 pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
     let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
     let input = match way.activations {
-        _ if dtype != DType::Bf16 => 0.0,
         Activations::F32 => 0.0,
+        _ if dtype != DType::Bf16 && !way.is_split(dtype) => 0.0,
         Activations::Bf16 | Activations::Int8 => 2f64.powi(-17),
         Activations::Bf16Rounded => 2f64.powi(-8),
     };
@@ -233,14 +247,18 @@ impl Way {
 
     /// Whether inputs of a matrix of `dtype` lose more than their last bits.
     pub(super) fn is_coarse(self, dtype: DType) -> bool {
-        let rounds = self.activations == Activations::Bf16Rounded && dtype == DType::Bf16;
-        self.is_whole(dtype) || rounds
+        let is_rounded = self.activations == Activations::Bf16Rounded;
+        self.is_whole(dtype) || is_rounded && (dtype == DType::Bf16 || self.is_split(dtype))
     }
 
-    /// Whether inputs of a matrix of `dtype` become bf16 numbers, so that it may be kept in twelve bits a number.
+    /// Whether inputs of a matrix of `dtype` become bf16 numbers for `vdpbf16ps`.
     pub(super) fn is_split(self, dtype: DType) -> bool {
-        let splits = self.activations != Activations::F32 && self.isa.multiplies_bf16();
-        splits && dtype == DType::Bf16
+        self.activations != Activations::F32
+            && match dtype {
+                DType::Bf16 => self.isa.multiplies_bf16(),
+                DType::Fp8E4m3 => self.isa.multiplies_fp8(),
+                _ => false,
+            }
     }
 }
 

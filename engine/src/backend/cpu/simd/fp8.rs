@@ -1,5 +1,8 @@
 //! 8-bit float matrices as stored, widened and scaled.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod pairs;
+
 use super::{LANES, Lanes, Matrix, Stored};
 
 /// e4m3 with a factor for every block.

@@ -160,7 +160,8 @@ pub(super) fn check(
             "matrices of one product differ in shape"
         );
         let is_split = matches!(inputs, Inputs::Split(_));
-        assert!(!is_split || weight.dtype == DType::Bf16, "bf16 inputs are for bf16 matrices");
+        let takes_split = weight.dtype == DType::Bf16 || weight.is_split_fp8();
+        assert!(!is_split || takes_split, "bf16 inputs are for bf16 and FP8 matrices");
         let is_groups = matches!(inputs, Inputs::Groups(_));
         let is_narrow = weight.narrow.is_some();
         assert!(is_groups || !weight.is_panels || is_narrow, "panels are for whole numbers");
@@ -249,7 +250,7 @@ pub(super) unsafe fn panel_part(
 /// The `n` outputs of a product with inputs as bf16 numbers, from input `row` on.
 ///
 /// # Safety
-/// As [`product`]; the inputs were split because the weights are bf16 and the processor has what their order is for.
+/// As [`product`]; the inputs were split because the weights take that and the processor has what their order is for.
 unsafe fn split(
     p: &Product,
     narrow: Option<&Narrow<'_>>,
@@ -267,6 +268,9 @@ unsafe fn split(
                 let x = Pairs { hi: hi.wrapping_add(at), lo: lo.wrapping_add(at), stride, parts };
                 match narrow {
                     Some(narrow) => super::narrow::pairs::product_narrow(p, &x, narrow, n),
+                    None if p.w.dtype == DType::Fp8E4m3 => {
+                        super::fp8::pairs::product_fp8(p, &x, n);
+                    }
                     None => super::product::product_pairs(p, &x, n),
                 }
             }

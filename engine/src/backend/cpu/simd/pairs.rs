@@ -8,7 +8,8 @@
 mod rows;
 
 use std::arch::x86_64::{
-    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_setzero_ps,
+    _mm512_storeu_ps,
 };
 use std::mem::{MaybeUninit, transmute};
 
@@ -143,16 +144,24 @@ unsafe fn some<R: Rows, const N: usize>(rows: &mut R, x: &Pairs, block: &Block, 
                 rows.ask(unit, first);
             }
             let w = words(rows.read(unit, first));
-            add::<N>(sums, &w, x, block.row * x.stride + unit * STEP, first);
+            let factors = factors(rows, unit, first);
+            let at = block.row * x.stride + unit * STEP;
+            add::<R, N>(sums, (&w, &factors), x, at, first);
         }
         if !dim.is_multiple_of(STEP) {
             let (unit, n) = (dim / STEP, dim % STEP);
             for first in (0..OUTS).step_by(FOUR) {
                 let w = words(rows.read_some(unit, first, n));
+                let factors = factors(rows, unit, first);
                 for (c, sums) in sums.iter_mut().enumerate() {
                     let at = (block.row + c) * x.stride + unit * STEP;
-                    for (sum, w) in sums[first..].iter_mut().zip(&w) {
-                        *sum = tail::<N>(*sum, w, x, (at, n));
+                    for ((sum, w), factor) in sums[first..].iter_mut().zip(&w).zip(factors) {
+                        *sum = if R::HAS_FACTORS {
+                            let dot = tail::<N>(_mm512_setzero_ps(), w, x, (at, n));
+                            _mm512_fmadd_ps(dot, factor, *sum)
+                        } else {
+                            tail::<N>(*sum, w, x, (at, n))
+                        };
                     }
                 }
             }
@@ -163,14 +172,35 @@ unsafe fn some<R: Rows, const N: usize>(rows: &mut R, x: &Pairs, block: &Block, 
     }
 }
 
+/// The factors of four rows, where they have any.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn factors<R: Rows>(rows: &R, unit: usize, first: usize) -> [__m512; FOUR] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut factors = [_mm512_setzero_ps(); FOUR];
+        if R::HAS_FACTORS {
+            for_each!(I < FOUR, 4, {
+                factors[I] = rows.factor(unit, first + I);
+            });
+        }
+        factors
+    }
+}
+
+/// 128 numbers of four rows, and the rows' factors.
+type Four<'a> = (&'a [[__m512bh; VECTORS]; FOUR], &'a [__m512; FOUR]);
+
 /// Adds the products of 128 numbers of four rows with all inputs, from number `at` of these on, to the sums of rows `first` on.
 ///
 /// # Safety
 /// As [`product`].
 #[inline(always)]
-unsafe fn add<const N: usize>(
+unsafe fn add<R: Rows, const N: usize>(
     sums: &mut [[__m512; OUTS]],
-    w: &[[__m512bh; VECTORS]; FOUR],
+    w: Four<'_>,
     x: &Pairs,
     at: usize,
     first: usize,
@@ -180,13 +210,13 @@ unsafe fn add<const N: usize>(
     unsafe {
         // By twos, and the last three at once: one alone would wait for its own sums.
         while c + 2 <= n && c + 3 != n {
-            four::<2, N>(sums, w, x, at + c * x.stride, (c, first));
+            four::<R, 2, N>(sums, w, x, at + c * x.stride, (c, first));
             c += 2;
         }
         if c + 3 == n {
-            four::<3, N>(sums, w, x, at + c * x.stride, (c, first));
+            four::<R, 3, N>(sums, w, x, at + c * x.stride, (c, first));
         } else if c < n {
-            four::<1, N>(sums, w, x, at + c * x.stride, (c, first));
+            four::<R, 1, N>(sums, w, x, at + c * x.stride, (c, first));
         }
     }
 }
@@ -229,9 +259,9 @@ unsafe fn tail<const N: usize>(
 /// # Safety
 /// Inputs are valid from number `at` on; the processor has AVX-512 BF16.
 #[inline(always)]
-unsafe fn four<const C: usize, const N: usize>(
+unsafe fn four<R: Rows, const C: usize, const N: usize>(
     all: &mut [[__m512; OUTS]],
-    w: &[[__m512bh; VECTORS]; FOUR],
+    (w, factors): Four<'_>,
     x: &Pairs,
     at: usize,
     (c, first): (usize, usize),
@@ -240,25 +270,32 @@ unsafe fn four<const C: usize, const N: usize>(
     unsafe {
         let to = all.as_mut_ptr().cast::<f32>().add((c * OUTS + first) * 16);
         let mut sums = [[_mm512_setzero_ps(); FOUR]; C];
-        for_each!(I < C, 4, {
-            for_each!(R < FOUR, 4, {
-                sums[I][R] = _mm512_loadu_ps(to.add((I * OUTS + R) * 16));
+        if !R::HAS_FACTORS {
+            for_each!(I < C, 4, {
+                for_each!(ROW < FOUR, 4, {
+                    sums[I][ROW] = _mm512_loadu_ps(to.add((I * OUTS + ROW) * 16));
+                });
             });
-        });
+        }
         for_each!(K < VECTORS, 4, {
             for_each!(PART < N, 4, {
                 let part = if PART == 0 { x.hi } else { x.lo };
                 for_each!(I < C, 4, {
                     let x = numbers(part.add(at + I * x.stride + K * WIDTH));
-                    for_each!(R < FOUR, 4, {
-                        sums[I][R] = _mm512_dpbf16_ps(sums[I][R], w[R][K], x);
+                    for_each!(ROW < FOUR, 4, {
+                        sums[I][ROW] = _mm512_dpbf16_ps(sums[I][ROW], w[ROW][K], x);
                     });
                 });
             });
         });
         for_each!(I < C, 4, {
-            for_each!(R < FOUR, 4, {
-                _mm512_storeu_ps(to.add((I * OUTS + R) * 16), sums[I][R]);
+            for_each!(ROW < FOUR, 4, {
+                let to = to.add((I * OUTS + ROW) * 16);
+                if R::HAS_FACTORS {
+                    let before = _mm512_loadu_ps(to);
+                    sums[I][ROW] = _mm512_fmadd_ps(sums[I][ROW], factors[ROW], before);
+                }
+                _mm512_storeu_ps(to, sums[I][ROW]);
             });
         });
     }

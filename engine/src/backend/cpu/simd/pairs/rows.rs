@@ -1,7 +1,8 @@
 //! Sixteen rows of a matrix, 128 numbers of each at a time.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_setzero_si512,
+    __m512, __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_set1_ps,
+    _mm512_setzero_si512,
 };
 
 use super::{FOUR, Panels, STEP, VECTORS, WIDTH};
@@ -25,6 +26,14 @@ pub(in super::super) trait Rows {
     unsafe fn read(&mut self, unit: usize, row: usize) -> Numbers;
     /// The same of rows that have only `n` more; what comes after their last 32 may be anything.
     unsafe fn read_some(&mut self, unit: usize, row: usize, n: usize) -> Numbers;
+    /// Whether a row's numbers of a unit have a factor, by which their products are multiplied when they are summed.
+    const HAS_FACTORS: bool = false;
+    /// That of row `row`.
+    #[inline(always)]
+    unsafe fn factor(&self, _unit: usize, _row: usize) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_set1_ps(1.0) }
+    }
 }
 
 /// Rows as they lie in the file.
