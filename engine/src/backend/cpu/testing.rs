@@ -5,6 +5,7 @@ mod blocks;
 mod caches;
 mod close;
 mod kv_b;
+mod way;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,7 +13,7 @@ use std::cell::Cell;
 use super::pool::Pool;
 use super::resident::together;
 use super::topology::{Seat, Team};
-use super::{Activations, Cpu, CpuOptions, Isa, Plan, Weight};
+use super::{Cpu, CpuOptions, Plan, Weight};
 use crate::backend::{Backend, MlaShape, ScratchShape};
 use crate::checkpoint::{Bytes, Kept, Place, Scales, Tensor};
 use crate::limits::Limits;
@@ -21,6 +22,7 @@ use crate::step::{PAGE_TOKENS, PageId, Slot, Step, TokenId};
 pub(super) use caches::{CACHES, backend_with, cache, kept_latents};
 pub(super) use close::{assert_close, assert_near, assert_same_bits};
 pub(super) use kv_b::{TestKvB, kv_b_forms};
+pub(super) use way::{Way, product_error, ways};
 
 /// Counts what each thread allocates, so that tests beside each other do not see one another.
 struct Counting;
@@ -212,70 +214,6 @@ impl Matrix {
         let rows: Vec<f64> = x.iter().copied().map(f64::from).collect();
         rows.chunks(self.dim).flat_map(|x| (0..self.n_out).map(|out| self.dot(out, x))).collect()
     }
-}
-
-/// Largest error of a product of length `dim`, relative to its size. f32: each of sixteen lanes is a chain of `dim / 16`
-/// roundings, then a tree of four. Pairs leave out 2^-17 of each input, single bf16 numbers
-/// 2^-8, and `vdpbf16ps` adds twice as often.
-///
-/// Whole numbers: a chain of `dim / 32` roundings, two where numbers have an offset, and what [`Sum::steps`] says beside.
-pub(super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64 {
-    let roundings = 2.0 * (dim as f64 / 16.0).ceil() + 6.0;
-    let input = match way.activations {
-        Activations::F32 => 0.0,
-        _ if dtype != DType::Bf16 && !way.is_split(dtype) => 0.0,
-        Activations::Bf16 | Activations::Int8 => 2f64.powi(-17),
-        Activations::Bf16Rounded => 2f64.powi(-8),
-    };
-    // A factor rounds each weight once more, and so does a block's.
-    let factor = if dtype == DType::Fp8E4m3 || dtype.block_len() > 1 { 1.0 } else { 0.0 };
-    (roundings + factor) * 2f64.powi(-24) + input
-}
-
-/// Instructions and form of inputs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
-    pub(super) isa: Isa,
-    pub(super) activations: Activations,
-}
-
-impl Way {
-    /// Whether inputs of a matrix of `dtype` become whole numbers.
-    pub(super) fn is_whole(self, dtype: DType) -> bool {
-        self.activations == Activations::Int8 && dtype.block_len() > 1
-    }
-
-    /// Whether inputs of a matrix of `dtype` lose more than their last bits.
-    pub(super) fn is_coarse(self, dtype: DType) -> bool {
-        let is_rounded = self.activations == Activations::Bf16Rounded;
-        self.is_whole(dtype) || is_rounded && (dtype == DType::Bf16 || self.is_split(dtype))
-    }
-
-    /// Whether inputs of a matrix of `dtype` become bf16 numbers for `vdpbf16ps`.
-    pub(super) fn is_split(self, dtype: DType) -> bool {
-        self.activations != Activations::F32
-            && match dtype {
-                DType::Bf16 => self.isa.multiplies_bf16(),
-                DType::Fp8E4m3 => self.isa.multiplies_fp8(),
-                _ => false,
-            }
-    }
-}
-
-/// Everything this processor can run; what it cannot is said.
-pub(super) fn ways() -> Vec<Way> {
-    let mut ways = Vec::new();
-    for isa in Isa::ALL {
-        if !isa.is_available() {
-            eprintln!("skipped: no {}", isa.name());
-            continue;
-        }
-        ways.extend(
-            [Activations::F32, Activations::Bf16, Activations::Bf16Rounded, Activations::Int8]
-                .map(|activations| Way { isa, activations }),
-        );
-    }
-    ways
 }
 
 /// A small attention: odd widths, and heads that fill no group.

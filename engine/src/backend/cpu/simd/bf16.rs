@@ -1,12 +1,14 @@
 //! bf16 matrices as stored: widened, or multiplied as they are with inputs as bf16 numbers.
 
 use super::{LANES, Lanes, Matrix, Stored};
+use crate::quant::DType;
 
 /// Little-endian bf16.
 pub(in super::super) struct Bf16;
 
 impl Stored for Bf16 {
     type Row = *const u8;
+    const DTYPE: DType = DType::Bf16;
 
     #[inline(always)]
     unsafe fn row(matrix: &Matrix, index: usize) -> *const u8 {

@@ -1,12 +1,14 @@
 //! f16 matrices as stored, widened.
 
 use super::{LANES, Lanes, Matrix, Stored};
+use crate::quant::DType;
 
 /// Little-endian IEEE half precision.
 pub(in super::super) struct F16;
 
 impl Stored for F16 {
     type Row = *const u8;
+    const DTYPE: DType = DType::F16;
 
     #[inline(always)]
     unsafe fn row(matrix: &Matrix, index: usize) -> *const u8 {

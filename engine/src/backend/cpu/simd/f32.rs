@@ -1,12 +1,14 @@
 //! f32 matrices as stored.
 
 use super::{LANES, Lanes, Matrix, Stored};
+use crate::quant::DType;
 
 /// Little-endian f32.
 pub(in super::super) struct F32;
 
 impl Stored for F32 {
     type Row = *const u8;
+    const DTYPE: DType = DType::F32;
 
     #[inline(always)]
     unsafe fn row(matrix: &Matrix, index: usize) -> *const u8 {

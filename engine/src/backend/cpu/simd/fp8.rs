@@ -4,6 +4,7 @@
 pub(super) mod pairs;
 
 use super::{LANES, Lanes, Matrix, Stored};
+use crate::quant::DType;
 
 /// e4m3 with a factor for every block.
 pub(in super::super) struct Fp8;
@@ -31,6 +32,7 @@ impl Row {
 
 impl Stored for Fp8 {
     type Row = Row;
+    const DTYPE: DType = DType::Fp8E4m3;
     const ASKED: usize = 256;
 
     #[inline(always)]

@@ -212,6 +212,8 @@ impl Scales {
 pub(super) trait Stored {
     /// Where a row's weights are, and what else they take.
     type Row: Copy;
+    /// The format.
+    const DTYPE: DType;
     /// Weights of a row that are asked for at once as they come from memory: more requests stand in each other's way.
     const ASKED: usize = 64;
     /// Row `index` of a matrix of this format.

@@ -15,6 +15,7 @@ use super::{Avx2, Avx512};
 use super::{Lanes, Matrix, Portable, Stored, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
+use many::{FEW, Few, Many, One};
 
 /// `y[row, out] = sum_k w[out, k] * x[row, k]` for some outputs and all rows.
 ///
@@ -97,13 +98,47 @@ pub(in super::super) unsafe fn product(isa: Isa, p: &Product, outs: usize, readi
 unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: usize, reading: Reading) {
     // SAFETY: the caller's promise.
     unsafe {
+        match reading {
+            Reading::InRegisters => compiled::<S, InRegisters>(isa, p, outs),
+            Reading::Once if p.rows == 1 => compiled::<S, One>(isa, p, outs),
+            Reading::Once if p.rows <= FEW => compiled::<S, Few>(isa, p, outs),
+            Reading::Once => compiled::<S, Many>(isa, p, outs),
+        }
+    }
+}
+
+/// # Safety
+/// As [`stored`].
+unsafe fn compiled<S: Stored, W: Way>(isa: Isa, p: &Product, outs: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni => avx2::<S>(p, outs, reading),
+            Isa::Avx2 | Isa::AvxVnni => avx2::<S, W>(p, outs),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<S>(p, outs, reading),
-            _ => all::<Portable, S, 2, 2>(p, outs, reading),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512::<S, W>(p, outs),
+            _ => W::run::<Portable, S, 2, 2>(p, outs),
         }
+    }
+}
+
+/// A way to multiply, each compiled by itself: what one of them needs is in the way of the others.
+trait Way {
+    /// The first `outs` outputs of a product, `R` of them with `C` inputs at a time.
+    ///
+    /// # Safety
+    /// As [`stored`]; the processor has `L`'s instruction set.
+    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize);
+}
+
+/// See [`Reading::InRegisters`].
+struct InRegisters;
+
+impl Way for InRegisters {
+    #[inline(always)]
+    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { outer::<L, S, R, C>(p, outs) }
     }
 }
 
@@ -116,25 +151,6 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: usize, reading: Reading
 pub(in super::super) unsafe fn product_pairs(p: &Product, pairs: &Pairs, outs: usize) {
     // SAFETY: the caller's promise.
     unsafe { super::pairs::product(p, pairs, &PlainRows::new(&p.w, outs), outs) }
-}
-
-/// # Safety
-/// As [`product`].
-#[inline(always)]
-unsafe fn all<L: Lanes, S: Stored, const R: usize, const C: usize>(
-    p: &Product,
-    outs: usize,
-    reading: Reading,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match reading {
-            Reading::InRegisters => outer::<L, S, R, C>(p, outs),
-            // One input: four rows, for as many sums at once.
-            Reading::Once if p.rows == 1 => many::many::<L, S, 4, 1>(p, outs),
-            Reading::Once => many::many::<L, S, R, C>(p, outs),
-        }
-    }
 }
 
 /// Tiles over outputs and inputs; a tile's matrix rows stay in the first-level cache while all inputs pass.
@@ -201,19 +217,19 @@ unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
 }
 
 /// # Safety
-/// As [`product`].
+/// As [`stored`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2<S: Stored>(p: &Product, outs: usize, reading: Reading) {
+unsafe fn avx2<S: Stored, W: Way>(p: &Product, outs: usize) {
     // SAFETY: the caller's promise.
-    unsafe { all::<Avx2, S, 2, 2>(p, outs, reading) }
+    unsafe { W::run::<Avx2, S, 2, 2>(p, outs) }
 }
 
 /// # Safety
-/// As [`product`].
+/// As [`stored`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512<S: Stored>(p: &Product, outs: usize, reading: Reading) {
+unsafe fn avx512<S: Stored, W: Way>(p: &Product, outs: usize) {
     // SAFETY: the caller's promise.
-    unsafe { all::<Avx512, S, 4, 4>(p, outs, reading) }
+    unsafe { W::run::<Avx512, S, 4, 4>(p, outs) }
 }

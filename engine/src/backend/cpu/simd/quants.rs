@@ -5,6 +5,7 @@
 //! scalar decode alike, and both give the same bits.
 
 use super::{LANES, Lanes, Matrix, Stored};
+use crate::quant::DType;
 use crate::quant::{block, q4_0, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// A block of `BYTES` bytes at `at`.
@@ -26,6 +27,7 @@ macro_rules! block_format {
 
         impl Stored for $name {
             type Row = *const u8;
+            const DTYPE: DType = DType::$name;
 
             #[inline(always)]
             unsafe fn row(matrix: &Matrix, index: usize) -> *const u8 {

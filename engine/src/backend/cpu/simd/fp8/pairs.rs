@@ -122,7 +122,7 @@ impl Rows for Fp8Rows<'_> {
     unsafe fn factor(&self, unit: usize, row: usize) -> __m512 {
         let scales = &self.w.scales;
         let block = (self.w.first + self.first + row.min(self.last)) >> scales.row_shift;
-        let at = block * scales.per_row + (unit * STEP >> scales.column_shift);
+        let at = block * scales.per_row + ((unit * STEP) >> scales.column_shift);
         // SAFETY: the caller's promise; a matrix has factors for all its rows, and a unit lies in one block.
         unsafe { _mm512_set1_ps(scales.at.cast::<f32>().add(at).read_unaligned()) }
     }

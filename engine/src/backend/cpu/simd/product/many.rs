@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::Product;
+use super::{Product, Way};
 use crate::backend::cpu::simd::panels::{LINE, for_each};
 use crate::backend::cpu::simd::{LANES, Lanes, Matrix, Stored, load_tail, prefetch};
 
@@ -22,28 +22,94 @@ const BLOCK: usize = 64;
 const SIDE: usize = 4;
 
 /// Up to so many inputs rows are read one after another, as they come fastest from memory; with more they come in turns.
-const FEW: usize = 16;
+pub(super) const FEW: usize = 16;
+const _: () = assert!(FEW <= BLOCK);
+
+/// Rows of one input side by side: as many sums at once.
+const ROWS: usize = 4;
 /// What is asked for then lies so many bytes behind the same numbers of the next rows: where rows are short those come too soon.
 const BESIDE: usize = 1 << 12;
 
 /// Some rows' numbers, widened.
 type Widened = [[f32; STEP]; OUTS];
 
-/// The first `outs` outputs of a product, `R` of them with `C` inputs at a time.
+/// One input: weights are widened where they are multiplied.
+pub(super) struct One;
+
+impl Way for One {
+    #[inline(always)]
+    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
+        for out in (0..outs).step_by(ROWS) {
+            // SAFETY: the caller's promise.
+            unsafe { one::<L, S>(p, out, (outs - out).min(ROWS)) }
+        }
+    }
+}
+
+/// Up to sixteen inputs.
+pub(super) struct Few;
+
+impl Way for Few {
+    #[inline(always)]
+    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
+        for out in (0..outs).step_by(OUTS) {
+            let part = Part { p, row: 0, n: p.rows, out, outs: (outs - out).min(OUTS) };
+            // SAFETY: the caller's promise.
+            unsafe { part.few::<L, S, R, C>() }
+        }
+    }
+}
+
+/// More than those.
+pub(super) struct Many;
+
+impl Way for Many {
+    #[inline(always)]
+    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
+        for row in (0..p.rows).step_by(BLOCK) {
+            for out in (0..outs).step_by(OUTS) {
+                let n = (p.rows - row).min(BLOCK);
+                let part = Part { p, row, n, out, outs: (outs - out).min(OUTS) };
+                // SAFETY: the caller's promise.
+                unsafe { part.many::<L, S, R, C>() }
+            }
+        }
+    }
+}
+
+/// Some outputs of the only input.
 ///
 /// # Safety
-/// As [`super::product`].
+/// As [`Way::run`]; there are `n` from `out` on, at most four.
 #[inline(always)]
-pub(super) unsafe fn many<L: Lanes, S: Stored, const R: usize, const C: usize>(
-    p: &Product,
-    outs: usize,
-) {
-    for row in (0..p.rows).step_by(BLOCK) {
-        for out in (0..outs).step_by(OUTS) {
-            let n = (p.rows - row).min(BLOCK);
-            let part = Part { p, row, n, out, outs: (outs - out).min(OUTS) };
-            // SAFETY: the caller's promise.
-            unsafe { part.run::<L, S, R, C>() }
+unsafe fn one<L: Lanes, S: Stored>(p: &Product, out: usize, n: usize) {
+    let (dim, part) = (p.dim, Part { p, row: 0, n: 1, out, outs: n });
+    // SAFETY: the caller's promise. Where there are fewer than four rows the last stands for the others.
+    unsafe {
+        let (mut rows, mut sums) = ([S::row(&p.w, out); ROWS], [L::splat(0.0); ROWS]);
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = S::row(&p.w, out + r.min(n - 1));
+        }
+        let whole = dim / LANES * LANES;
+        for at in (0..whole).step_by(S::ASKED) {
+            for r in 0..ROWS {
+                ask::<S>(part.place::<S>(r + ROWS, at).wrapping_add(BESIDE), S::ASKED);
+            }
+            for k in (at..whole.min(at + S::ASKED)).step_by(LANES) {
+                let x = L::load(p.x.add(k));
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    *sum = L::fma(S::load::<L>(row, k), x, *sum);
+                }
+            }
+        }
+        if whole < dim {
+            let x = load_tail::<L>(p.x.add(whole), dim - whole);
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum = L::fma(S::load_tail::<L>(row, whole, dim - whole), x, *sum);
+            }
+        }
+        for (r, sum) in sums.into_iter().enumerate().take(n) {
+            *p.y.add(out + r) = L::sum(sum);
         }
     }
 }
@@ -63,38 +129,82 @@ struct Part<'a> {
 
 impl Part<'_> {
     /// # Safety
-    /// As [`many`].
+    /// As [`Way::run`].
     #[inline(always)]
-    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
+    unsafe fn few<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
         const { assert!(S::ASKED <= STEP && S::ASKED.is_multiple_of(LANES)) };
-        let dim = self.p.dim;
-        let mut widened = MaybeUninit::<Widened>::uninit();
-        let mut sums = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; BLOCK];
+        let (dim, mut widened) = (self.p.dim, MaybeUninit::<Widened>::uninit());
+        let mut room = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; FEW];
         // SAFETY: the caller's promise; sums are written before they are read, and numbers up to the next multiple of sixteen.
         unsafe {
-            for sums in &mut sums[..self.n] {
+            let (w, sums) =
+                (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros::<L>(&mut room));
+            for r in (0..self.outs).step_by(R) {
+                for k in (0..dim).step_by(STEP) {
+                    let end = dim.min(k + STEP);
+                    for at in (k..end).step_by(S::ASKED) {
+                        for r in r..r + R {
+                            ask::<S>(self.place::<S>(r + R, at).wrapping_add(BESIDE), S::ASKED);
+                        }
+                        let n = (end - at).min(S::ASKED);
+                        let to = w.cast::<f32>().wrapping_add(at - k).cast();
+                        self.widen::<L, S>(to, r..r + R, (at, n));
+                    }
+                    self.multiply::<L, R, C>(w, sums, r..r + R, (k, end - k));
+                }
+            }
+            self.store::<L>(sums);
+        }
+    }
+
+    /// # Safety
+    /// As [`Way::run`].
+    #[inline(always)]
+    unsafe fn many<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
+        let (dim, mut widened) = (self.p.dim, MaybeUninit::<Widened>::uninit());
+        let mut room = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; BLOCK];
+        // SAFETY: as above.
+        unsafe {
+            let (w, sums) =
+                (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros::<L>(&mut room));
+            for k in (0..dim).step_by(STEP) {
+                if self.row == 0 {
+                    for r in 0..OUTS {
+                        let then = if k + STEP < dim { (r, k + STEP) } else { (r + OUTS, 0) };
+                        ask::<S>(self.place::<S>(then.0, then.1), STEP);
+                    }
+                }
+                let n = (dim - k).min(STEP);
+                self.widen::<L, S>(w, 0..OUTS, (k, n));
+                self.multiply::<L, R, C>(w, sums, 0..OUTS, (k, n));
+            }
+            self.store::<L>(sums);
+        }
+    }
+
+    /// Sums of every input, zero.
+    ///
+    /// # Safety
+    /// There is room for them.
+    #[inline(always)]
+    unsafe fn zeros<L: Lanes>(&self, room: &mut [MaybeUninit<[L::V; OUTS]>]) -> *mut [L::V; OUTS] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for sums in &mut room[..self.n] {
                 sums.write([L::splat(0.0); OUTS]);
             }
-            let (w, sums) = (widened.as_mut_ptr(), sums.as_mut_ptr().cast());
-            if self.n <= FEW {
-                for r in (0..self.outs).step_by(R) {
-                    for k in (0..dim).step_by(S::ASKED) {
-                        for r in r..r + R {
-                            self.ask(self.place(r + R, k).wrapping_add(BESIDE), S::ASKED);
-                        }
-                        self.step::<L, S, R, C>(w, sums, r..r + R, (k, (dim - k).min(S::ASKED)));
-                    }
-                }
-            } else {
-                for k in (0..dim).step_by(STEP) {
-                    // Code of its own behind `filter`: as a plain condition it halved the speed with few inputs.
-                    for r in (0..OUTS).filter(|_| self.row == 0) {
-                        let then = if k + STEP < dim { (r, k + STEP) } else { (r + OUTS, 0) };
-                        self.ask(self.place(then.0, then.1), STEP);
-                    }
-                    self.step::<L, S, R, C>(w, sums, 0..OUTS, (k, (dim - k).min(STEP)));
-                }
-            }
+        }
+        room.as_mut_ptr().cast()
+    }
+
+    /// Outputs from sums.
+    ///
+    /// # Safety
+    /// As [`Way::run`]; there are sums of every input.
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(&self, sums: *const [L::V; OUTS]) {
+        // SAFETY: the caller's promise.
+        unsafe {
             for c in 0..self.n {
                 let sums = L::sum_each(&*sums.add(c));
                 let y = self.p.y.add((self.row + c) * self.p.y_stride + self.out);
@@ -105,38 +215,45 @@ impl Part<'_> {
 
     /// Where number `k` of a row is, or would be.
     #[inline(always)]
-    fn place(&self, r: usize, k: usize) -> *const u8 {
+    fn place<S: Stored>(&self, r: usize, k: usize) -> *const u8 {
         let Matrix { at, row_bytes, first, .. } = self.p.w;
-        at.wrapping_add((first + self.out + r) * row_bytes + k * row_bytes / self.p.dim)
+        at.wrapping_add((first + self.out + r) * row_bytes + bytes::<S>(k))
     }
 
-    /// Asks for `n` numbers at a place.
+    /// Numbers `k..k + n` of some rows, widened; where there are fewer than sixteen rows the last stands for the others.
+    ///
+    /// # Safety
+    /// As [`Way::run`]; every row has room for them, rounded up to a multiple of sixteen.
     #[inline(always)]
-    fn ask(&self, at: *const u8, n: usize) {
-        for line in (0..n * self.p.w.row_bytes / self.p.dim).step_by(LINE) {
-            prefetch(at.wrapping_add(line));
+    unsafe fn widen<L: Lanes, S: Stored>(
+        &self,
+        w: *mut [f32; STEP],
+        rows: Range<usize>,
+        (k, n): (usize, usize),
+    ) {
+        for r in rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let row = S::row(&self.p.w, self.out + r.min(self.outs - 1));
+                S::widen::<L>(row, k, n, w.add(r).cast());
+            }
         }
     }
 
-    /// The products of numbers `k..k + n` of some rows with all inputs.
+    /// Adds the products of numbers `k..k + n` of some rows with all inputs.
     ///
     /// # Safety
-    /// As [`many`].
+    /// As [`Way::run`]; they are widened.
     #[inline(always)]
-    unsafe fn step<L: Lanes, S: Stored, const R: usize, const C: usize>(
+    unsafe fn multiply<L: Lanes, const R: usize, const C: usize>(
         &self,
-        w: *mut Widened,
+        w: *const [f32; STEP],
         sums: *mut [L::V; OUTS],
         rows: Range<usize>,
         (k, n): (usize, usize),
     ) {
-        let w = w.cast::<[f32; STEP]>();
-        // SAFETY: the caller's promise. Where there are fewer than sixteen rows the last stands for the others.
+        // SAFETY: the caller's promise.
         unsafe {
-            for r in rows.clone() {
-                let row = S::row(&self.p.w, self.out + r.min(self.outs - 1));
-                S::widen::<L>(row, k, n, w.add(r).cast());
-            }
             let mut c = 0;
             while c + C <= self.n {
                 self.add::<L, R, C>(w, sums, (rows.clone(), c), (k, n));
@@ -154,7 +271,7 @@ impl Part<'_> {
     /// Adds the products of numbers `k..k + n` of some rows with inputs `c..c + C`.
     ///
     /// # Safety
-    /// As [`many`].
+    /// As [`Way::run`].
     #[inline(always)]
     unsafe fn add<L: Lanes, const R: usize, const C: usize>(
         &self,
@@ -171,6 +288,20 @@ impl Part<'_> {
                 tile::<L, R, C>(w.add(r), (x, stride), sums.add(c).cast::<L::V>().add(r), n);
             }
         }
+    }
+}
+
+/// Bytes of `n` numbers of a row.
+#[inline(always)]
+const fn bytes<S: Stored>(n: usize) -> usize {
+    n * S::DTYPE.block_bytes() / S::DTYPE.block_len()
+}
+
+/// Asks for `n` numbers at a place.
+#[inline(always)]
+fn ask<S: Stored>(at: *const u8, n: usize) {
+    for line in (0..bytes::<S>(n)).step_by(LINE) {
+        prefetch(at.wrapping_add(line));
     }
 }
 
