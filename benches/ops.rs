@@ -28,8 +28,10 @@ fn formats() -> impl Iterator<Item = (DType, Activations, String)> {
     let plain = DType::ALL.map(|dtype| (dtype, Activations::F32));
     let blocks = DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1);
     let panels = blocks.map(|dtype| (dtype, Activations::Int8));
-    let bf16 = [Activations::Bf16, Activations::Bf16Rounded].map(|form| (DType::Bf16, form));
-    let all = plain.into_iter().chain(bf16).chain(panels);
+    let splits = [DType::Bf16, DType::Fp8E4m3]
+        .into_iter()
+        .flat_map(|dtype| [Activations::Bf16, Activations::Bf16Rounded].map(|form| (dtype, form)));
+    let all = plain.into_iter().chain(splits).chain(panels);
     all.map(|(dtype, activations)| {
         let form = match activations {
             Activations::F32 => "",

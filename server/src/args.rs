@@ -91,9 +91,9 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "NAME", value_parser = isa,
           help = "Instruction set: portable, avx2, avx-vnni, avx512-vnni, avx512 or amx [default: $HADAL_ISA, else the best this processor has]")]
     pub(crate) isa: Option<Isa>,
-    /// What matrices are multiplied with: f32; bf16 (bf16 matrices, inputs as pairs of bf16 numbers); bf16-rounded (the same,
+    /// What matrices are multiplied with: f32; bf16 (bf16 and FP8 matrices, inputs as pairs of bf16 numbers); bf16-rounded (the same,
     /// inputs rounded to one: faster prompts, less accurate); or int8 (quantised matrices, with a factor for every 32
-    /// inputs; bf16 matrices as with bf16) [default: int8, with portable f32]
+    /// inputs; bf16 and FP8 matrices as with bf16) [default: int8, with portable f32]
     #[arg(long, value_name = "TYPE", value_parser = activations)]
     pub(crate) activations: Option<Activations>,
     /// Where weights are: resident copies them into memory of our own, in large pages and the order that products read,

@@ -108,13 +108,13 @@ impl Isa {
 pub enum Activations {
     /// f32 inputs; weights are widened.
     F32,
-    /// For bf16 matrices, each input as a pair of bf16 numbers (value and remainder), for `vdpbf16ps`; all others still
-    /// take f32. See docs/decisions/0004.
+    /// For bf16 matrices, and FP8 ones where their numbers can be looked up, each input as a pair of bf16 numbers (value and
+    /// remainder), for `vdpbf16ps`; all others still take f32. See docs/decisions/0004.
     Bf16,
     /// The same with the value alone: half the products of a prompt; an input is off by 2^-8 of itself at most.
     Bf16Rounded,
     /// For matrices in blocks of whole numbers, inputs as whole numbers, for `vpdpbusd`: signed bytes with a factor for
-    /// every 32. bf16 matrices take pairs where there is `vdpbf16ps`, all others f32. See docs/decisions/0009.
+    /// every 32. bf16 and FP8 matrices take pairs where there is `vdpbf16ps` for them, all others f32. See docs/decisions/0009.
     Int8,
 }
 

@@ -149,8 +149,10 @@ pub(super) fn share(part: f64, whole: f64) -> f64 {
 /// See [`Report::arithmetic`].
 fn arithmetic(dtype: &str, activations: &str, isa: &str) -> Arithmetic {
     match (dtype, activations, isa) {
-        ("bfloat16", "bf16" | "bf16-rounded", "amx") => Arithmetic::AmxBf16,
-        ("bfloat16", "bf16" | "bf16-rounded" | "int8", "avx512" | "amx") => Arithmetic::Bf16,
+        ("bfloat16", "bf16" | "bf16-rounded" | "int8", "amx") => Arithmetic::AmxBf16,
+        ("bfloat16" | "float8_e4m3", "bf16" | "bf16-rounded" | "int8", "avx512") => {
+            Arithmetic::Bf16
+        }
         (dtype, "int8", _) if dtype.starts_with('Q') => Arithmetic::Int8,
         _ => Arithmetic::F32,
     }

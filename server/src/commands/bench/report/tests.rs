@@ -94,6 +94,7 @@ fn tables_name_every_figure_and_the_peak_they_are_shares_of() {
 #[test]
 fn the_peak_is_that_of_weights_and_inputs() {
     assert_eq!(arithmetic("bfloat16", "bf16", "amx"), Arithmetic::AmxBf16);
+    assert_eq!(arithmetic("bfloat16", "int8", "amx"), Arithmetic::AmxBf16);
     assert_eq!(arithmetic("bfloat16", "bf16", "avx512"), Arithmetic::Bf16);
     assert_eq!(arithmetic("bfloat16", "bf16-rounded", "avx512"), Arithmetic::Bf16);
     assert_eq!(arithmetic("bfloat16", "bf16-rounded", "amx"), Arithmetic::AmxBf16);
@@ -103,6 +104,9 @@ fn the_peak_is_that_of_weights_and_inputs() {
     assert_eq!(arithmetic("Q4_0", "bf16", "avx512"), Arithmetic::F32, "decoded in registers");
     assert_eq!(arithmetic("Q4_0", "int8", "avx512"), Arithmetic::Int8);
     assert_eq!(arithmetic("float16", "int8", "avx512"), Arithmetic::F32);
+    assert_eq!(arithmetic("float8_e4m3", "int8", "avx512"), Arithmetic::Bf16);
+    assert_eq!(arithmetic("float8_e4m3", "f32", "avx512"), Arithmetic::F32);
+    assert_eq!(arithmetic("float8_e4m3", "bf16", "amx"), Arithmetic::F32, "factors");
 }
 
 #[test]
