@@ -103,7 +103,7 @@ impl Form {
     fn of(activations: Activations, isa: Isa, weight: &Weight) -> Self {
         let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
         match activations {
-            _ if weight.is_split_fp8() && splits(activations, isa) && isa.multiplies_fp8() => {
+            _ if weight.takes_pairs() && splits(activations, isa) && isa.multiplies_fp8() => {
                 Self::Split
             }
             Activations::Int8 if is_blocks => Self::Groups,
@@ -116,7 +116,7 @@ impl Form {
     }
 }
 
-/// Whether inputs of bf16 matrices are split.
+/// Whether inputs of bf16 matrices are split, and of FP8 ones where [`Isa::multiplies_fp8`].
 fn splits(activations: Activations, isa: Isa) -> bool {
     activations != Activations::F32 && isa.multiplies_bf16()
 }

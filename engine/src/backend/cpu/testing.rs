@@ -119,8 +119,10 @@ fn store(dtype: DType, i: usize, x: f32, bytes: &mut Vec<u8>) -> f64 {
 }
 
 /// A seeded matrix, stored at an odd address: mapped tensors begin anywhere.
+/// Blocks of factors, where there are some, have many columns with an odd seed and few with an even one.
 pub(super) fn matrix(seed: u64, dtype: DType, n_out: usize, dim: usize) -> Matrix {
-    matrix_in(BLOCK, seed, dtype, (n_out, dim))
+    let block = if seed.is_multiple_of(2) { NARROW_BLOCK } else { BLOCK };
+    matrix_in(block, seed, dtype, (n_out, dim))
 }
 
 /// [`matrix`] whose factors, if it has some, are of such blocks.

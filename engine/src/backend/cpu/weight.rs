@@ -97,8 +97,8 @@ impl Weight {
         Rows::of(row, 1, self.dim, self.dtype).widen(isa, 0, out);
     }
 
-    /// Whether it is e4m3 with factors of at least a step of products on bf16 numbers.
-    pub(super) fn is_split_fp8(&self) -> bool {
+    /// Whether it is e4m3 with factors for at least 128 columns: the sums of products of bf16 numbers that one factor fits.
+    pub(super) fn takes_pairs(&self) -> bool {
         let columns = self.scales.as_ref().map_or(0, |scales| scales.block[1]);
         self.dtype == DType::Fp8E4m3 && columns >= narrow::STEP
     }

@@ -10,8 +10,11 @@ use crate::quant::DType;
 const E: usize = 12;
 const K: usize = 4;
 
-/// `D` and `M`, as near to 100 and 65 as rows can be long.
+/// `D` and `M`, as near to 100 and 65 as rows can be long; of FP8 more than one factor's columns.
 fn sizes(dtype: DType) -> (usize, usize) {
+    if dtype == DType::Fp8E4m3 {
+        return (230, 150);
+    }
     (width(dtype, 100), width(dtype, 65))
 }
 
@@ -186,10 +189,12 @@ fn whole_numbers_and_panels_give_the_bits_of_products_one_by_one() {
 
 #[test]
 fn experts_of_several_formats_each_take_their_own_inputs() {
-    let formats = [DType::Bf16, DType::Q8_0, DType::F32, DType::Q4_0];
+    // FP8 twice: with factors that products on bf16 numbers take, and with others.
+    let fp8 = DType::Fp8E4m3;
+    let formats = [DType::Bf16, DType::Q8_0, DType::F32, DType::Q4_0, fp8, fp8];
     let (d, m) = (96, 64);
     let each = |seed: u64, n_out, dim| -> Vec<Matrix> {
-        (0..E).map(|e| matrix(seed + e as u64, formats[e % 4], n_out, dim)).collect()
+        (0..E).map(|e| matrix(seed + e as u64, formats[e % 6], n_out, dim)).collect()
     };
     let mixed =
         Layer { dtype: DType::F32, gate: each(1, m, d), up: each(2, m, d), down: each(3, d, m) };

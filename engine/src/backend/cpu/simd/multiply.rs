@@ -160,8 +160,11 @@ pub(super) fn check(
             "matrices of one product differ in shape"
         );
         let is_split = matches!(inputs, Inputs::Split(_));
-        let takes_split = weight.dtype == DType::Bf16 || weight.is_split_fp8();
-        assert!(!is_split || takes_split, "bf16 inputs are for bf16 and FP8 matrices");
+        if let Inputs::Split(pairs) = inputs {
+            let is_rows = pairs.form.order == Order::Rows;
+            let takes = weight.dtype == DType::Bf16 || is_rows && weight.takes_pairs();
+            assert!(takes, "bf16 inputs are for bf16 matrices, in rows for FP8 ones too");
+        }
         let is_groups = matches!(inputs, Inputs::Groups(_));
         let is_narrow = weight.narrow.is_some();
         assert!(is_groups || !weight.is_panels || is_narrow, "panels are for whole numbers");
@@ -250,7 +253,8 @@ pub(super) unsafe fn panel_part(
 /// The `n` outputs of a product with inputs as bf16 numbers, from input `row` on.
 ///
 /// # Safety
-/// As [`product`]; the inputs were split because the weights take that and the processor has what their order is for.
+/// As [`product`]; the inputs were split because the weights take that and the processor has what their order is for, and
+/// VBMI for FP8 weights.
 unsafe fn split(
     p: &Product,
     narrow: Option<&Narrow<'_>>,

@@ -1,9 +1,9 @@
-//! `vdpbf16ps` on bf16 matrices, sixteen rows at a time, with inputs as one bf16 number each or two.
+//! `vdpbf16ps` on matrices whose numbers are bf16 or become that, sixteen rows at a time, with inputs as one bf16 number each or two.
 //!
 //! Rows are read 128 numbers each, four rows at a time, and multiplied with one to three inputs at a time while they are in
 //! registers; sums wait in the first-level cache for the next 128 numbers. Each output is one chain of sums, number after
-//! number, values before remainders if there are any: the same bits with any number of inputs. Why so:
-//! docs/decisions/0015, *Without AMX*.
+//! number, values before remainders if there are any; where rows have factors, 128 numbers are such a chain, and its sum times
+//! their factor is added to the output. The same bits with any number of inputs. Why so: docs/decisions/0015, *Without AMX*.
 
 mod rows;
 
@@ -20,7 +20,7 @@ use super::product::{Pairs, Product};
 use super::{Avx512, Lanes};
 use crate::quant::narrow;
 use crate::quant::panels::OUTS;
-pub(super) use rows::{Numbers, PlainRows, Rows};
+pub(super) use rows::{Lying, Numbers, PlainRows, Rows};
 
 /// Numbers of a row that are read at once: a unit's of a matrix in twelve bits.
 pub(super) const STEP: usize = narrow::STEP;
@@ -179,15 +179,7 @@ unsafe fn some<R: Rows, const N: usize>(rows: &mut R, x: &Pairs, block: &Block, 
 #[inline(always)]
 unsafe fn factors<R: Rows>(rows: &R, unit: usize, first: usize) -> [__m512; FOUR] {
     // SAFETY: the caller's promise.
-    unsafe {
-        let mut factors = [_mm512_setzero_ps(); FOUR];
-        if R::HAS_FACTORS {
-            for_each!(I < FOUR, 4, {
-                factors[I] = rows.factor(unit, first + I);
-            });
-        }
-        factors
-    }
+    unsafe { if R::HAS_FACTORS { rows.factors(unit, first) } else { [_mm512_setzero_ps(); FOUR] } }
 }
 
 /// 128 numbers of four rows, and the rows' factors.

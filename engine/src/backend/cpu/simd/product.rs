@@ -65,7 +65,7 @@ unsafe impl Sync for Pairs {}
 pub(in super::super) enum Reading {
     /// Widened in registers, for a few inputs at a time: of what lies in a cache.
     InRegisters,
-    /// Widened once for many inputs, and asked for meanwhile: of what comes from memory.
+    /// Widened once for all inputs, or many, and asked for meanwhile: of what comes from memory.
     Once,
 }
 
@@ -99,6 +99,7 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Product, outs: usize, reading: Reading
     // SAFETY: the caller's promise.
     unsafe {
         match reading {
+            _ if p.rows == 0 => {}
             Reading::InRegisters => compiled::<S, InRegisters>(isa, p, outs),
             Reading::Once if p.rows == 1 => compiled::<S, One>(isa, p, outs),
             Reading::Once if p.rows <= FEW => compiled::<S, Few>(isa, p, outs),

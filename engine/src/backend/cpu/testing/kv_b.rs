@@ -76,6 +76,8 @@ pub(in super::super) fn kv_b_forms(seed: u64) -> Vec<(MlaShape, DType, TestKvB)>
         forms.push((shape, dtype, TestKvB::whole(seed, dtype, &shape)));
         forms.push((half_shape, dtype, TestKvB::halves(seed, dtype, &half_shape)));
     }
+    let fp8 = DType::Fp8E4m3;
+    forms.push((EVEN, fp8, TestKvB::whole(seed + 1, fp8, &EVEN)));
     forms.push((EVEN, DType::F32, TestKvB::whole(seed, DType::F32, &EVEN)));
     forms.push((EVEN, DType::Bf16, TestKvB::whole(seed, DType::Bf16, &EVEN)));
     forms.push((EVEN, DType::Bf16, TestKvB::halves(seed, DType::Bf16, &EVEN)));

@@ -3,7 +3,7 @@
 use crate::backend::cpu::{Activations, Isa};
 use crate::quant::DType;
 
-/// Largest error of a product of length `dim`, relative to its size. f32: each of sixteen lanes is a chain of `dim / 16`
+/// Largest error of a product of length `dim`, relative to its size, FP8's factors for at least 128 columns. f32: each of sixteen lanes is a chain of `dim / 16`
 /// roundings, then a tree of four. Pairs leave out 2^-17 of each input, single bf16 numbers
 /// 2^-8, and `vdpbf16ps` adds twice as often.
 ///
@@ -16,7 +16,7 @@ pub(in super::super) fn product_error(way: Way, dtype: DType, dim: usize) -> f64
         Activations::Bf16 | Activations::Int8 => 2f64.powi(-17),
         Activations::Bf16Rounded => 2f64.powi(-8),
     };
-    // A factor rounds each weight once more, and so does a block's.
+    // A factor rounds each weight once more, or 128 products' sum, and so does a block's.
     let factor = if dtype == DType::Fp8E4m3 || dtype.block_len() > 1 { 1.0 } else { 0.0 };
     (roundings + factor) * 2f64.powi(-24) + input
 }

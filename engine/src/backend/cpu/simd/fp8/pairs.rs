@@ -1,18 +1,22 @@
 //! `vdpbf16ps` on e4m3 matrices: every number of e4m3 is one of bf16, and is looked up in registers.
 //!
 //! Products of a row's 128 numbers of a unit are summed, and that sum times their block's factor is added to the rest: one
-//! more rounding for 128 numbers, and none of a weight.
+//! more rounding for 128 numbers, and none of a weight. So those sums can leave the range of f32 where the product itself would not:
+//! with inputs above 1e34, or so small that a large factor would bring them back.
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi8, _mm512_permutex2var_epi8,
     _mm512_permutexvar_epi64, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi64,
-    _mm512_setzero_si512, _mm512_ternarylogic_epi64, _mm512_unpackhi_epi8, _mm512_unpacklo_epi8,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_ternarylogic_epi64, _mm512_unpackhi_epi8,
+    _mm512_unpacklo_epi8,
 };
 
-use crate::backend::cpu::simd::pairs::{FOUR, Numbers, Panels, Rows, STEP, VECTORS, product};
-use crate::backend::cpu::simd::panels::{LINE, for_each};
+use crate::backend::cpu::simd::Matrix;
+use crate::backend::cpu::simd::pairs::{
+    FOUR, Lying, Numbers, Panels, Rows, STEP, VECTORS, product,
+};
+use crate::backend::cpu::simd::panels::for_each;
 use crate::backend::cpu::simd::product::{Pairs, Product};
-use crate::backend::cpu::simd::{Matrix, prefetch};
 use crate::quant::panels::OUTS;
 use crate::quant::{bf16, fp8};
 
@@ -22,9 +26,6 @@ const VECTOR: usize = 64;
 const SIZES: usize = 128;
 /// A byte's sign.
 const SIGN: i8 = i8::MIN;
-
-/// How far ahead of the next four rows' same numbers they are asked for: those are not there yet when rows are short.
-const BESIDE: usize = 1 << 10;
 
 /// Runs a product of an e4m3 matrix on split inputs.
 ///
@@ -49,24 +50,15 @@ impl<'a> Panels for Fp8Panels<'a> {
     unsafe fn rows(&self, index: usize) -> Fp8Rows<'a> {
         let first = index * OUTS;
         // SAFETY: the caller's promise.
-        let at = unsafe { self.w.row(first) };
-        Fp8Rows { w: self.w, at, first, last: (self.outs - 1 - first).min(OUTS - 1) }
+        Fp8Rows { w: self.w, first, lying: unsafe { Lying::new(self.w, first, self.outs) } }
     }
 }
 
-/// Sixteen rows; there may be fewer, and then the last stands for those that are not there.
+/// Sixteen rows.
 struct Fp8Rows<'a> {
     w: &'a Matrix,
-    at: *const u8,
     first: usize,
-    last: usize,
-}
-
-impl Fp8Rows<'_> {
-    #[inline(always)]
-    fn place(&self, unit: usize, row: usize) -> *const u8 {
-        self.at.wrapping_add(row.min(self.last) * self.w.row_bytes + unit * STEP)
-    }
+    lying: Lying<1>,
 }
 
 impl Rows for Fp8Rows<'_> {
@@ -75,12 +67,7 @@ impl Rows for Fp8Rows<'_> {
 
     #[inline(always)]
     unsafe fn ask(&self, unit: usize, row: usize) {
-        let later = self.place(unit, row).wrapping_add(FOUR * self.w.row_bytes + BESIDE);
-        for row in 0..FOUR {
-            for line in 0..STEP / LINE {
-                prefetch(later.wrapping_add(row * self.w.row_bytes + line * LINE));
-            }
-        }
+        self.lying.ask(unit, row);
     }
 
     #[inline(always)]
@@ -90,7 +77,7 @@ impl Rows for Fp8Rows<'_> {
             let table = Table::new();
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
             for_each!(R < FOUR, 4, {
-                let at = self.place(unit, row + R).cast::<__m512i>();
+                let at = self.lying.place(unit, row + R).cast::<__m512i>();
                 let [a, b] = table.numbers(_mm512_loadu_si512(at));
                 let [c, d] = table.numbers(_mm512_loadu_si512(at.wrapping_add(1)));
                 numbers[R] = [a, b, c, d];
@@ -106,7 +93,7 @@ impl Rows for Fp8Rows<'_> {
             let table = Table::new();
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
             for (r, numbers) in numbers.iter_mut().enumerate() {
-                let at = self.place(unit, row + r).cast::<i8>();
+                let at = self.lying.place(unit, row + r).cast::<i8>();
                 for half in 0..STEP / VECTOR {
                     let left = n.saturating_sub(half * VECTOR).min(VECTOR);
                     let mask = ((1u128 << left) - 1) as u64;
@@ -119,12 +106,19 @@ impl Rows for Fp8Rows<'_> {
     }
 
     #[inline(always)]
-    unsafe fn factor(&self, unit: usize, row: usize) -> __m512 {
+    unsafe fn factors(&self, unit: usize, row: usize) -> [__m512; FOUR] {
         let scales = &self.w.scales;
-        let block = (self.w.first + self.first + row.min(self.last)) >> scales.row_shift;
-        let at = block * scales.per_row + ((unit * STEP) >> scales.column_shift);
+        let column = (unit * STEP) >> scales.column_shift;
         // SAFETY: the caller's promise; a matrix has factors for all its rows, and a unit lies in one block.
-        unsafe { _mm512_set1_ps(scales.at.cast::<f32>().add(at).read_unaligned()) }
+        unsafe {
+            let mut factors = [_mm512_setzero_ps(); FOUR];
+            for_each!(R < FOUR, 4, {
+                let row = self.w.first + self.first + self.lying.row(row + R);
+                let at = (row >> scales.row_shift) * scales.per_row + column;
+                factors[R] = _mm512_set1_ps(scales.at.cast::<f32>().add(at).read_unaligned());
+            });
+            factors
+        }
     }
 }
 
@@ -192,12 +186,12 @@ mod tests {
 
     #[test]
     fn every_byte_is_the_bf16_number_of_its_value() {
-        if !Isa::best().multiplies_fp8() {
-            return eprintln!("skipped: no AVX-512 BF16 and VBMI");
-        }
         for bits in 0..=u8::MAX {
             let (want, got) = (fp8::to_f32(bits), bf16::to_f32(bf16::from_f32(fp8::to_f32(bits))));
             assert!(want.to_bits() == got.to_bits() || want.is_nan() && got.is_nan(), "{bits:02x}");
+        }
+        if !(Isa::Avx512Bf16.is_available() && Isa::Avx512Bf16.multiplies_fp8()) {
+            return eprintln!("skipped: no AVX-512 BF16 and VBMI");
         }
         for first in (0..=u8::MAX).step_by(VECTOR) {
             let bytes: [u8; VECTOR] = std::array::from_fn(|i| first + i as u8);

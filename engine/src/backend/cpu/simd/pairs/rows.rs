@@ -1,12 +1,11 @@
 //! Sixteen rows of a matrix, 128 numbers of each at a time.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_set1_ps,
-    _mm512_setzero_si512,
+    __m512, __m512i, _mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_setzero_si512,
 };
 
 use super::{FOUR, Panels, STEP, VECTORS, WIDTH};
-use crate::backend::cpu::simd::panels::for_each;
+use crate::backend::cpu::simd::panels::{LINE, for_each};
 use crate::backend::cpu::simd::{Matrix, prefetch};
 use crate::quant::panels::OUTS;
 
@@ -28,11 +27,9 @@ pub(in super::super) trait Rows {
     unsafe fn read_some(&mut self, unit: usize, row: usize, n: usize) -> Numbers;
     /// Whether a row's numbers of a unit have a factor, by which their products are multiplied when they are summed.
     const HAS_FACTORS: bool = false;
-    /// That of row `row`.
-    #[inline(always)]
-    unsafe fn factor(&self, _unit: usize, _row: usize) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_set1_ps(1.0) }
+    /// Those of four rows from `row` on; not asked for where there are none.
+    unsafe fn factors(&self, _unit: usize, _row: usize) -> [__m512; FOUR] {
+        unreachable!("rows without factors")
     }
 }
 
@@ -54,42 +51,67 @@ impl Panels for PlainRows<'_> {
 
     #[inline(always)]
     unsafe fn rows(&self, index: usize) -> Plain {
-        let first = index * OUTS;
         // SAFETY: the caller's promise.
-        let at = unsafe { self.w.row(first) };
-        let last = (self.outs - 1 - first).min(OUTS - 1);
-        Plain { at, row_bytes: self.w.row_bytes, last }
+        unsafe { Plain(Lying::new(self.w, index * OUTS, self.outs)) }
     }
 }
 
 /// How far ahead of the next four rows' same numbers: those are not there yet when rows are short.
 const BESIDE: usize = 1 << 10;
 
-/// Sixteen of them; there may be fewer, and then the last stands for those that are not there.
-pub(in super::super) struct Plain {
+/// Where sixteen rows of numbers of so many bytes are in a file; there may be fewer, and then the last stands for those that
+/// are not there.
+pub(in super::super) struct Lying<const BYTES: usize> {
     at: *const u8,
     row_bytes: usize,
     last: usize,
 }
 
-impl Plain {
+impl<const BYTES: usize> Lying<BYTES> {
+    /// Those from `first` on, of the first `outs` of a matrix.
+    ///
+    /// # Safety
+    /// There is one.
     #[inline(always)]
-    fn place(&self, unit: usize, row: usize) -> *const u8 {
-        self.at.wrapping_add(row.min(self.last) * self.row_bytes + unit * STEP * 2)
+    pub(in super::super) unsafe fn new(w: &Matrix, first: usize, outs: usize) -> Self {
+        // SAFETY: the caller's promise.
+        let at = unsafe { w.row(first) };
+        Self { at, row_bytes: w.row_bytes, last: (outs - 1 - first).min(OUTS - 1) }
+    }
+
+    /// Row `row`, or the one that stands for it.
+    #[inline(always)]
+    pub(in super::super) fn row(&self, row: usize) -> usize {
+        row.min(self.last)
+    }
+
+    /// Where a row's unit begins.
+    #[inline(always)]
+    pub(in super::super) fn place(&self, unit: usize, row: usize) -> *const u8 {
+        self.at.wrapping_add(self.row(row) * self.row_bytes + unit * STEP * BYTES)
+    }
+
+    /// See [`Rows::ask`].
+    #[inline(always)]
+    pub(in super::super) fn ask(&self, unit: usize, row: usize) {
+        let later = self.place(unit, row).wrapping_add(FOUR * self.row_bytes + BESIDE);
+        for row in 0..FOUR {
+            for line in 0..STEP * BYTES / LINE {
+                prefetch(later.wrapping_add(row * self.row_bytes + line * LINE));
+            }
+        }
     }
 }
+
+/// Sixteen rows of bf16 numbers.
+pub(in super::super) struct Plain(Lying<2>);
 
 impl Rows for Plain {
     const BY_ROWS: bool = true;
 
     #[inline(always)]
     unsafe fn ask(&self, unit: usize, row: usize) {
-        let later = self.place(unit, row).wrapping_add(FOUR * self.row_bytes + BESIDE);
-        for row in 0..FOUR {
-            for line in 0..STEP * 2 / 64 {
-                prefetch(later.wrapping_add(row * self.row_bytes + line * 64));
-            }
-        }
+        self.0.ask(unit, row);
     }
 
     #[inline(always)]
@@ -98,7 +120,7 @@ impl Rows for Plain {
         unsafe {
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
             for_each!(R < FOUR, 4, {
-                let at = self.place(unit, row + R).cast::<__m512i>();
+                let at = self.0.place(unit, row + R).cast::<__m512i>();
                 for_each!(I < VECTORS, 4, {
                     numbers[R][I] = _mm512_loadu_si512(at.wrapping_add(I));
                 });
@@ -113,7 +135,7 @@ impl Rows for Plain {
         unsafe {
             let mut numbers = [[_mm512_setzero_si512(); VECTORS]; FOUR];
             for (r, numbers) in numbers.iter_mut().enumerate() {
-                let at = self.place(unit, row + r).cast::<i16>();
+                let at = self.0.place(unit, row + r).cast::<i16>();
                 for (i, numbers) in numbers.iter_mut().enumerate() {
                     let left = n.saturating_sub(i * WIDTH).min(WIDTH);
                     let mask = ((1u64 << left) - 1) as u32;
