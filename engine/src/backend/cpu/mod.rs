@@ -102,12 +102,10 @@ impl Form {
     /// What a matrix takes.
     fn of(activations: Activations, isa: Isa, weight: &Weight) -> Self {
         let (is_bf16, is_blocks) = (weight.dtype == DType::Bf16, weight.dtype.block_len() > 1);
+        let takes_pairs = is_bf16 || weight.takes_pairs() && isa.multiplies_fp8();
         match activations {
-            _ if weight.takes_pairs() && splits(activations, isa) && isa.multiplies_fp8() => {
-                Self::Split
-            }
             Activations::Int8 if is_blocks => Self::Groups,
-            _ if is_bf16 && splits(activations, isa) => Self::Split,
+            _ if takes_pairs && splits(activations, isa) => Self::Split,
             Activations::Bf16 | Activations::Bf16Rounded if is_bf16 => {
                 Self::Rounded(activations.parts())
             }

@@ -159,16 +159,16 @@ pub(super) fn check(
             (weight.n_out, weight.dim) == (n_out, dim),
             "matrices of one product differ in shape"
         );
-        let is_split = matches!(inputs, Inputs::Split(_));
+        let is_groups = matches!(inputs, Inputs::Groups(_));
+        let is_narrow = weight.narrow.is_some();
         if let Inputs::Split(pairs) = inputs {
             let is_rows = pairs.form.order == Order::Rows;
             let takes = weight.dtype == DType::Bf16 || is_rows && weight.takes_pairs();
             assert!(takes, "bf16 inputs are for bf16 matrices, in rows for FP8 ones too");
+        } else {
+            assert!(!is_narrow, "numbers of twelve bits are for bf16 inputs");
         }
-        let is_groups = matches!(inputs, Inputs::Groups(_));
-        let is_narrow = weight.narrow.is_some();
         assert!(is_groups || !weight.is_panels || is_narrow, "panels are for whole numbers");
-        assert!(is_split || !is_narrow, "numbers of twelve bits are for bf16 inputs");
         assert!(!is_groups || weight.dtype.block_len() > 1, "whole numbers are for blocks");
         assert!(segment.end as usize <= rows.min(rows_out), "rows outside");
     }

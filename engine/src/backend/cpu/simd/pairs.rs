@@ -1,4 +1,5 @@
-//! `vdpbf16ps` on matrices whose numbers are bf16 or become that, sixteen rows at a time, with inputs as one bf16 number each or two.
+//! `vdpbf16ps` on matrices whose numbers are bf16 or become that, sixteen rows at a time, with inputs as one bf16 number each or
+//! two.
 //!
 //! Rows are read 128 numbers each, four rows at a time, and multiplied with one to three inputs at a time while they are in
 //! registers; sums wait in the first-level cache for the next 128 numbers. Each output is one chain of sums, number after

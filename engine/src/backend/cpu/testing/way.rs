@@ -3,8 +3,8 @@
 use crate::backend::cpu::{Activations, Isa};
 use crate::quant::DType;
 
-/// Largest error of a product of length `dim`, relative to its size, FP8's factors for at least 128 columns. f32: each of sixteen lanes is a chain of `dim / 16`
-/// roundings, then a tree of four. Pairs leave out 2^-17 of each input, single bf16 numbers
+/// Largest error of a product of length `dim`, relative to its size, FP8's factors for at least 128 columns. f32: each of
+/// sixteen lanes is a chain of `dim / 16` roundings, then a tree of four. Pairs leave out 2^-17 of each input, single bf16 numbers
 /// 2^-8, and `vdpbf16ps` adds twice as often.
 ///
 /// Whole numbers: a chain of `dim / 32` roundings, two where numbers have an offset, and what [`Sum::steps`] says beside.

@@ -98,7 +98,7 @@ impl Rows for Fp8Rows<'_> {
                     let left = n.saturating_sub(half * VECTOR).min(VECTOR);
                     let mask = ((1u128 << left) - 1) as u64;
                     let bytes = _mm512_maskz_loadu_epi8(mask, at.wrapping_add(half * VECTOR));
-                    numbers[2 * half..][..2].copy_from_slice(&table.numbers(bytes));
+                    [numbers[2 * half], numbers[2 * half + 1]] = table.numbers(bytes);
                 }
             }
             numbers

@@ -1,8 +1,9 @@
 //! Products of matrices that are widened to f32, each weight once for up to 64 inputs.
 //!
 //! With one input numbers are widened where they are multiplied. Otherwise numbers of some rows are widened into the first-level
-//! cache and multiplied there with all inputs, some rows by some inputs at once; sums wait for the next numbers. An output is the chain of sums that [`tile`](super::super::tile) makes of it: the same
-//! bits with any number of inputs. Why so: docs/decisions/0015, *Without AMX*.
+//! cache and multiplied there with all inputs, some rows by some inputs at once; sums wait for the next numbers. An output is the
+//! chain of sums that [`tile`](super::super::tile) makes of it: the same bits with any number of inputs. Why so:
+//! docs/decisions/0015, *Without AMX*.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
