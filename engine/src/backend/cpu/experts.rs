@@ -3,6 +3,7 @@
 //! Bytes: each touched expert's three matrices once a step, however many rows chose it. Work is cut by expert and by
 //! outputs, so that a skewed routing keeps all threads busy.
 
+use super::aligned::Aligned;
 use super::route::Routing;
 use super::simd::gated::{Gated, Products, multiply_gated, room_len};
 use super::simd::groups::{GroupRows, Places};
@@ -23,13 +24,13 @@ pub(super) struct Scratch {
     segments: Vec<Segment>,
     inputs: InputRoom,
     /// `[thread, 2, rows, outputs of a task]`: gate and up.
-    halves: Vec<f32>,
+    halves: Aligned<f32>,
     /// `[N, M]`: what experts take whose down wants no whole numbers.
-    product: Vec<f32>,
+    product: Aligned<f32>,
     /// `[N, M]`: what the others take.
     products: GroupRows,
     /// `[N, D]`.
-    down: Vec<f32>,
+    down: Aligned<f32>,
 }
 
 /// `[N, max(D, M)]`: inputs, in the forms there are.
@@ -37,8 +38,8 @@ pub(super) struct Scratch {
 struct InputRoom {
     pairs: PairRows,
     groups: GroupRows,
-    plain: Vec<f32>,
-    rounded: Vec<f32>,
+    plain: Aligned<f32>,
+    rounded: Aligned<f32>,
     /// Experts that take one form.
     chosen: Vec<Segment>,
 }
@@ -71,14 +72,14 @@ impl Scratch {
                     .pairs
                     .map_or_else(PairRows::default, |form| PairRows::with_room(form, n, widest)),
                 groups: GroupRows::with_room(n_group, hidden),
-                plain: vec![0.0; n * widest],
-                rounded: vec![0.0; if forms.rounds { n * widest } else { 0 }],
+                plain: Aligned::zeros(n * widest),
+                rounded: Aligned::zeros(if forms.rounds { n * widest } else { 0 }),
                 chosen: Vec::with_capacity(shape.n_routed_experts),
             },
-            halves: vec![0.0; forms.threads * room_len(shape.step_rows_max)],
-            product: vec![0.0; n * width],
+            halves: Aligned::zeros(forms.threads * room_len(shape.step_rows_max)),
+            product: Aligned::zeros(n * width),
             products: GroupRows::with_room(n_group, width),
-            down: vec![0.0; n * hidden],
+            down: Aligned::zeros(n * hidden),
         }
     }
 

@@ -186,7 +186,7 @@ mod tests {
             cpu.head_linear(&mut packed, &x, panels.as_ref(), side, shape, 1..1 + rows);
             assert_same_bits(&packed, &y);
         }
-        y.clone()
+        y.to_vec()
     }
 
     #[test]

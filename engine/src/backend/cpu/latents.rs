@@ -8,6 +8,7 @@
 //!
 //! The rotary part stays in bf16: it has no norm, and few large channels that others' steps would follow.
 
+use super::aligned::Aligned;
 #[cfg(target_arch = "x86_64")]
 use super::simd::attention::words::split_rows;
 use super::simd::row;
@@ -19,9 +20,6 @@ use crate::step::PAGE_TOKENS;
 
 /// Numbers of a row that share a factor in int8.
 const GROUP: usize = 128;
-
-/// Bytes of a cache line: rows of released shapes begin at one.
-const LINE: usize = 64;
 
 /// Where the parts of a row are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,44 +59,35 @@ pub(super) fn row_bytes(kind: CacheType, shape: &MlaShape) -> usize {
 #[derive(Debug, Default)]
 pub struct Latents {
     layout: Layout,
-    /// Zeroed by the system: pages that no sequence has used yet take no memory.
-    bytes: Vec<u8>,
-    /// The first row's place, at a cache line.
-    start: usize,
+    /// Zeroed by the system: pages that no sequence has used yet take no memory. Rows of released shapes begin at cache lines.
+    bytes: Aligned<u8>,
     /// A row on its way in.
-    room: Vec<f32>,
+    room: Aligned<f32>,
 }
 
 impl Latents {
     /// Room for `n_page` pages.
     pub(super) fn new(kind: CacheType, shape: &MlaShape, n_page: usize) -> Self {
         let layout = Layout::of(kind, shape);
-        let bytes = vec![0; n_page * PAGE_TOKENS * layout.row_bytes() + LINE];
-        let start = bytes.as_ptr().align_offset(LINE);
-        // The standard allows `usize::MAX` for "cannot be aligned".
-        Self {
-            layout,
-            start: if start < LINE { start } else { 0 },
-            bytes,
-            room: vec![0.0; layout.dim],
-        }
+        let bytes = Aligned::zeros(n_page * PAGE_TOKENS * layout.row_bytes());
+        Self { layout, bytes, room: Aligned::zeros(layout.dim) }
     }
 
     /// A row's bytes.
     fn row(&self, slot: usize) -> &[u8] {
         let bytes = self.layout.row_bytes();
-        &self.bytes[self.start + slot * bytes..][..bytes]
+        &self.bytes[slot * bytes..][..bytes]
     }
 
     /// Stores the row that `fill` writes, at `slot`.
     pub(super) fn store(&mut self, slot: usize, fill: impl FnOnce(&mut [f32])) {
-        let Self { layout, bytes, start, room } = self;
+        let Self { layout, bytes, room } = self;
         fill(room);
         let row_bytes = layout.row_bytes();
-        let to = &mut bytes[*start + slot * row_bytes..][..row_bytes];
+        let to = &mut bytes[slot * row_bytes..][..row_bytes];
         match layout.kind {
             CacheType::F32 => {
-                for (to, x) in to.as_chunks_mut::<4>().0.iter_mut().zip(room) {
+                for (to, x) in to.as_chunks_mut::<4>().0.iter_mut().zip(&**room) {
                     *to = x.to_le_bytes();
                 }
             }
@@ -154,7 +143,7 @@ impl Latents {
         room: &'a mut PageRoom,
     ) -> Rows<'a> {
         let (first, row_bytes) = (page * PAGE_TOKENS, self.layout.row_bytes());
-        let rows = &self.bytes[self.start + first * row_bytes..][..PAGE_TOKENS * row_bytes];
+        let rows = &self.bytes[first * row_bytes..][..PAGE_TOKENS * row_bytes];
         let dtype = match self.layout.kind {
             CacheType::F32 => DType::F32,
             CacheType::Bf16 => DType::Bf16,
@@ -219,7 +208,7 @@ impl Latents {
     /// A page's bytes, as they lie.
     pub(super) fn page_bytes(&self, page: usize) -> &[u8] {
         let len = PAGE_TOKENS * self.layout.row_bytes();
-        &self.bytes[self.start + page * len..][..len]
+        &self.bytes[page * len..][..len]
     }
 }
 

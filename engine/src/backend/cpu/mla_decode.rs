@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::aligned::Aligned;
 use super::simd::attention::{After, Running, accumulate, score};
 use super::simd::rows::Rows;
 use super::{Cpu, Isa, Latents, Plan, latents};
@@ -37,13 +38,13 @@ fn span_pages(n_key: usize) -> usize {
 #[derive(Default)]
 pub(super) struct Scratch {
     /// `[GROUP, c + r]`: `q_latent` and `q_pe` side by side, as the cache has its rows.
-    queries: Vec<f32>,
+    queries: Aligned<f32>,
     /// `[GROUP, 64]`.
-    scores: Vec<f32>,
+    scores: Aligned<f32>,
     /// `[64]`: one head's scores against rotary keys of its own.
-    own: Vec<f32>,
+    own: Aligned<f32>,
     /// `[GROUP, c]`.
-    span: Vec<f32>,
+    span: Aligned<f32>,
     page: latents::PageRoom,
     #[cfg(target_arch = "x86_64")]
     tiles: Option<decode::Room>,
@@ -78,10 +79,10 @@ impl Scratch {
         let (mla, has_tiles) = (&shape.mla, has_tiles(cpu, &shape.mla));
         let heads = group(has_tiles);
         Self {
-            queries: vec![0.0; heads * query_dim(mla)],
-            scores: vec![0.0; heads * PAGE_TOKENS],
-            own: vec![0.0; PAGE_TOKENS],
-            span: vec![0.0; heads * mla.kv_lora_rank],
+            queries: Aligned::zeros(heads * query_dim(mla)),
+            scores: Aligned::zeros(heads * PAGE_TOKENS),
+            own: Aligned::zeros(PAGE_TOKENS),
+            span: Aligned::zeros(heads * mla.kv_lora_rank),
             page: latents::PageRoom::new(cpu.cache, mla, has_tiles),
             #[cfg(target_arch = "x86_64")]
             tiles: has_tiles.then(|| decode::Room::new(mla.kv_lora_rank, mla.latent_dim())),

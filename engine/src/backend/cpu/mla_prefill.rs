@@ -10,6 +10,7 @@
 
 mod halves;
 
+use super::aligned::Aligned;
 use super::pool::Block;
 use super::simd::LANES;
 #[cfg(target_arch = "x86_64")]
@@ -33,25 +34,25 @@ const ROWS: usize = 32;
 #[derive(Default)]
 pub(super) struct Scratch {
     /// `[n + r, 64]`: a page's keys turned round.
-    keys: Vec<f32>,
+    keys: Aligned<f32>,
     /// `[64, n]`: the part of them that is expanded, before it is turned.
-    expanded: Vec<f32>,
+    expanded: Aligned<f32>,
     /// `[64, v]`.
-    values: Vec<f32>,
+    values: Aligned<f32>,
     /// `[ROWS, 64]`.
-    scores: Vec<f32>,
+    scores: Aligned<f32>,
     /// `[rows]`: the rows' softmaxes.
     running: Vec<Running>,
     /// `[rows, v]`: the rows' unnormalised outputs.
-    out: Vec<f32>,
+    out: Aligned<f32>,
     /// `[c, n]`: one head's key half, turned round.
-    w_uk: Vec<f32>,
+    w_uk: Aligned<f32>,
     /// `[c, v]`: its value half, turned round.
-    w_uv: Vec<f32>,
+    w_uv: Aligned<f32>,
     /// `[TURNED, max(n, c)]`: rows as they are stored.
-    stored: Vec<f32>,
+    stored: Aligned<f32>,
     /// `[64, c + r]`: a page of latents widened.
-    latents: Vec<f32>,
+    latents: Aligned<f32>,
     page: latents::PageRoom,
     #[cfg(target_arch = "x86_64")]
     tiles: Option<Tiles>,
@@ -62,7 +63,7 @@ pub(super) struct Scratch {
 struct Tiles {
     room: prefill::Room,
     /// `[n + v, c]`: one head's halves as bf16, where they are not stored like that.
-    halves: Vec<u16>,
+    halves: Aligned<u16>,
 }
 
 /// Sizes of a head, where tiles take it.
@@ -81,7 +82,7 @@ fn tiled_head(cpu: &Cpu, mla: &MlaShape) -> Option<prefill::Head> {
 impl Tiles {
     fn new(cpu: &Cpu, shape: &ScratchShape) -> Option<Self> {
         let head = tiled_head(cpu, &shape.mla)?;
-        let halves = vec![0; Self::halves_len(head)];
+        let halves = Aligned::zeros(Self::halves_len(head));
         Some(Self { room: prefill::Room::new(head, shape.step_rows_max), halves })
     }
 
@@ -116,7 +117,7 @@ fn sizes(shape: &ScratchShape) -> [usize; 9] {
 impl Scratch {
     pub(super) fn new(cpu: &Cpu, shape: &ScratchShape) -> Self {
         let [keys, expanded, values, scores, out, w_uk, w_uv, stored, latents] =
-            sizes(shape).map(|n| vec![0.0; n]);
+            sizes(shape).map(Aligned::zeros);
         Self {
             keys,
             expanded,

@@ -4,6 +4,7 @@
 //! the order of every sum is fixed by the row's own shape and position, so threads, batch and chunks never change a
 //! bit of a result. One operation a file; all vector code is in [`simd`].
 
+mod aligned;
 mod embed;
 mod experts;
 mod gather_rows;
@@ -35,6 +36,7 @@ pub use route::Routing;
 pub use simd::peak;
 pub use weight::Weight;
 
+use aligned::Aligned;
 use pool::Pool;
 use simd::groups::GroupRows;
 use simd::multiply::{Order, PairRows, Parts, Rooms, SplitForm};
@@ -68,7 +70,7 @@ pub struct Cpu {
     /// Inputs of the ends of absorbed attention.
     heads: head_linear::Scratch,
     /// Results of spans of a context that are tasks of their own.
-    spans: Vec<f32>,
+    spans: Aligned<f32>,
 }
 
 /// How `options` and the form of inputs want matrices to be kept.
@@ -123,7 +125,7 @@ fn splits(activations: Activations, isa: Isa) -> bool {
 #[derive(Default)]
 struct InputScratch {
     pairs: PairRows,
-    rounded: Vec<f32>,
+    rounded: Aligned<f32>,
     groups: GroupRows,
 }
 
@@ -168,7 +170,7 @@ impl Cpu {
             rooms: Rooms::default(),
             experts: experts::Scratch::default(),
             heads: head_linear::Scratch::default(),
-            spans: Vec::new(),
+            spans: Aligned::default(),
         })
     }
 
@@ -278,7 +280,7 @@ impl Cpu {
             self.inputs.pairs = PairRows::with_room(form, rows, dim);
         }
         if self.rounds() {
-            self.inputs.rounded = vec![0.0; rows * dim];
+            self.inputs.rounded = Aligned::zeros(rows * dim);
         }
         if self.has_groups() {
             self.inputs.groups = GroupRows::with_room(rows, dim);
@@ -286,7 +288,7 @@ impl Cpu {
             self.rooms = Rooms::new(self.pool.threads(), dim);
         }
         self.experts = experts::Scratch::new(shape, self.expert_forms());
-        self.spans = vec![0.0; mla_decode::spans_len(self, &shape.mla)];
+        self.spans = Aligned::zeros(mla_decode::spans_len(self, &shape.mla));
         self.threads = (0..self.pool.threads())
             .map(|_| ThreadScratch {
                 mla: mla_decode::Scratch::new(self, shape),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::aligned::Aligned;
 use super::{Cpu, Latents, Plan, Routing, Weight, resident};
 use crate::backend::{
     Backend, ExpertWeights, HeadSide, KvB, MlaShape, Role, RopeTable, RouteRule, RoutingTrace,
@@ -14,7 +15,7 @@ use crate::quant::DType;
 use crate::step::{Sampled, Slot, Step};
 
 impl Backend for Cpu {
-    type Buf = Vec<f32>;
+    type Buf = Aligned<f32>;
     type Cache = Latents;
     type Weight = Weight;
     type Experts = ExpertWeights<Weight>;
@@ -44,16 +45,16 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn alloc(&mut self, rows: usize, dim: usize, _role: Role) -> Result<Vec<f32>> {
-        Ok(vec![0.0; rows * dim])
+    fn alloc(&mut self, rows: usize, dim: usize, _role: Role) -> Result<Aligned<f32>> {
+        Ok(Aligned::zeros(rows * dim))
     }
 
-    fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>> {
-        Ok(values.to_vec())
+    fn vector(&mut self, values: &[f32]) -> Result<Aligned<f32>> {
+        Ok(Aligned::from_slice(values))
     }
 
-    fn rows(&mut self, values: &[f32], _dim: usize) -> Result<Vec<f32>> {
-        Ok(values.to_vec())
+    fn rows(&mut self, values: &[f32], _dim: usize) -> Result<Aligned<f32>> {
+        Ok(Aligned::from_slice(values))
     }
 
     fn weight(&mut self, tensor: &Tensor, _used: Use) -> Result<Weight> {
@@ -90,7 +91,7 @@ impl Backend for Cpu {
         Ok(Plan::with_room(shape, limits))
     }
 
-    fn read(&self, buf: &Vec<f32>, _dim: usize, out: &mut [f32]) -> Result<()> {
+    fn read(&self, buf: &Aligned<f32>, _dim: usize, out: &mut [f32]) -> Result<()> {
         out.copy_from_slice(&buf[..out.len()]);
         Ok(())
     }
@@ -108,15 +109,15 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn embed(&mut self, y: &mut Vec<f32>, table: &Weight, plan: &Plan) {
+    fn embed(&mut self, y: &mut Aligned<f32>, table: &Weight, plan: &Plan) {
         super::embed::embed(y, table, plan);
     }
 
     fn rms_norm(
         &mut self,
-        y: &mut Vec<f32>,
-        x: &Vec<f32>,
-        weight: &Vec<f32>,
+        y: &mut Aligned<f32>,
+        x: &Aligned<f32>,
+        weight: &Aligned<f32>,
         eps: f32,
         rows: usize,
     ) {
@@ -125,10 +126,10 @@ impl Backend for Cpu {
 
     fn add_rms_norm(
         &mut self,
-        y: &mut Vec<f32>,
-        x: &mut Vec<f32>,
-        delta: &Vec<f32>,
-        weight: &Vec<f32>,
+        y: &mut Aligned<f32>,
+        x: &mut Aligned<f32>,
+        delta: &Aligned<f32>,
+        weight: &Aligned<f32>,
         eps: f32,
         rows: usize,
     ) {
@@ -136,14 +137,14 @@ impl Backend for Cpu {
         super::rms_norm::rms_norm(self, y, x, weight, eps, rows);
     }
 
-    fn linear(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, weight: &Weight, rows: usize) {
+    fn linear(&mut self, y: &mut Aligned<f32>, x: &Aligned<f32>, weight: &Weight, rows: usize) {
         super::linear::linear(self, y, x, weight, rows);
     }
 
     fn head_linear(
         &mut self,
-        y: &mut Vec<f32>,
-        x: &Vec<f32>,
+        y: &mut Aligned<f32>,
+        x: &Aligned<f32>,
         kv_b: KvB<&Weight>,
         side: HeadSide,
         shape: &MlaShape,
@@ -157,8 +158,8 @@ impl Backend for Cpu {
 
     fn rope(
         &mut self,
-        q: &mut Vec<f32>,
-        table: &RopeTable<Vec<f32>>,
+        q: &mut Aligned<f32>,
+        table: &RopeTable<Aligned<f32>>,
         shape: &MlaShape,
         plan: &Plan,
     ) {
@@ -168,10 +169,10 @@ impl Backend for Cpu {
     fn cache_store(
         &mut self,
         cache: &mut Latents,
-        kv: &Vec<f32>,
-        norm: &Vec<f32>,
+        kv: &Aligned<f32>,
+        norm: &Aligned<f32>,
         eps: f32,
-        table: &RopeTable<Vec<f32>>,
+        table: &RopeTable<Aligned<f32>>,
         shape: &MlaShape,
         plan: &Plan,
     ) {
@@ -181,8 +182,8 @@ impl Backend for Cpu {
     fn cache_store_heads(
         &mut self,
         cache: &mut Latents,
-        latent: &Vec<f32>,
-        k: &Vec<f32>,
+        latent: &Aligned<f32>,
+        k: &Aligned<f32>,
         shape: &MlaShape,
         plan: &Plan,
     ) {
@@ -191,9 +192,9 @@ impl Backend for Cpu {
 
     fn mla_decode(
         &mut self,
-        o_latent: &mut Vec<f32>,
-        q_latent: &Vec<f32>,
-        q: &Vec<f32>,
+        o_latent: &mut Aligned<f32>,
+        q_latent: &Aligned<f32>,
+        q: &Aligned<f32>,
         cache: &Latents,
         shape: &MlaShape,
         plan: &Plan,
@@ -203,8 +204,8 @@ impl Backend for Cpu {
 
     fn mla_prefill(
         &mut self,
-        o: &mut Vec<f32>,
-        q: &Vec<f32>,
+        o: &mut Aligned<f32>,
+        q: &Aligned<f32>,
         cache: &Latents,
         kv_b: KvB<&Weight>,
         shape: &MlaShape,
@@ -216,46 +217,46 @@ impl Backend for Cpu {
     fn route(
         &mut self,
         routing: &mut Routing,
-        x: &Vec<f32>,
+        x: &Aligned<f32>,
         gate: &Weight,
-        bias: Option<&Vec<f32>>,
+        bias: Option<&Aligned<f32>>,
         rule: &RouteRule,
         rows: usize,
     ) {
-        super::route::route(self, routing, x, gate, bias.map(Vec::as_slice), rule, rows);
+        super::route::route(self, routing, x, gate, bias.map(|bias| &**bias), rule, rows);
     }
 
     fn experts(
         &mut self,
-        y: &mut Vec<f32>,
-        shared: Option<&Vec<f32>>,
-        x: &Vec<f32>,
+        y: &mut Aligned<f32>,
+        shared: Option<&Aligned<f32>>,
+        x: &Aligned<f32>,
         routing: &Routing,
         weights: &ExpertWeights<Weight>,
         rows: usize,
     ) {
-        super::experts::experts(self, y, shared.map(Vec::as_slice), x, routing, weights, rows);
+        super::experts::experts(self, y, shared.map(|shared| &**shared), x, routing, weights, rows);
     }
 
     fn swiglu(
         &mut self,
-        y: &mut Vec<f32>,
-        gate: &Vec<f32>,
-        up: &Vec<f32>,
+        y: &mut Aligned<f32>,
+        gate: &Aligned<f32>,
+        up: &Aligned<f32>,
         dim: usize,
         rows: usize,
     ) {
         super::swiglu::swiglu(self, y, gate, up, dim, rows);
     }
 
-    fn gather_rows(&mut self, y: &mut Vec<f32>, x: &Vec<f32>, dim: usize, plan: &Plan) {
+    fn gather_rows(&mut self, y: &mut Aligned<f32>, x: &Aligned<f32>, dim: usize, plan: &Plan) {
         super::gather_rows::gather_rows(y, x, dim, plan);
     }
 
     fn sample(
         &mut self,
         out: &mut Vec<Sampled>,
-        logits: &mut Vec<f32>,
+        logits: &mut Aligned<f32>,
         vocab_size: usize,
         _plan: &Plan,
         step: &Step,

@@ -134,7 +134,7 @@ mod tests {
             let (x, weight) = (cpu.vector(&x).unwrap(), cpu.vector(&weight).unwrap());
             let mut y = cpu.vector(&vec![9.0; 40 * dim]).unwrap();
             cpu.rms_norm(&mut y, &x, &weight, EPS, rows);
-            y.clone()
+            y.to_vec()
         };
         let all = run(1, 40);
         for (threads, rows) in [(1, 1), (2, 2), (2, 39), (3, 37), (3, 40)] {

@@ -1,5 +1,6 @@
 //! Rotation of queries, and of the shared key on its way into the latent cache.
 
+use super::aligned::Aligned;
 use super::{Cpu, Latents, Plan, rms_norm};
 use crate::backend::{MlaShape, RopePairs, RopeTable};
 
@@ -22,7 +23,7 @@ fn rotate(x: &mut [f32], pairs: RopePairs, cos: &[f32], sin: &[f32]) {
 }
 
 /// The table's row of a position.
-fn at(table: &RopeTable<Vec<f32>>, position: u32, half: usize) -> (&[f32], &[f32]) {
+fn at(table: &RopeTable<Aligned<f32>>, position: u32, half: usize) -> (&[f32], &[f32]) {
     let start = position as usize * half;
     (&table.cos[start..start + half], &table.sin[start..start + half])
 }
@@ -31,7 +32,7 @@ fn at(table: &RopeTable<Vec<f32>>, position: u32, half: usize) -> (&[f32], &[f32
 pub(super) fn rope(
     cpu: &mut Cpu,
     q: &mut [f32],
-    table: &RopeTable<Vec<f32>>,
+    table: &RopeTable<Aligned<f32>>,
     shape: &MlaShape,
     plan: &Plan,
 ) {
@@ -59,7 +60,7 @@ pub(super) fn cache_store(
     kv: &[f32],
     norm: &[f32],
     eps: f32,
-    table: &RopeTable<Vec<f32>>,
+    table: &RopeTable<Aligned<f32>>,
     shape: &MlaShape,
     plan: &Plan,
 ) {
@@ -99,6 +100,7 @@ pub(super) fn cache_store_heads(
 
 #[cfg(test)]
 mod tests {
+    use super::Aligned;
     use crate::backend::cpu::testing::{
         EVEN, ODD, OWN_KEYS, Sequence, Way, assert_close, assert_same_bits, backend_for, numbers,
         step, ways,
@@ -231,7 +233,7 @@ mod tests {
         cache
     }
 
-    fn table(cpu: &mut Cpu, cos: &[f32], sin: &[f32], pairs: RopePairs) -> RopeTable<Vec<f32>> {
+    fn table(cpu: &mut Cpu, cos: &[f32], sin: &[f32], pairs: RopePairs) -> RopeTable<Aligned<f32>> {
         RopeTable { cos: cpu.vector(cos).unwrap(), sin: cpu.vector(sin).unwrap(), pairs }
     }
 

@@ -53,7 +53,7 @@ mod tests {
                     assert_close(&y[..3 * dim], &want, |i| want[i].abs() * 2f64.powi(-21) + 1e-35);
                     assert!(y[3 * dim..].iter().all(|y| *y == 9.0));
                     if threads == 1 {
-                        one = y.clone();
+                        one = y.to_vec();
                     }
                     assert_same_bits(&y, &one);
                 }

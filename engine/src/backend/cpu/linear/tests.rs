@@ -17,7 +17,7 @@ fn run_on(cpu: &mut Cpu, x: &[f32], rows: usize, weight: &Weight) -> Vec<f32> {
     let x = cpu.vector(x).unwrap();
     let mut y = cpu.alloc(1, rows * weight.n_out, crate::backend::Role::Inner).unwrap();
     cpu.linear(&mut y, &x, weight, rows);
-    y.clone()
+    y.to_vec()
 }
 
 /// A backend of two threads that takes so many rows.

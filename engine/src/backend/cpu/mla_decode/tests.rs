@@ -27,7 +27,7 @@ fn run_on(mut cpu: Cpu, mut plan: Plan, sequences: &[Sequence], shape: &MlaShape
         .alloc(1, step.n_row() * shape.n_head * shape.kv_lora_rank, crate::backend::Role::Inner)
         .unwrap();
     cpu.mla_decode(&mut o, &q_latent, &q, &cache, shape, &plan);
-    o.clone()
+    o.to_vec()
 }
 
 fn oracle(sequence: Sequence, shape: &MlaShape) -> Vec<f64> {

@@ -38,7 +38,7 @@ fn run_on(
     let len = step.n_row() * shape.n_head * shape.v_head_dim;
     let mut o = cpu.vector(&vec![9.0; len]).unwrap();
     cpu.mla_prefill(&mut o, &q, &cache, kv_b, shape, &plan);
-    o.clone()
+    o.to_vec()
 }
 
 fn oracle(sequence: Sequence, shape: &MlaShape, kv_b: &Matrix) -> Vec<f64> {
@@ -194,7 +194,7 @@ fn a_later_token_that_is_no_number_leaves_rows_of_its_page_alone() {
             }
             let mut o = cpu.vector(&vec![9.0; rows * width]).unwrap();
             cpu.mla_prefill(&mut o, &q, &cache, kv_b.stored(), &shape, &plan);
-            o.clone()
+            o.to_vec()
         };
         let short = run(8, None);
         for bad in [f32::NAN, f32::INFINITY] {

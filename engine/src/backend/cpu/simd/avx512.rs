@@ -15,13 +15,13 @@ use std::arch::x86_64::{
 };
 
 use super::attention::words::transpose;
-use super::{E4M3, LANES, Lanes};
+use super::{E4M3, LANES, Lanes, Vectors};
 
 /// AVX-512 F, BW, DQ, VL.
 pub(in super::super) struct Avx512;
 
 // SAFETY of every block here: the caller runs on a processor with these sets and hands valid pointers.
-impl Lanes for Avx512 {
+impl Vectors for Avx512 {
     type V = __m512;
     type I = __m512i;
 
@@ -44,6 +44,48 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast::<__m256i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(at: *const u8) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast::<__m128i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(at: *const u8) -> Self::I {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast::<__m128i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(v: Self::I) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: see the impl.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+}
+
+// SAFETY of every block here: as above.
+impl Lanes for Avx512 {
+    type Lower = Self;
+    type Upper = Self;
+
+    #[inline(always)]
     unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
         // SAFETY: see the impl; lanes that the mask leaves out are not touched.
         unsafe { _mm512_mask_storeu_ps(at, (0xffff_u32 >> (LANES - n.min(LANES))) as u16, v) }
@@ -59,12 +101,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_f16(at: *const u16) -> Self::V {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast::<__m256i>())) }
-    }
-
-    #[inline(always)]
     unsafe fn load_e4m3(at: *const u8) -> Self::V {
         // SAFETY: see the impl. As f16 with the same bits of exponent and mantissa, a number is 2^-8 of itself, subnormals too.
         unsafe {
@@ -75,18 +111,6 @@ impl Lanes for Avx512 {
             let halves = _mm256_and_si256(words, _mm256_set1_epi16(E4M3));
             _mm512_mask_cvtph_ps(_mm512_set1_ps(f32::NAN), is_number, halves)
         }
-    }
-
-    #[inline(always)]
-    unsafe fn load_u8(at: *const u8) -> Self::I {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast::<__m128i>())) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_i8(at: *const u8) -> Self::I {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast::<__m128i>())) }
     }
 
     #[inline(always)]
@@ -108,24 +132,6 @@ impl Lanes for Avx512 {
     unsafe fn spread(bits: u32) -> Self::I {
         // SAFETY: see the impl.
         unsafe { _mm512_maskz_set1_epi32(bits as u16, 1) }
-    }
-
-    #[inline(always)]
-    unsafe fn to_f32(v: Self::I) -> Self::V {
-        // SAFETY: see the impl.
-        unsafe { _mm512_cvtepi32_ps(v) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: see the impl.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // SAFETY: see the impl.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
     #[inline(always)]

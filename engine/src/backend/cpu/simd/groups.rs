@@ -341,6 +341,14 @@ fn width(dim: usize) -> usize {
     dim.div_ceil(GROUP).next_multiple_of(GROUPS) | 1
 }
 
+/// A row of inputs, filled up.
+#[cfg(test)]
+pub(super) fn groups_of(x: &[f32]) -> Vec<Group> {
+    let mut row = vec![Group::ZERO; width(x.len())];
+    fill_row(x, &mut row);
+    row
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

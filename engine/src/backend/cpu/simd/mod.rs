@@ -1,6 +1,6 @@
 //! Vector arithmetic, one weight format a file, every instruction set: all the `unsafe` of the kernels.
 //!
-//! Everything is written once over [`Lanes`], sixteen f32 lanes, and compiled for each instruction set. A sum runs
+//! Everything is written once over [`Lanes`], sixteen f32 lanes, or [`Vectors`], where they may be some of sixteen, and compiled for each instruction set. A sum runs
 //! lane by lane in steps of sixteen and ends in one fixed tree ([`Lanes::sum`]), or is a lane's own chain (`sums.rs`): its order depends on its own length
 //! alone, so a row's result has the same bits in any tile, batch or thread.
 
@@ -52,7 +52,7 @@ mod avx512;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx2::Avx2;
+pub(super) use avx2::{Avx2, Eight};
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::Avx512;
 pub(super) use portable::Portable;
@@ -60,23 +60,48 @@ pub(super) use portable::Portable;
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
 
-/// Sixteen f32 lanes on some instruction set.
+/// f32 lanes on some instruction set, where one is an output of its own: sixteen, or some of sixteen.
 ///
 /// # Safety
-/// Every method needs the processor to have the instruction set, and pointers to be valid for sixteen elements.
-/// Methods are inlined into functions compiled for that set.
-pub(super) trait Lanes {
-    /// Sixteen f32.
+/// Every method needs the processor to have the instruction set, and pointers to be valid for sixteen elements, whichever
+/// of them are taken. Methods are inlined into functions compiled for that set.
+pub(super) trait Vectors {
+    /// An f32 a lane.
     type V: Copy;
-    /// Sixteen i32.
+    /// An i32 a lane.
     type I: Copy;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
-    /// Sixteen f32, any alignment.
+    /// f32, any alignment.
     unsafe fn load(at: *const f32) -> Self::V;
-    /// Sixteen f32, any alignment.
+    /// f32, any alignment.
     unsafe fn store(at: *mut f32, v: Self::V);
+    /// f16 widened, any alignment.
+    unsafe fn load_f16(at: *const u16) -> Self::V;
+    /// Unsigned bytes widened.
+    unsafe fn load_u8(at: *const u8) -> Self::I;
+    /// Signed bytes widened.
+    unsafe fn load_i8(at: *const u8) -> Self::I;
+    /// Exact below 2^24.
+    unsafe fn to_f32(v: Self::I) -> Self::V;
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// Sixteen f32 lanes on some instruction set.
+///
+/// # Safety
+/// As [`Vectors`].
+pub(super) trait Lanes: Vectors {
+    /// The same lanes where they are one register, else the lower half of them, the first that is multiplied.
+    type Lower: Vectors;
+    /// The upper half of them.
+    type Upper: Vectors;
+    /// Whether sixteen lanes are two registers.
+    const IS_TWO: bool = false;
     /// The first `n` lanes, all of them when `n` is at least sixteen.
     #[inline(always)]
     unsafe fn store_first(at: *mut f32, v: Self::V, n: usize) {
@@ -92,26 +117,14 @@ pub(super) trait Lanes {
     }
     /// Sixteen bf16 widened, any alignment.
     unsafe fn load_bf16(at: *const u16) -> Self::V;
-    /// Sixteen f16 widened, any alignment.
-    unsafe fn load_f16(at: *const u16) -> Self::V;
     /// Sixteen e4m3 (`quant::fp8`) widened, times 2^-8.
     unsafe fn load_e4m3(at: *const u8) -> Self::V;
-    /// Sixteen unsigned bytes widened.
-    unsafe fn load_u8(at: *const u8) -> Self::I;
-    /// Sixteen signed bytes widened.
-    unsafe fn load_i8(at: *const u8) -> Self::I;
     /// `(v >> shift) & mask`, `shift` below 32.
     unsafe fn bits(v: Self::I, shift: u32, mask: i32) -> Self::I;
     /// `(high << 4) | low`.
     unsafe fn join(high: Self::I, low: Self::I) -> Self::I;
     /// The lowest sixteen bits, one a lane.
     unsafe fn spread(bits: u32) -> Self::I;
-    /// Exact below 2^24.
-    unsafe fn to_f32(v: Self::I) -> Self::V;
-    /// `a * b`.
-    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
-    /// `a * b + c`, rounded once.
-    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// All lanes added in one fixed tree: 16 to 8 to 4 to 2 to 1, upper half onto lower.
     unsafe fn sum(v: Self::V) -> f32;
     /// Lane `i` of vector `j` and lane `j` of vector `i` change places.
@@ -269,7 +282,7 @@ pub(super) fn prefetch_far(at: *const u8) {
 /// # Safety
 /// `at` is valid for `n` elements, `n <= 16`.
 #[inline(always)]
-pub(super) unsafe fn load_tail<L: Lanes>(at: *const f32, n: usize) -> L::V {
+pub(super) unsafe fn load_tail<L: Vectors>(at: *const f32, n: usize) -> L::V {
     let mut lanes = [0.0f32; LANES];
     // SAFETY: the caller's promise; the array holds sixteen.
     unsafe {

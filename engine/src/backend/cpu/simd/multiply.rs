@@ -262,7 +262,7 @@ unsafe fn split(
     n: usize,
 ) {
     let SplitForm { order, parts } = pairs.form;
-    let (hi, lo) = (pairs.hi.numbers().as_ptr(), pairs.lo.numbers().as_ptr());
+    let (hi, lo) = (pairs.hi.as_ptr(), pairs.lo.as_ptr());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise; `row` is inside.
     unsafe {

@@ -7,6 +7,7 @@ use super::LANES;
 #[cfg(target_arch = "x86_64")]
 use super::attention::words::split_and_turn;
 use crate::backend::cpu::Isa;
+use crate::backend::cpu::aligned::Aligned;
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::quant::bf16;
 
@@ -96,46 +97,23 @@ impl SplitForm {
 #[derive(Debug, Default)]
 pub(in super::super) struct PairRows {
     pub(super) form: SplitForm,
-    pub(super) hi: Aligned,
-    pub(super) lo: Aligned,
+    pub(super) hi: Aligned<u16>,
+    pub(super) lo: Aligned<u16>,
     /// Numbers from one row's to the next's.
     pub(super) width: usize,
     pub(super) rows: usize,
 }
 
-/// Numbers from the beginning of a cache line.
-#[derive(Debug, Default)]
-pub(super) struct Aligned {
-    room: Vec<u16>,
-    start: usize,
-}
-
-/// Numbers of a cache line.
-const LINE: usize = 32;
-
-impl Aligned {
-    fn new(len: usize) -> Self {
-        let room = vec![0; len + LINE];
-        let start = room.as_ptr().align_offset(LINE * size_of::<u16>());
-        // The standard allows `usize::MAX` for "cannot be aligned".
-        Self { start: if start < LINE { start } else { 0 }, room }
-    }
-
-    pub(super) fn numbers(&self) -> &[u16] {
-        &self.room[self.start..]
-    }
-}
-
 impl PairRows {
     /// Room for `rows` rows of up to `dim`.
     pub(in super::super) fn with_room(form: SplitForm, rows: usize, dim: usize) -> Self {
-        let [hi, lo] = form.lens(rows, dim).map(Aligned::new);
+        let [hi, lo] = form.lens(rows, dim).map(Aligned::zeros);
         Self { form, hi, lo, width: 0, rows: 0 }
     }
 
     /// Bytes that [`PairRows::with_room`] takes.
     pub(in super::super) fn bytes(form: SplitForm, rows: usize, dim: usize) -> u64 {
-        form.lens(rows, dim).map(|len| ((len + LINE) * size_of::<u16>()) as u64).iter().sum()
+        form.lens(rows, dim).map(Aligned::<u16>::bytes).iter().sum()
     }
 
     /// Splits `rows` inputs of `dim` numbers; row `i` is `from(i)`.
@@ -149,15 +127,12 @@ impl PairRows {
         let SplitForm { order, parts } = self.form;
         (self.width, self.rows) = (order.width(dim), rows);
         let [hi_len, lo_len] = self.form.lens(rows, dim);
-        let has_room = hi_len <= self.hi.numbers().len() && lo_len <= self.lo.numbers().len();
+        let has_room = hi_len <= self.hi.len() && lo_len <= self.lo.len();
         assert!(has_room, "no room for {rows} rows of {dim}");
         let (width, places) = (self.width, order.places(rows));
         // A single row is the same in both.
         let order = if places == 1 { Order::Rows } else { order };
-        let half = |half: &'_ mut Aligned| -> Exclusive<u16> {
-            Exclusive::new(&mut half.room[half.start..])
-        };
-        let (hi, lo) = (half(&mut self.hi), half(&mut self.lo));
+        let (hi, lo) = (Exclusive::new(&mut self.hi), Exclusive::new(&mut self.lo));
         let per_task = if order == Order::Rows { 1 } else { LANES };
         pool.run_work(2 * rows * dim, rows.div_ceil(per_task), |task, _| match order {
             Order::Rows => {
@@ -294,15 +269,15 @@ mod tests {
                             (k / 2 * places + row) * 2 + k % 2
                         };
                         let want = row * plain.width + k;
-                        assert_eq!(all.hi.numbers()[at], plain.hi.numbers()[want]);
+                        assert_eq!(all.hi[at], plain.hi[want]);
                         if parts == Parts::Two {
-                            assert_eq!(all.lo.numbers()[at], plain.lo.numbers()[want]);
+                            assert_eq!(all.lo[at], plain.lo[want]);
                         }
                     }
                 }
             }
             let held = |at: usize| {
-                let [hi, lo] = [&plain.hi, &plain.lo].map(|half| bf16::to_f32(half.numbers()[at]));
+                let [hi, lo] = [&plain.hi, &plain.lo].map(|half| bf16::to_f32(half[at]));
                 [hi, hi + lo]
             };
             for (i, x) in x.iter().enumerate() {

@@ -11,11 +11,12 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod rows;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub(in super::super) mod unpack;
 
 use super::Portable;
 use super::groups::Group;
-use super::ints::Ints;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
 use crate::backend::cpu::Isa;
@@ -24,6 +25,8 @@ use crate::quant::DType;
 use crate::quant::panels::{self, GROUP, Layout, OUTS};
 use formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use tile::{Asks, tile};
+#[cfg(target_arch = "x86_64")]
+use tiles::{Eights, InRegisters, Tiles};
 
 /// Runs a block for every index below a constant up to four, eight or sixteen, each time as code of its own: the compiler leaves
 /// loops of this size as loops, and arrays that they index in memory.
@@ -68,8 +71,20 @@ macro_rules! with_rows {
     };
 }
 
+/// [`with_rows`] of a tile of up to `$most` rows, [`TILE_ROWS`] or [`TILE_ROWS_AVX2`].
 #[cfg(target_arch = "x86_64")]
-use with_rows;
+macro_rules! with_tile_rows {
+    ($most:ident, $rows:expr, $c:ident => $body:expr) => {
+        if $most == TILE_ROWS {
+            with_rows!($rows, 8, $c => $body)
+        } else {
+            with_rows!($rows, 4, $c => $body)
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+use {with_rows, with_tile_rows};
 
 /// [`panels::pack`] as fast as `isa` can; the same bytes.
 pub(in super::super) fn pack_on(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) {
@@ -182,12 +197,11 @@ pub(super) unsafe fn product_of_rows(isa: Isa, p: &PanelProduct, rows: &[u8], ro
     let (packed, room) = room.split_at_mut(room.len() / 2);
     let packed = &mut packed[..panel_bytes];
     #[cfg(target_arch = "x86_64")]
-    let in_place = match isa {
+    let in_place = if isa >= Isa::Avx2 {
         // SAFETY: the caller's promise.
-        Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => unsafe {
-            rows::product(p, rows, row_bytes, Asks::of(isa), packed)
-        },
-        Isa::Portable | Isa::Avx2 | Isa::AvxVnni => 0,
+        unsafe { rows::product(p, rows, row_bytes, isa, packed) }
+    } else {
+        0
     };
     #[cfg(not(target_arch = "x86_64"))]
     let in_place = 0;
@@ -273,7 +287,7 @@ unsafe fn portable<P: Panel>(p: &PanelProduct) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<P: Panel>(p: &PanelProduct, asks: Asks) {
     // SAFETY: the caller's promise.
-    unsafe { blocks::<Avx2, P, TILE_ROWS_AVX2>(p, asks) }
+    unsafe { blocks::<Eights, P>(p, asks) }
 }
 
 /// # Safety
@@ -282,7 +296,7 @@ unsafe fn avx2<P: Panel>(p: &PanelProduct, asks: Asks) {
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 unsafe fn avx_vnni<P: Panel>(p: &PanelProduct, asks: Asks) {
     // SAFETY: the caller's promise.
-    unsafe { blocks::<Avx2<true>, P, TILE_ROWS_AVX2>(p, asks) }
+    unsafe { blocks::<InRegisters<Avx2<true>, TILE_ROWS_AVX2>, P>(p, asks) }
 }
 
 /// # Safety
@@ -291,33 +305,24 @@ unsafe fn avx_vnni<P: Panel>(p: &PanelProduct, asks: Asks) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn avx512<P: Panel>(p: &PanelProduct, asks: Asks) {
     // SAFETY: the caller's promise.
-    unsafe { blocks::<Avx512, P, TILE_ROWS>(p, asks) }
+    unsafe { blocks::<InRegisters<Avx512, TILE_ROWS>, P>(p, asks) }
 }
 
-/// Tiles of up to `MOST` rows.
-///
 /// # Safety
 /// As [`product`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn blocks<L: Ints, P: Panel, const MOST: usize>(p: &PanelProduct, asks: Asks) {
-    const { assert!(MOST == TILE_ROWS || MOST == TILE_ROWS_AVX2) };
+unsafe fn blocks<T: Tiles, P: Panel>(p: &PanelProduct, asks: Asks) {
     for first in (0..p.rows).step_by(ROWS) {
         let rows = (p.rows - first).min(ROWS);
         for panel in 0..p.panels() {
-            for i in 0..rows.div_ceil(MOST) {
-                let (row, n) = rows_of_tile(rows, i, MOST);
+            for i in 0..rows.div_ceil(T::MOST) {
+                let (row, n) = rows_of_tile(rows, i, T::MOST);
                 let row = first + row;
                 // The first to come reads from memory, others from the cache.
                 let asks = if first == 0 && i == 0 { asks } else { Asks::Not };
                 // SAFETY: the caller's promise.
-                unsafe {
-                    if MOST == TILE_ROWS {
-                        with_rows!(n, 8, C => tile::<L, P, C>(p, panel, row, asks));
-                    } else {
-                        with_rows!(n, 4, C => tile::<L, P, C>(p, panel, row, asks));
-                    }
-                }
+                unsafe { T::tile::<P>(p, panel, row, n, asks) }
             }
         }
     }
@@ -340,3 +345,6 @@ fn rows_of_tile(rows: usize, tile: usize, most: usize) -> (usize, usize) {
     let first = rows * tile / tiles;
     (first, rows * (tile + 1) / tiles - first)
 }
+
+#[cfg(test)]
+mod tests;

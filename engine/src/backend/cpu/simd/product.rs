@@ -125,7 +125,7 @@ unsafe fn compiled<S: Stored, W: Way>(isa: Isa, p: &Product, outs: usize) {
 
 /// A way to multiply, each compiled by itself: what one of them needs is in the way of the others.
 trait Way {
-    /// The first `outs` outputs of a product, `R` of them with `C` inputs at a time.
+    /// The first `outs` outputs of a product, up to `R` of them with `C` inputs at a time.
     ///
     /// # Safety
     /// As [`stored`]; the processor has `L`'s instruction set.
@@ -139,7 +139,14 @@ impl Way for InRegisters {
     #[inline(always)]
     unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
         // SAFETY: the caller's promise.
-        unsafe { outer::<L, S, R, C>(p, outs) }
+        unsafe {
+            if L::IS_TWO {
+                // Sums, inputs and weights take two registers each.
+                outer::<L, S, 2, 2>(p, outs);
+            } else {
+                outer::<L, S, R, C>(p, outs);
+            }
+        }
     }
 }
 
@@ -223,7 +230,7 @@ unsafe fn block<L: Lanes, S: Stored, const R: usize, const C: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<S: Stored, W: Way>(p: &Product, outs: usize) {
     // SAFETY: the caller's promise.
-    unsafe { W::run::<Avx2, S, 2, 2>(p, outs) }
+    unsafe { W::run::<Avx2, S, 4, 3>(p, outs) }
 }
 
 /// # Safety

@@ -75,8 +75,8 @@ unsafe fn stored<S: Stored>(isa: Isa, p: &Sums, rows: usize) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<S: Stored>(p: &Sums, rows: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { all::<Avx2, S, 2, 2>(p, rows) }
+    // SAFETY: the caller's promise. Twelve registers of sums, two of weights, one of factors.
+    unsafe { all::<Avx2, S, 6, 1>(p, rows) }
 }
 
 /// # Safety
@@ -100,6 +100,10 @@ unsafe fn all<L: Lanes, S: Stored, const C: usize, const B: usize>(p: &Sums, row
         while row + C <= rows {
             columns::<L, S, C, B>(p, row);
             row += C;
+        }
+        if C > 4 && row + 4 <= rows {
+            columns::<L, S, 4, B>(p, row);
+            row += 4;
         }
         while row < rows {
             columns::<L, S, 1, 4>(p, row);

@@ -14,7 +14,8 @@ use super::formats::Panel;
 use super::{LINE, PanelProduct, TILES_BYTES, for_each};
 use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
-use crate::backend::cpu::simd::{Avx512, Lanes, prefetch_far};
+use crate::backend::cpu::simd::ints::turns::Turns;
+use crate::backend::cpu::simd::{Avx512, Lanes, Vectors, prefetch_far};
 use crate::quant::panels::{GROUP, OUTS, VECTOR};
 
 /// Inputs of a tile.
@@ -328,7 +329,7 @@ impl Chunk<'_> {
         &self,
         group: usize,
         dots: *const [i32; OUTS],
-        sums: &mut [<Avx512 as Lanes>::V; ROWS],
+        sums: &mut [<Avx512 as Vectors>::V; ROWS],
     ) {
         // SAFETY: the caller's promise.
         unsafe {

@@ -21,19 +21,16 @@ pub(in super::super::super) trait Panel {
         Some(layout) => layout,
         None => Layout { groups: 1, head_bytes: 0, group_bytes: 0 },
     };
-    /// Whether numbers have eight bits, not fewer.
-    const IS_WIDE: bool = false;
+    /// Bits of a number.
+    const BITS: u32;
     /// A group, ready for any number of inputs.
     type Group<L: Ints>;
     /// Group number `group` of a unit, whose numbers are at `numbers`.
     unsafe fn read<L: Ints>(unit: *const u8, group: usize, numbers: *const u8) -> Self::Group<L>;
     /// What a sum of products begins with: what weights that are stored too large add too much.
-    fn begin(x: &Group) -> i32;
+    fn begin<L: Ints>(x: &Group) -> i32;
     /// Adds a group's products with `C` inputs, `x_stride` groups apart, to their sums: `sum + group . x`, rounded once
     /// (twice with minima) after the product of factors.
-    ///
-    /// A step of all inputs comes before the next: a chain of one input's eight steps would fill the processor's queue
-    /// with what waits for one another.
     #[inline(always)]
     unsafe fn add<L: Ints, const C: usize>(
         sums: &mut [L::V; C],
@@ -45,7 +42,7 @@ pub(in super::super::super) trait Panel {
         unsafe {
             let mut dots = [L::splat_int(0); C];
             for_each!(ROW < C, 8, {
-                dots[ROW] = L::splat_int(Self::begin(&*x.add(ROW * x_stride)));
+                dots[ROW] = L::splat_int(Self::begin::<L>(&*x.add(ROW * x_stride)));
             });
             add_steps::<L, Self, C>(&mut dots, Self::numbers::<L>(group), x, x_stride, 0);
             for_each!(ROW < C, 8, {
@@ -120,19 +117,10 @@ unsafe fn add_steps<L: Ints, P: Panel + ?Sized, const C: usize>(
     x_stride: usize,
     first: usize,
 ) {
-    let n = numbers.len();
     // SAFETY: the caller's promise: a group has eight times four numbers.
     unsafe {
-        for_each!(STEP < n, 8, {
-            for_each!(ROW < C, 8, {
-                let x = (*x.add(ROW * x_stride)).q.as_ptr().cast::<[i8; 4]>().add(first + STEP);
-                dots[ROW] = if P::IS_WIDE {
-                    L::dot_wide(dots[ROW], numbers[STEP], x)
-                } else {
-                    L::dot(dots[ROW], numbers[STEP], x)
-                };
-            });
-        });
+        let x = (&raw const (*x).q).cast::<[i8; 4]>().add(first);
+        L::dots::<C>(dots, numbers, P::BITS, x, x_stride * size_of::<Group>());
     }
 }
 
@@ -169,11 +157,11 @@ impl Panel for Q8_0 {
         }
     }
 
-    const IS_WIDE: bool = true;
+    const BITS: u32 = 8;
 
     #[inline(always)]
-    fn begin(x: &Group) -> i32 {
-        x.minus_128
+    fn begin<L: Ints>(x: &Group) -> i32 {
+        if L::TAKES_SIGNS { 0 } else { x.minus_128 }
     }
 
     const MINUS: u8 = 128;
@@ -192,12 +180,13 @@ impl Panel for Q8_0 {
 
 /// Implements [`Panel`] for a format of one factor a group: `$bits` reads its numbers, `$minus` is what sums begin with.
 macro_rules! one_factor {
-    ($name:ident, $bits:ident, $minus:ident = $less:literal) => {
+    ($name:ident, $bits:ident = $n:literal, $minus:ident = $less:literal) => {
         /// See [`DType`].
         pub(super) struct $name;
 
         impl Panel for $name {
             const DTYPE: DType = DType::$name;
+            const BITS: u32 = $n;
             type Group<L: Ints> = Scaled<L>;
 
             #[inline(always)]
@@ -207,7 +196,7 @@ macro_rules! one_factor {
             }
 
             #[inline(always)]
-            fn begin(x: &Group) -> i32 {
+            fn begin<L: Ints>(x: &Group) -> i32 {
                 x.$minus
             }
 
@@ -227,8 +216,8 @@ macro_rules! one_factor {
     };
 }
 
-one_factor!(Q4_0, four_bits, minus_8 = 8);
-one_factor!(Q5_0, five_bits, minus_16 = 16);
+one_factor!(Q4_0, four_bits = 4, minus_8 = 8);
+one_factor!(Q5_0, five_bits = 5, minus_16 = 16);
 
 /// `sum + group . x` where numbers have an offset, whose share is `offset * (scale of x * sum of x)`.
 #[inline(always)]
@@ -245,6 +234,7 @@ pub(super) struct Q5_1;
 
 impl Panel for Q5_1 {
     const DTYPE: DType = DType::Q5_1;
+    const BITS: u32 = 5;
     type Group<L: Ints> = Shifted<L>;
 
     #[inline(always)]
@@ -258,7 +248,7 @@ impl Panel for Q5_1 {
     }
 
     #[inline(always)]
-    fn begin(_: &Group) -> i32 {
+    fn begin<L: Ints>(_: &Group) -> i32 {
         0
     }
 
@@ -278,12 +268,13 @@ impl Panel for Q5_1 {
 
 /// Implements [`Panel`] for a format of scales and minima in whole numbers: `$bits` reads its numbers.
 macro_rules! scales_and_minima {
-    ($name:ident, $bits:ident) => {
+    ($name:ident, $bits:ident = $n:literal) => {
         /// See [`DType`].
         pub(super) struct $name;
 
         impl Panel for $name {
             const DTYPE: DType = DType::$name;
+            const BITS: u32 = $n;
             type Group<L: Ints> = Shifted<L>;
 
             #[inline(always)]
@@ -300,7 +291,7 @@ macro_rules! scales_and_minima {
             }
 
             #[inline(always)]
-            fn begin(_: &Group) -> i32 {
+            fn begin<L: Ints>(_: &Group) -> i32 {
                 0
             }
 
@@ -320,5 +311,5 @@ macro_rules! scales_and_minima {
     };
 }
 
-scales_and_minima!(Q4K, four_bits);
-scales_and_minima!(Q5K, five_bits);
+scales_and_minima!(Q4K, four_bits = 4);
+scales_and_minima!(Q5K, five_bits = 5);

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use super::formats::{Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use crate::backend::cpu::Isa;
+use crate::backend::cpu::simd::ints::turns::Turns;
+use crate::backend::cpu::simd::{Avx2, Avx512};
 use crate::quant::DType;
 use crate::quant::panels::{Layout, OUTS};
 use blocks::Unit;
@@ -20,23 +22,23 @@ pub(super) fn pack(isa: Isa, dtype: DType, rows: &[u8], dim: usize, panel: &mut 
         return false;
     };
     let is_whole = rows.len() == OUTS * row_bytes && layout.panel_bytes(dim) == Some(panel.len());
-    // Whoever has tiles has these; tiles themselves are slow to ask for.
-    let is_wide = isa >= Isa::Avx512Vnni && Isa::Avx512Vnni.is_available();
-    if !is_whole || !is_wide || row_bytes == 0 {
+    // Whoever has more has these, which are quick to ask for.
+    let set = if isa >= Isa::Avx512Vnni { Isa::Avx512Vnni } else { Isa::Avx2 };
+    if !is_whole || isa < set || !set.is_available() || row_bytes == 0 {
         return false;
     }
     let next = rows.as_ptr().wrapping_add(rows.len());
     let (rows, to) = (Sixteen { at: rows.as_ptr(), row_bytes, next }, panel.as_mut_ptr());
-    // SAFETY: sixteen rows of whole blocks, a panel of as many units, and a processor with AVX-512, all seen above.
+    // SAFETY: sixteen rows of whole blocks, a panel of as many units, and a processor with `set`, all seen above.
     unsafe {
         match dtype {
-            DType::Q8_0 => rows.pack::<Q8_0>(to),
-            DType::Q4_0 => rows.pack::<Q4_0>(to),
-            DType::Q5_0 => rows.pack::<Q5_0>(to),
-            DType::Q5_1 => rows.pack::<Q5_1>(to),
-            DType::Q4K => rows.pack::<Q4K>(to),
-            DType::Q5K => rows.pack::<Q5K>(to),
-            DType::Q6K => rows.pack::<Q6K>(to),
+            DType::Q8_0 => rows.pack::<Q8_0>(set, to),
+            DType::Q4_0 => rows.pack::<Q4_0>(set, to),
+            DType::Q5_0 => rows.pack::<Q5_0>(set, to),
+            DType::Q5_1 => rows.pack::<Q5_1>(set, to),
+            DType::Q4K => rows.pack::<Q4K>(set, to),
+            DType::Q5K => rows.pack::<Q5K>(set, to),
+            DType::Q6K => rows.pack::<Q6K>(set, to),
             DType::F32 | DType::Bf16 | DType::F16 | DType::Fp8E4m3 => return false,
         }
     }
@@ -55,13 +57,33 @@ pub(super) struct Sixteen {
 
 impl Sixteen {
     /// # Safety
-    /// The rows are there, of `B`'s whole blocks, and so is a panel for them; the processor has what
-    /// [`super::super::Avx512`] needs.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn pack<B: Blocks>(&self, panel: *mut u8) {
+    /// The rows are there, of `B`'s whole blocks, and so is a panel for them; the processor has `set`, AVX-512 or AVX2.
+    unsafe fn pack<B: Blocks>(&self, set: Isa, panel: *mut u8) {
         let blocks = 0..self.row_bytes / B::DTYPE.block_bytes();
         // SAFETY: the caller's promise.
-        unsafe { self.pack_blocks::<B>(blocks, panel) }
+        unsafe {
+            if set == Isa::Avx512Vnni {
+                self.pack_avx512::<B>(blocks, panel);
+            } else {
+                self.pack_avx2::<B>(blocks, panel);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Sixteen::pack_blocks`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn pack_avx512<B: Blocks>(&self, blocks: Range<usize>, panel: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.pack_blocks::<Avx512, B>(blocks, panel) }
+    }
+
+    /// # Safety
+    /// As [`Sixteen::pack_blocks`].
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn pack_avx2<B: Blocks>(&self, blocks: Range<usize>, panel: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.pack_blocks::<Avx2, B>(blocks, panel) }
     }
 
     /// Block number `index` of these rows.
@@ -77,9 +99,13 @@ impl Sixteen {
     /// Writes some blocks, from the first of a unit on, into units from `to` on.
     ///
     /// # Safety
-    /// As [`Sixteen::pack`], for these blocks.
+    /// As [`Sixteen::pack`], for these blocks; the processor has `L`.
     #[inline(always)]
-    pub(super) unsafe fn pack_blocks<B: Blocks>(&self, blocks: Range<usize>, to: *mut u8) {
+    pub(super) unsafe fn pack_blocks<L: Turns, B: Blocks>(
+        &self,
+        blocks: Range<usize>,
+        to: *mut u8,
+    ) {
         let layout = B::LAYOUT;
         let (per_unit, parts) = (B::PER_UNIT, B::PARTS);
         let n = blocks.len();
@@ -93,7 +119,7 @@ impl Sixteen {
                 let (block, index) = (blocks.start + i, i % per_unit);
                 let head = to.add(i / per_unit * layout.unit_bytes());
                 let groups = head.add(layout.head_bytes + index * parts * layout.group_bytes);
-                B::pack(self.block::<B>(block), Unit { head, index, groups });
+                B::pack::<L>(self.block::<B>(block), Unit { head, index, groups });
             }
         }
     }
@@ -130,7 +156,7 @@ mod tests {
                 let mut want = vec![0; len];
                 panels::pack(dtype, rows, dim, &mut want);
                 for isa in
-                    Isa::ALL.into_iter().filter(|isa| *isa >= Isa::Avx512Vnni && isa.is_available())
+                    Isa::ALL.into_iter().filter(|isa| *isa >= Isa::Avx2 && isa.is_available())
                 {
                     let mut panel = vec![0xa5; len];
                     assert!(pack(isa, dtype, rows, dim, &mut panel));
@@ -145,11 +171,11 @@ mod tests {
         let (dim, mut panel) = (64, vec![7; 16 * 64]);
         let rows = vec![1; 17 * 68];
         for (dtype, n) in [(DType::Q8_0, 15 * 68), (DType::Q8_0, 17 * 68), (DType::F16, 16 * 128)] {
-            assert!(!pack(Isa::Avx512Vnni, dtype, &rows[..n.min(rows.len())], dim, &mut panel));
+            for isa in Isa::ALL {
+                assert!(!pack(isa, dtype, &rows[..n.min(rows.len())], dim, &mut panel));
+            }
         }
-        for isa in [Isa::Portable, Isa::Avx2, Isa::AvxVnni] {
-            assert!(!pack(isa, DType::Q8_0, &rows[..16 * 68], dim, &mut panel));
-        }
+        assert!(!pack(Isa::Portable, DType::Q8_0, &rows[..16 * 68], dim, &mut panel));
         assert!(panel.iter().all(|byte| *byte == 7));
     }
 }

@@ -6,7 +6,7 @@ use super::{LINE, PanelProduct, for_each};
 use crate::backend::cpu::Isa;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{prefetch, prefetch_far};
+use crate::backend::cpu::simd::{Lanes, prefetch, prefetch_far};
 use crate::quant::panels::{Layout, OUTS};
 
 /// How weights further on are asked for, while others are multiplied. The processor itself looks ahead within 4 KiB only.
@@ -30,29 +30,29 @@ impl Asks {
 
     /// How far ahead of a product the first-level cache is asked for: about what arrives while a request is on its way, and
     /// more.
-    fn near_bytes(self) -> usize {
+    pub(super) fn near_bytes(self) -> usize {
         if self == Self::Once { 6 << 10 } else { 2 << 10 }
     }
 }
 
 /// The same for the second-level cache.
-const FAR_BYTES: usize = 8 << 10;
+pub(super) const FAR_BYTES: usize = 8 << 10;
 
 /// A product's panels as they are read: one after another, and then what comes next.
-struct Ahead {
+pub(super) struct Ahead {
     end: *const u8,
     next: *const u8,
 }
 
 impl Ahead {
-    fn of<P: Panel>(p: &PanelProduct) -> Self {
+    pub(super) fn of<P: Panel>(p: &PanelProduct) -> Self {
         let panel_bytes = P::LAYOUT.units(p.dim) * P::LAYOUT.unit_bytes();
         Self { end: p.panels.wrapping_add(p.panels() * panel_bytes), next: p.next }
     }
 
     /// What is read `bytes` after `at`.
     #[inline(always)]
-    fn of_place(&self, at: *const u8, bytes: usize) -> *const u8 {
+    pub(super) fn of_place(&self, at: *const u8, bytes: usize) -> *const u8 {
         let at = at.wrapping_add(bytes);
         if at < self.end { at } else { self.next.wrapping_add(at.addr() - self.end.addr()) }
     }
@@ -61,7 +61,7 @@ impl Ahead {
 /// Asks for group number `group`'s share of a unit that is near and of one that is far. All shares are equal, so that no
 /// branch is needed; the last may reach into the unit after.
 #[inline(always)]
-fn ask(asks: Asks, layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
+pub(super) fn ask(asks: Asks, layout: Layout, (near, far): (*const u8, *const u8), group: usize) {
     let share = (layout.unit_bytes() / LINE).div_ceil(layout.groups);
     for line in 0..share {
         let byte = (group * share + line) * LINE;
@@ -77,7 +77,7 @@ fn ask(asks: Asks, layout: Layout, (near, far): (*const u8, *const u8), group: u
 /// # Safety
 /// As [`super::product`]; the tile lies inside.
 #[inline(always)]
-pub(super) unsafe fn tile<L: Ints, P: Panel, const C: usize>(
+pub(super) unsafe fn tile<L: Ints + Lanes, P: Panel, const C: usize>(
     p: &PanelProduct,
     panel: usize,
     row: usize,

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::{Product, Way};
 use crate::backend::cpu::simd::panels::{LINE, for_each};
-use crate::backend::cpu::simd::{LANES, Lanes, Matrix, Stored, load_tail, prefetch};
+use crate::backend::cpu::simd::{LANES, Lanes, Matrix, Stored, Vectors, load_tail, prefetch};
 
 /// Rows that are widened side by side.
 const OUTS: usize = LANES;
@@ -31,8 +31,14 @@ const ROWS: usize = 4;
 /// What is asked for then lies so many bytes behind the same numbers of the next rows: where rows are short those come too soon.
 const BESIDE: usize = 1 << 12;
 
-/// Some rows' numbers, widened.
-type Widened = [[f32; STEP]; OUTS];
+/// Sums of an input, lane by lane, of some rows. At cache lines, or every load would need two.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Sums([[f32; LANES]; OUTS]);
+
+/// Some rows' numbers, widened; at cache lines.
+#[repr(C, align(64))]
+struct Widened([[f32; STEP]; OUTS]);
 
 /// One input: weights are widened where they are multiplied.
 pub(super) struct One;
@@ -135,11 +141,10 @@ impl Part<'_> {
     unsafe fn few<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
         const { assert!(S::ASKED <= STEP && S::ASKED.is_multiple_of(LANES)) };
         let (dim, mut widened) = (self.p.dim, MaybeUninit::<Widened>::uninit());
-        let mut room = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; FEW];
+        let mut room = [const { MaybeUninit::<Sums>::uninit() }; FEW];
         // SAFETY: the caller's promise; sums are written before they are read, and numbers up to the next multiple of sixteen.
         unsafe {
-            let (w, sums) =
-                (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros::<L>(&mut room));
+            let (w, sums) = (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros(&mut room));
             for r in (0..self.outs).step_by(R) {
                 for k in (0..dim).step_by(STEP) {
                     let end = dim.min(k + STEP);
@@ -163,11 +168,14 @@ impl Part<'_> {
     #[inline(always)]
     unsafe fn many<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
         let (dim, mut widened) = (self.p.dim, MaybeUninit::<Widened>::uninit());
-        let mut room = [const { MaybeUninit::<[L::V; OUTS]>::uninit() }; BLOCK];
+        #[allow(
+            clippy::large_stack_arrays,
+            reason = "64 KiB that are not written before they are used"
+        )]
+        let mut room = [const { MaybeUninit::<Sums>::uninit() }; BLOCK];
         // SAFETY: as above.
         unsafe {
-            let (w, sums) =
-                (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros::<L>(&mut room));
+            let (w, sums) = (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros(&mut room));
             for k in (0..dim).step_by(STEP) {
                 if self.row == 0 {
                     for r in 0..OUTS {
@@ -184,16 +192,10 @@ impl Part<'_> {
     }
 
     /// Sums of every input, zero.
-    ///
-    /// # Safety
-    /// There is room for them.
     #[inline(always)]
-    unsafe fn zeros<L: Lanes>(&self, room: &mut [MaybeUninit<[L::V; OUTS]>]) -> *mut [L::V; OUTS] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for sums in &mut room[..self.n] {
-                sums.write([L::splat(0.0); OUTS]);
-            }
+    fn zeros(&self, room: &mut [MaybeUninit<Sums>]) -> *mut Sums {
+        for sums in &mut room[..self.n] {
+            sums.write(Sums([[0.0; LANES]; OUTS]));
         }
         room.as_mut_ptr().cast()
     }
@@ -203,11 +205,15 @@ impl Part<'_> {
     /// # Safety
     /// As [`Way::run`]; there are sums of every input.
     #[inline(always)]
-    unsafe fn store<L: Lanes>(&self, sums: *const [L::V; OUTS]) {
+    unsafe fn store<L: Lanes>(&self, sums: *const Sums) {
         // SAFETY: the caller's promise.
         unsafe {
             for c in 0..self.n {
-                let sums = L::sum_each(&*sums.add(c));
+                let mut all = [L::splat(0.0); OUTS];
+                for (all, sum) in all.iter_mut().zip(&(*sums.add(c)).0) {
+                    *all = L::load(sum.as_ptr());
+                }
+                let sums = L::sum_each(&all);
                 let y = self.p.y.add((self.row + c) * self.p.y_stride + self.out);
                 std::ptr::copy_nonoverlapping(sums.as_ptr(), y, self.outs);
             }
@@ -249,7 +255,7 @@ impl Part<'_> {
     unsafe fn multiply<L: Lanes, const R: usize, const C: usize>(
         &self,
         w: *const [f32; STEP],
-        sums: *mut [L::V; OUTS],
+        sums: *mut Sums,
         rows: Range<usize>,
         (k, n): (usize, usize),
     ) {
@@ -277,7 +283,7 @@ impl Part<'_> {
     unsafe fn add<L: Lanes, const R: usize, const C: usize>(
         &self,
         w: *const [f32; STEP],
-        sums: *mut [L::V; OUTS],
+        sums: *mut Sums,
         (rows, c): (Range<usize>, usize),
         (k, n): (usize, usize),
     ) {
@@ -286,7 +292,11 @@ impl Part<'_> {
         unsafe {
             let x = self.p.x.add((self.row + c) * stride + k);
             for r in rows.step_by(R) {
-                tile::<L, R, C>(w.add(r), (x, stride), sums.add(c).cast::<L::V>().add(r), n);
+                let (w, to) = (w.add(r), sums.add(c).cast::<[f32; LANES]>().add(r));
+                tile::<L::Lower, R, C>(w, (x, stride), to, n);
+                if L::IS_TWO {
+                    tile::<L::Upper, R, C>(w, (x, stride), to, n);
+                }
             }
         }
     }
@@ -306,59 +316,59 @@ fn ask<S: Stored>(at: *const u8, n: usize) {
     }
 }
 
-/// `sums[c][r] += sum_k w[r][k] * x[c][k]` over `n` numbers, lane by lane.
+/// `sums[c][r] += sum_k w[r][k] * x[c][k]` over `n` numbers, lane by lane, of those lanes that `V` has.
 ///
 /// # Safety
-/// Inputs have as many, `stride` apart, rows up to the next multiple of sixteen; the processor has `L`'s instruction set.
+/// Inputs have as many, `stride` apart, rows up to the next multiple of sixteen; the processor has `V`'s instruction set.
 #[allow(clippy::needless_range_loop, reason = "written as the tile whose bits it has")]
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize, const C: usize>(
+unsafe fn tile<V: Vectors, const R: usize, const C: usize>(
     w: *const [f32; STEP],
     (x, stride): (*const f32, usize),
-    to: *mut L::V,
+    to: *mut [f32; LANES],
     n: usize,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[L::splat(0.0); C]; R];
+        let mut sums = [[V::splat(0.0); C]; R];
         for c in 0..C {
             for r in 0..R {
-                sums[r][c] = *to.add(c * OUTS + r);
+                sums[r][c] = V::load(to.add(c * OUTS + r).cast());
             }
         }
         let mut k = 0;
         while k + SIDE * LANES <= n {
             for_each!(I < SIDE, 4, {
-                let mut inputs = [L::splat(0.0); C];
+                let mut inputs = [V::splat(0.0); C];
                 for c in 0..C {
-                    inputs[c] = L::load(x.add(c * stride + k + I * LANES));
+                    inputs[c] = V::load(x.add(c * stride + k + I * LANES));
                 }
                 for r in 0..R {
-                    let weights = L::load(w.add(r).cast::<f32>().add(k + I * LANES));
+                    let weights = V::load(w.add(r).cast::<f32>().add(k + I * LANES));
                     for c in 0..C {
-                        sums[r][c] = L::fma(weights, inputs[c], sums[r][c]);
+                        sums[r][c] = V::fma(weights, inputs[c], sums[r][c]);
                     }
                 }
             });
             k += SIDE * LANES;
         }
         while k < n {
-            let mut inputs = [L::splat(0.0); C];
+            let mut inputs = [V::splat(0.0); C];
             for c in 0..C {
                 let x = x.add(c * stride + k);
-                inputs[c] = if k + LANES <= n { L::load(x) } else { load_tail::<L>(x, n - k) };
+                inputs[c] = if k + LANES <= n { V::load(x) } else { load_tail::<V>(x, n - k) };
             }
             for r in 0..R {
-                let weights = L::load(w.add(r).cast::<f32>().add(k));
+                let weights = V::load(w.add(r).cast::<f32>().add(k));
                 for c in 0..C {
-                    sums[r][c] = L::fma(weights, inputs[c], sums[r][c]);
+                    sums[r][c] = V::fma(weights, inputs[c], sums[r][c]);
                 }
             }
             k += LANES;
         }
         for c in 0..C {
             for r in 0..R {
-                *to.add(c * OUTS + r) = sums[r][c];
+                V::store(to.add(c * OUTS + r).cast(), sums[r][c]);
             }
         }
     }

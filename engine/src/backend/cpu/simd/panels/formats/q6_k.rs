@@ -32,6 +32,7 @@ pub(in super::super) struct Q6K;
 
 impl Panel for Q6K {
     const DTYPE: DType = DType::Q6K;
+    const BITS: u32 = 6;
     type Group<L: Ints> = Halved<L>;
 
     #[inline(always)]
@@ -47,7 +48,7 @@ impl Panel for Q6K {
 
     /// Each half has a sum of its own.
     #[inline(always)]
-    fn begin(x: &Group) -> i32 {
+    fn begin<L: Ints>(x: &Group) -> i32 {
         x.minus_32[0]
     }
 
@@ -64,7 +65,7 @@ impl Panel for Q6K {
             let (first, second) = group.scaled.numbers.split_at(4);
             let (mut dots, mut halves) = ([L::splat_int(0); C], [L::splat(0.0); C]);
             for_each!(ROW < C, 8, {
-                dots[ROW] = L::splat_int(Self::begin(&*x.add(ROW * x_stride)));
+                dots[ROW] = L::splat_int(Self::begin::<L>(&*x.add(ROW * x_stride)));
             });
             add_steps::<L, Self, C>(&mut dots, first, x, x_stride, 0);
             let scales = [L::to_f32(group.scales[0]), L::to_f32(group.scales[1])];

@@ -1,18 +1,16 @@
 //! What each format's blocks become: a unit's factors and groups.
 
-use std::arch::x86_64::{__m512, __m512i};
-
 use super::super::LINE;
 use super::super::formats::{Panel, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx512, prefetch_far};
+use crate::backend::cpu::simd::ints::turns::Turns;
+use crate::backend::cpu::simd::prefetch_far;
 use crate::quant::panels::{GROUP, OUTS, VECTOR};
 use crate::quant::{q4_k, q5_k, q6_k};
 
 /// A format's blocks, sixteen rows at a time.
 ///
 /// # Safety
-/// The block is there in sixteen rows, and so is its unit; the processor has what [`Avx512`] needs.
+/// The block is there in sixteen rows, and so is its unit; the processor has `L`.
 pub(in super::super) trait Blocks: Panel {
     /// Bytes of a block.
     const BYTES: usize = Self::DTYPE.block_bytes();
@@ -21,7 +19,7 @@ pub(in super::super) trait Blocks: Panel {
     /// Blocks of a row in a unit.
     const PER_UNIT: usize = Self::LAYOUT.groups / Self::PARTS;
     /// Writes a block into its unit, and asks for what lies ahead meanwhile.
-    unsafe fn pack(from: Block, to: Unit);
+    unsafe fn pack<L: Turns>(from: Block, to: Unit);
 }
 
 /// The same block of sixteen rows.
@@ -51,9 +49,9 @@ impl Block {
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    unsafe fn words(self, at: usize) -> __m512i {
+    unsafe fn words<L: Turns>(self, at: usize) -> L::I {
         // SAFETY: the caller's promise.
-        unsafe { Avx512::load_words(self.at.add(at), self.stride) }
+        unsafe { L::load_words(self.at.add(at), self.stride) }
     }
 
     /// The half that each row's begins with, widened.
@@ -61,9 +59,9 @@ impl Block {
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    pub(in super::super) unsafe fn factors(self) -> __m512 {
+    pub(in super::super) unsafe fn factors<L: Turns>(self) -> L::V {
         // SAFETY: the caller's promise.
-        unsafe { Avx512::load_halves_apart(self.at, self.stride) }
+        unsafe { L::load_halves_apart(self.at, self.stride) }
     }
 
     /// Sixteen bytes of each row, a word of each a vector.
@@ -71,9 +69,9 @@ impl Block {
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    pub(in super::super) unsafe fn turned(self, at: usize) -> [__m512i; VECTORS_OF_16] {
+    pub(in super::super) unsafe fn turned<L: Turns>(self, at: usize) -> [L::I; VECTORS_OF_16] {
         // SAFETY: the caller's promise.
-        unsafe { Avx512::load_turned(self.at.add(at), self.stride) }
+        unsafe { L::load_turned(self.at.add(at), self.stride) }
     }
 
     /// The same of 32.
@@ -81,10 +79,10 @@ impl Block {
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    unsafe fn load_32(self, at: usize) -> [__m512i; WORDS] {
+    unsafe fn load_32<L: Turns>(self, at: usize) -> [L::I; WORDS] {
         // SAFETY: the caller's promise.
         unsafe {
-            let ([a, b, c, d], [e, f, g, h]) = (self.turned(at), self.turned(at + 16));
+            let ([a, b, c, d], [e, f, g, h]) = (self.turned::<L>(at), self.turned::<L>(at + 16));
             [a, b, c, d, e, f, g, h]
         }
     }
@@ -107,9 +105,9 @@ impl Unit {
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    unsafe fn store_halves(self, index: usize, words: __m512i) {
+    unsafe fn store_halves<L: Turns>(self, index: usize, words: L::I) {
         // SAFETY: the caller's promise.
-        unsafe { Avx512::store_lower_halves(self.head.add(index * 2 * OUTS), words) }
+        unsafe { L::store_lower_halves(self.head.add(index * 2 * OUTS), words) }
     }
 
     /// The halves of every word as factors number `2 index` and `2 index + 1`.
@@ -117,27 +115,27 @@ impl Unit {
     /// # Safety
     /// As [`Blocks`].
     #[inline(always)]
-    unsafe fn store_two_halves(self, index: usize, words: __m512i) {
+    unsafe fn store_two_halves<L: Turns>(self, index: usize, words: L::I) {
         // SAFETY: the caller's promise.
         unsafe {
-            self.store_halves(2 * index, words);
-            self.store_halves(2 * index + 1, Avx512::upper_halves(words));
+            self.store_halves::<L>(2 * index, words);
+            self.store_halves::<L>(2 * index + 1, L::upper_halves(words));
         }
     }
 }
 
 impl Blocks for Q8_0 {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise.
         unsafe {
             from.ask::<Self>(0, 1);
-            to.store_halves(to.index, from.words(0));
+            to.store_halves::<L>(to.index, from.words::<L>(0));
             for half in 0..2 {
-                let turned = from.turned(2 + half * OUTS);
+                let turned = from.turned::<L>(2 + half * OUTS);
                 // The sign bit turned.
                 for (i, turned) in turned.into_iter().enumerate() {
-                    put(to.groups, half * VECTORS_OF_16 + i, Avx512::byte_minus(turned, 128));
+                    put::<L>(to.groups, half * VECTORS_OF_16 + i, L::byte_minus(turned, 128));
                 }
             }
         }
@@ -146,55 +144,55 @@ impl Blocks for Q8_0 {
 
 impl Blocks for Q4_0 {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise.
         unsafe {
             from.ask::<Self>(0, 1);
-            to.store_halves(to.index, from.words(0));
-            put_turned(to.groups, from.turned(2));
+            to.store_halves::<L>(to.index, from.words::<L>(0));
+            put_turned::<L>(to.groups, from.turned::<L>(2));
         }
     }
 }
 
 impl Blocks for Q5_0 {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise.
         unsafe {
             from.ask::<Self>(0, 1);
-            to.store_halves(to.index, from.words(0));
-            put_turned(to.groups, from.turned(6));
-            put(to.groups, 4, Avx512::bits_by_four(from.words(2)));
+            to.store_halves::<L>(to.index, from.words::<L>(0));
+            put_turned::<L>(to.groups, from.turned::<L>(6));
+            put::<L>(to.groups, 4, L::bits_by_four(from.words::<L>(2)));
         }
     }
 }
 
 impl Blocks for Q5_1 {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise.
         unsafe {
             from.ask::<Self>(0, 1);
-            to.store_two_halves(to.index, from.words(0));
-            put_turned(to.groups, from.turned(8));
-            put(to.groups, 4, Avx512::bits_by_four(from.words(4)));
+            to.store_two_halves::<L>(to.index, from.words::<L>(0));
+            put_turned::<L>(to.groups, from.turned::<L>(8));
+            put::<L>(to.groups, 4, L::bits_by_four(from.words::<L>(4)));
         }
     }
 }
 
 impl Blocks for Q4K {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise.
         unsafe {
-            factors_of_k(from, to);
+            factors_of_k::<L>(from, to);
             let bytes = q4_k::BYTES - q4_k::LEN / 2;
             for pair in 0..4 {
                 from.ask::<Self>(pair, 4);
-                let words = from.load_32(bytes + pair * GROUP);
+                let words = from.load_32::<L>(bytes + pair * GROUP);
                 let to = to.groups.add(pair * 2 * 4 * VECTOR);
-                put_halves(to, words, 0);
-                put_halves(to.add(4 * VECTOR), words, 4);
+                put_halves::<L>(to, words, 0);
+                put_halves::<L>(to.add(4 * VECTOR), words, 4);
             }
         }
     }
@@ -202,25 +200,25 @@ impl Blocks for Q4K {
 
 impl Blocks for Q5K {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise.
         unsafe {
-            factors_of_k(from, to);
+            factors_of_k::<L>(from, to);
             let bytes = q5_k::BYTES - q5_k::LEN / 2;
-            let high = from.load_32(16);
+            let high = from.load_32::<L>(16);
             for pair in 0..4 {
                 from.ask::<Self>(pair, 4);
-                let words = from.load_32(bytes + pair * GROUP);
+                let words = from.load_32::<L>(bytes + pair * GROUP);
                 for half in 0..2 {
                     let group = 2 * pair + half;
                     let to = to.groups.add(group * 5 * VECTOR);
-                    put_halves(to, words, 4 * half as i32);
-                    let mut bits = Avx512::splat_int(0);
+                    put_halves::<L>(to, words, 4 * half as i32);
+                    let mut bits = L::splat_int(0);
                     for (i, high) in high.into_iter().enumerate() {
-                        let moved = Avx512::byte_bits(high, group as i32 - i as i32, 1 << i);
-                        bits = Avx512::byte_or(bits, moved);
+                        let moved = L::byte_bits(high, group as i32 - i as i32, 1 << i);
+                        bits = L::byte_or(bits, moved);
                     }
-                    put(to, 4, bits);
+                    put::<L>(to, 4, bits);
                 }
             }
         }
@@ -229,26 +227,26 @@ impl Blocks for Q5K {
 
 impl Blocks for Q6K {
     #[inline(always)]
-    unsafe fn pack(from: Block, to: Unit) {
+    unsafe fn pack<L: Turns>(from: Block, to: Unit) {
         // SAFETY: the caller's promise; the factor is the block's end, and so is the word that is read.
         unsafe {
-            let factor = from.words(q6_k::BYTES - 4);
-            to.store_halves(0, Avx512::upper_halves(factor));
+            let factor = from.words::<L>(q6_k::BYTES - 4);
+            to.store_halves::<L>(0, L::upper_halves(factor));
             // What fills the vector up.
-            to.store_halves(1, Avx512::splat_int(0));
-            let scales = from.turned(q6_k::LEN * 3 / 4);
+            to.store_halves::<L>(1, L::splat_int(0));
+            let scales = from.turned::<L>(q6_k::LEN * 3 / 4);
             for (i, scales) in scales.into_iter().enumerate() {
-                put(to.head.add(VECTOR), i, Avx512::bytes_apart(scales));
+                put::<L>(to.head.add(VECTOR), i, L::bytes_apart(scales));
             }
             for half in 0..2 {
-                let high = from.load_32(q6_k::LEN / 2 + half * GROUP);
+                let high = from.load_32::<L>(q6_k::LEN / 2 + half * GROUP);
                 for pair in 0..2 {
                     from.ask::<Self>(2 * half + pair, 4);
-                    let low = from.load_32(half * 64 + pair * GROUP);
+                    let low = from.load_32::<L>(half * 64 + pair * GROUP);
                     for run in [pair, pair + 2] {
                         let to = to.groups.add((4 * half + run) * 6 * VECTOR);
-                        put_halves(to, low, run as i32 / 2 * 4);
-                        upper_bits(to.add(4 * VECTOR), high, run as i32);
+                        put_halves::<L>(to, low, run as i32 / 2 * 4);
+                        upper_bits::<L>(to.add(4 * VECTOR), high, run as i32);
                     }
                 }
             }
@@ -261,17 +259,17 @@ impl Blocks for Q6K {
 /// # Safety
 /// As [`Blocks`].
 #[inline(always)]
-unsafe fn upper_bits(to: *mut u8, high: [__m512i; WORDS], run: i32) {
+unsafe fn upper_bits<L: Turns>(to: *mut u8, high: [L::I; WORDS], run: i32) {
     // SAFETY: the caller's promise.
     unsafe {
         for half in 0..2 {
-            let mut bits = Avx512::splat_int(0);
+            let mut bits = L::splat_int(0);
             for (i, high) in high[4 * half..4 * half + 4].iter().enumerate() {
                 let by = 2 * (run - i as i32);
-                let moved = Avx512::byte_bits(*high, by, 3 << (2 * i));
-                bits = Avx512::byte_or(bits, moved);
+                let moved = L::byte_bits(*high, by, 3 << (2 * i));
+                bits = L::byte_or(bits, moved);
             }
-            put(to, half, bits);
+            put::<L>(to, half, bits);
         }
     }
 }
@@ -286,9 +284,9 @@ const VECTORS_OF_16: usize = 4;
 /// # Safety
 /// As [`Blocks`].
 #[inline(always)]
-unsafe fn put(to: *mut u8, index: usize, v: __m512i) {
+unsafe fn put<L: Turns>(to: *mut u8, index: usize, v: L::I) {
     // SAFETY: the caller's promise.
-    unsafe { Avx512::store_bytes(to.add(index * VECTOR), v) }
+    unsafe { L::store_bytes(to.add(index * VECTOR), v) }
 }
 
 /// Sixteen bytes of each row as they are stored.
@@ -296,10 +294,10 @@ unsafe fn put(to: *mut u8, index: usize, v: __m512i) {
 /// # Safety
 /// As [`Blocks`].
 #[inline(always)]
-unsafe fn put_turned(to: *mut u8, turned: [__m512i; VECTORS_OF_16]) {
+unsafe fn put_turned<L: Turns>(to: *mut u8, turned: [L::I; VECTORS_OF_16]) {
     for (i, turned) in turned.into_iter().enumerate() {
         // SAFETY: the caller's promise.
-        unsafe { put(to, i, turned) }
+        unsafe { put::<L>(to, i, turned) }
     }
 }
 
@@ -308,13 +306,13 @@ unsafe fn put_turned(to: *mut u8, turned: [__m512i; VECTORS_OF_16]) {
 /// # Safety
 /// As [`Blocks`].
 #[inline(always)]
-unsafe fn put_halves(to: *mut u8, words: [__m512i; WORDS], shift: i32) {
+unsafe fn put_halves<L: Turns>(to: *mut u8, words: [L::I; WORDS], shift: i32) {
     // SAFETY: the caller's promise.
     unsafe {
         for i in 0..VECTORS_OF_16 {
-            let low = Avx512::byte_bits(words[i], shift, 15);
-            let high = Avx512::byte_bits(words[i + 4], shift - 4, 15 << 4);
-            put(to, i, Avx512::byte_or(low, high));
+            let low = L::byte_bits(words[i], shift, 15);
+            let high = L::byte_bits(words[i + 4], shift - 4, 15 << 4);
+            put::<L>(to, i, L::byte_or(low, high));
         }
     }
 }
@@ -324,26 +322,25 @@ unsafe fn put_halves(to: *mut u8, words: [__m512i; WORDS], shift: i32) {
 /// # Safety
 /// As [`Blocks`].
 #[inline(always)]
-unsafe fn factors_of_k(from: Block, to: Unit) {
+unsafe fn factors_of_k<L: Turns>(from: Block, to: Unit) {
     // SAFETY: the caller's promise.
     unsafe {
-        let [halves, a, b, c] = from.turned(0);
-        to.store_two_halves(0, halves);
+        let [halves, a, b, c] = from.turned::<L>(0);
+        to.store_two_halves::<L>(0, halves);
         // Groups 0 to 3 have the lower six bits of `a` and `b`; 4 to 7 a half of `c`, and above it the upper two bits.
         let scales = [
-            Avx512::byte_bits(a, 0, 63),
-            Avx512::byte_or(Avx512::byte_bits(c, 0, 15), Avx512::byte_bits(a, 2, 3 << 4)),
+            L::byte_bits(a, 0, 63),
+            L::byte_or(L::byte_bits(c, 0, 15), L::byte_bits(a, 2, 3 << 4)),
         ];
         let minima = [
-            Avx512::byte_bits(b, 0, 63),
-            Avx512::byte_or(Avx512::byte_bits(c, 4, 15), Avx512::byte_bits(b, 2, 3 << 4)),
+            L::byte_bits(b, 0, 63),
+            L::byte_or(L::byte_bits(c, 4, 15), L::byte_bits(b, 2, 3 << 4)),
         ];
         for half in 0..2 {
-            let (scales, minima) =
-                (Avx512::bytes_apart(scales[half]), Avx512::bytes_apart(minima[half]));
-            let [first, second] = Avx512::quarters_in_turn(scales, minima);
-            put(to.head, 1 + 2 * half, first);
-            put(to.head, 2 + 2 * half, second);
+            let (scales, minima) = (L::bytes_apart(scales[half]), L::bytes_apart(minima[half]));
+            let [first, second] = L::quarters_in_turn(scales, minima);
+            put::<L>(to.head, 1 + 2 * half, first);
+            put::<L>(to.head, 2 + 2 * half, second);
         }
     }
 }

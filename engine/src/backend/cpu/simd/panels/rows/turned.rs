@@ -6,7 +6,8 @@ use super::super::tile::Asks;
 use super::super::{LINE, PanelProduct, for_each, with_rows};
 use super::All;
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx512, Lanes, prefetch};
+use crate::backend::cpu::simd::ints::turns::Turns;
+use crate::backend::cpu::simd::{Avx512, Vectors, prefetch};
 use crate::quant::panels::{GROUP, OUTS};
 
 /// How far ahead in each row the first-level cache is asked for what the second has; where it has few requests at a time
@@ -27,14 +28,14 @@ impl Turned for Q8_0 {
     unsafe fn read_rows(from: Block) -> Scaled<Avx512> {
         // SAFETY: the caller's promise.
         unsafe {
-            let (first, second) = (from.turned(2), from.turned(2 + GROUP / 2));
+            let (first, second) = (from.turned::<Avx512>(2), from.turned::<Avx512>(2 + GROUP / 2));
             let mut numbers = [first[0]; 8];
             for i in 0..4 {
                 // The sign bit turned, as in panels.
                 numbers[i] = Avx512::byte_minus(first[i], 128);
                 numbers[i + 4] = Avx512::byte_minus(second[i], 128);
             }
-            Scaled { numbers, scale: from.factors() }
+            Scaled { numbers, scale: from.factors::<Avx512>() }
         }
     }
 }
@@ -44,13 +45,13 @@ impl Turned for Q4_0 {
     unsafe fn read_rows(from: Block) -> Scaled<Avx512> {
         // SAFETY: the caller's promise.
         unsafe {
-            let both = from.turned(2);
+            let both = from.turned::<Avx512>(2);
             let mut numbers = [both[0]; 8];
             for i in 0..4 {
                 numbers[i] = Avx512::byte_bits(both[i], 0, 15);
                 numbers[i + 4] = Avx512::byte_bits(both[i], 4, 15);
             }
-            Scaled { numbers, scale: from.factors() }
+            Scaled { numbers, scale: from.factors::<Avx512>() }
         }
     }
 }
@@ -58,9 +59,9 @@ impl Turned for Q4_0 {
 /// # Safety
 /// As [`super::product`]; there are sixteen rows of `B`'s blocks for each panel, and a tile's inputs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn all<B: Turned>(all: &All<'_>, asks: Asks) {
+pub(super) unsafe fn all<B: Turned>(all: &All<'_>) {
     for panel in 0..all.panels {
-        let t = Tile { p: all.p, rows: all.sixteen(panel), asks, panel };
+        let t = Tile { p: all.p, rows: all.sixteen(panel), asks: all.asks, panel };
         // SAFETY: the caller's promise.
         unsafe {
             with_rows!(all.p.rows, 8, C => t.run::<B, C>());
