@@ -60,6 +60,15 @@ pub(super) use portable::Portable;
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
 
+/// Sixteen vectors of sums, at cache lines, or every load of one would need two.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct LaneSums([[f32; LANES]; LANES]);
+
+impl LaneSums {
+    const ZERO: Self = Self([[0.0; LANES]; LANES]);
+}
+
 /// f32 lanes on some instruction set, where one is an output of its own: sixteen, or some of sixteen.
 ///
 /// # Safety

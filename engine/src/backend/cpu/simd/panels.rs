@@ -20,6 +20,8 @@ use super::groups::Group;
 #[cfg(target_arch = "x86_64")]
 use super::{Avx2, Avx512};
 use crate::backend::cpu::Isa;
+use crate::backend::cpu::aligned::Aligned;
+pub(super) use crate::backend::cpu::aligned::LINE;
 use crate::backend::cpu::pool::Exclusive;
 use crate::quant::DType;
 use crate::quant::panels::{self, GROUP, Layout, OUTS};
@@ -133,17 +135,10 @@ impl PanelProduct {
 /// Two halves for each thread: a panel of a matrix that is packed as it is read, and what tiles multiply.
 #[derive(Debug, Default)]
 pub(in super::super) struct Rooms {
-    lines: Vec<Line>,
-    /// Lines of a thread.
+    bytes: Aligned<u8>,
+    /// Bytes of a thread.
     each: usize,
 }
-
-/// A cache line.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code, reason = "read as part of a slice of bytes")] [u8; LINE]);
-
-pub(super) const LINE: usize = 64;
 
 /// Bytes that tiles multiply at once: eight groups of two panels, a byte a number.
 const TILES_BYTES: usize = 2 * 8 * GROUP * OUTS;
@@ -151,34 +146,29 @@ const TILES_BYTES: usize = 2 * 8 * GROUP * OUTS;
 impl Rooms {
     /// Room for rows of up to `dim` numbers in any format.
     pub(in super::super) fn new(threads: usize, dim: usize) -> Self {
-        let each = lines(dim);
-        Self { lines: vec![Line([0; LINE]); threads * each], each }
+        let each = room_bytes(dim);
+        Self { bytes: Aligned::zeros(threads * each), each }
     }
 
     /// Bytes that [`Rooms::new`] takes.
     pub(in super::super) fn bytes(threads: usize, dim: usize) -> u64 {
-        (threads * lines(dim) * size_of::<Line>()) as u64
+        Aligned::<u8>::bytes(threads * room_bytes(dim))
     }
 
     /// The room of each of `threads` threads, and its bytes.
     pub(super) fn each(&mut self, threads: usize) -> (Exclusive<u8>, usize) {
-        assert!(self.lines.len() >= threads * self.each, "rooms for fewer than {threads} threads");
-        let bytes: &mut [[u8; LINE]] = {
-            let (at, len) = (self.lines.as_mut_ptr().cast::<[u8; LINE]>(), self.lines.len());
-            // SAFETY: a line is its bytes, and nothing else has them while the slice lives.
-            unsafe { std::slice::from_raw_parts_mut(at, len) }
-        };
-        (Exclusive::new(bytes.as_flattened_mut()), self.each * LINE)
+        assert!(self.bytes.len() >= threads * self.each, "rooms for fewer than {threads} threads");
+        (Exclusive::new(&mut self.bytes), self.each)
     }
 }
 
-/// Lines for the longest panel of rows of `dim` numbers, and as many again for what tiles multiply.
-fn lines(dim: usize) -> usize {
+/// Whole lines for the longest panel of rows of `dim` numbers, and as many again for what tiles multiply.
+fn room_bytes(dim: usize) -> usize {
     let layouts = DType::ALL.into_iter().filter_map(Layout::of);
     // Every format's units, whatever rows they are for.
     let dim = dim.next_multiple_of(8 * GROUP);
     let bytes = layouts.filter_map(|layout| layout.panel_bytes(dim)).max();
-    2 * bytes.unwrap_or(0).max(TILES_BYTES).div_ceil(LINE)
+    2 * bytes.unwrap_or(0).max(TILES_BYTES).next_multiple_of(LINE)
 }
 
 /// Runs a product on a matrix of `rows`, back to back, in place or, where that is not faster, from a panel at a time that

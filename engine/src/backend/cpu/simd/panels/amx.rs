@@ -15,7 +15,7 @@ use super::{LINE, PanelProduct, TILES_BYTES, for_each};
 use crate::backend::cpu::simd::amx::configure_tiles;
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::turns::Turns;
-use crate::backend::cpu::simd::{Avx512, Lanes, Vectors, prefetch_far};
+use crate::backend::cpu::simd::{Avx512, LaneSums, Lanes, Vectors, prefetch_far};
 use crate::quant::panels::{GROUP, OUTS, VECTOR};
 
 /// Inputs of a tile.
@@ -48,11 +48,6 @@ unsafe fn configure() {
 struct Dots(
     #[allow(dead_code, reason = "written by tiles and read through a pointer")] [[i32; OUTS]; ROWS],
 );
-
-/// Sums of sixteen outputs of sixteen inputs.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Sums([[f32; OUTS]; ROWS]);
 
 /// Some groups of a panel with sixteen inputs.
 struct Chunk<'a> {
@@ -161,7 +156,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn run<P: Panel>(&self, room: *mut u8) {
         let Self { p, panels, rows, ring } = self;
-        let mut sums = [[Sums([[0.0; OUTS]; ROWS]); PANELS]; BLOCK / ROWS];
+        let mut sums = [[LaneSums::ZERO; PANELS]; BLOCK / ROWS];
         let (n_group, is_first) = (groups::<P>(p), rows.start == 0);
         // SAFETY: the caller's promise; all parts lie inside.
         unsafe {
@@ -186,7 +181,7 @@ impl Block<'_> {
                 }
             }
             for (row, sums) in rows.clone().step_by(ROWS).zip(&sums) {
-                for (panel, Sums(sums)) in panels.clone().zip(sums) {
+                for (panel, LaneSums(sums)) in panels.clone().zip(sums) {
                     for (row, sums) in (row..).zip(sums) {
                         let y = p.y.add(row * p.y_stride + panel * OUTS);
                         Avx512::store_first(y, Avx512::load(sums.as_ptr()), p.outs - panel * OUTS);
@@ -226,7 +221,7 @@ impl Chunk<'_> {
     /// # Safety
     /// As [`product`]; tiles are configured.
     #[inline(always)]
-    unsafe fn add_to<P: Panel, const FETCH: bool>(&self, Sums(memory): &mut Sums) {
+    unsafe fn add_to<P: Panel, const FETCH: bool>(&self, LaneSums(memory): &mut LaneSums) {
         let Range { start, end } = self.groups;
         // SAFETY: the caller's promise; groups are inside.
         unsafe {

@@ -7,7 +7,7 @@ use super::tile::{Ahead, Asks, FAR_BYTES, ask, tile};
 use super::{PanelProduct, TILE_ROWS, TILE_ROWS_AVX2, with_rows, with_tile_rows};
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
-use crate::backend::cpu::simd::{Avx2, Eight, LANES, Lanes, Vectors};
+use crate::backend::cpu::simd::{Avx2, Eight, LANES, LaneSums, Lanes, Vectors};
 use crate::quant::panels::OUTS;
 
 /// A way to multiply.
@@ -39,20 +39,15 @@ impl<L: Ints + Lanes, const MOST: usize> Tiles for InRegisters<L, MOST> {
 /// another, a loop, whose sums are in memory.
 pub(super) struct Eights;
 
-/// Sums of up to sixteen inputs, a vector for each, at cache lines.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[f32; LANES]; Eights::MOST]);
-
 impl Tiles for Eights {
-    const MOST: usize = 16;
+    const MOST: usize = LANES;
 
     #[inline(always)]
     unsafe fn tile<P: Panel>(p: &PanelProduct, panel: usize, row: usize, n: usize, asks: Asks) {
         let layout = P::LAYOUT;
         let (units, unit_bytes) = (layout.units(p.dim), layout.unit_bytes());
         let ahead = Ahead::of::<P>(p);
-        let mut sums = Sums([[0.0; LANES]; Self::MOST]);
+        let mut sums = LaneSums::ZERO;
         // SAFETY: the caller's promise: whole units of weights and of inputs.
         unsafe {
             let at = p.panels.add(panel * units * unit_bytes);
@@ -95,7 +90,7 @@ pub(super) unsafe fn add_group<P: Panel>(
     unit: *const u8,
     group: usize,
     x: Inputs,
-    sums: &mut Sums,
+    sums: &mut LaneSums,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -110,7 +105,12 @@ pub(super) unsafe fn add_group<P: Panel>(
 /// # Safety
 /// As [`add_group`].
 #[inline(always)]
-unsafe fn add_eight<L: Ints, P: Panel>(unit: *const u8, group: usize, x: Inputs, sums: &mut Sums) {
+unsafe fn add_eight<L: Ints, P: Panel>(
+    unit: *const u8,
+    group: usize,
+    x: Inputs,
+    sums: &mut LaneSums,
+) {
     let layout = P::LAYOUT;
     // SAFETY: the caller's promise.
     unsafe {
@@ -135,7 +135,7 @@ type Wide = Avx2<false>;
 /// # Safety
 /// As [`add_group`]; numbers have four bits.
 #[inline(always)]
-unsafe fn add_fours<P: Panel>(unit: *const u8, group: usize, x: Inputs, sums: &mut Sums) {
+unsafe fn add_fours<P: Panel>(unit: *const u8, group: usize, x: Inputs, sums: &mut LaneSums) {
     let layout = P::LAYOUT;
     let mut pairs = MaybeUninit::<[<Wide as Vectors>::I; Eights::MOST]>::uninit();
     let pairs = pairs.as_mut_ptr().cast::<<Wide as Vectors>::I>();

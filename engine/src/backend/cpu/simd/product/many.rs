@@ -10,7 +10,9 @@ use std::ops::Range;
 
 use super::{Product, Way};
 use crate::backend::cpu::simd::panels::{LINE, for_each};
-use crate::backend::cpu::simd::{LANES, Lanes, Matrix, Stored, Vectors, load_tail, prefetch};
+use crate::backend::cpu::simd::{
+    LANES, LaneSums, Lanes, Matrix, Stored, Vectors, load_tail, prefetch,
+};
 
 /// Rows that are widened side by side.
 const OUTS: usize = LANES;
@@ -30,11 +32,6 @@ const _: () = assert!(FEW <= BLOCK);
 const ROWS: usize = 4;
 /// What is asked for then lies so many bytes behind the same numbers of the next rows: where rows are short those come too soon.
 const BESIDE: usize = 1 << 12;
-
-/// Sums of an input, lane by lane, of some rows. At cache lines, or every load would need two.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Sums([[f32; LANES]; OUTS]);
 
 /// Some rows' numbers, widened; at cache lines.
 #[repr(C, align(64))]
@@ -141,7 +138,7 @@ impl Part<'_> {
     unsafe fn few<L: Lanes, S: Stored, const R: usize, const C: usize>(&self) {
         const { assert!(S::ASKED <= STEP && S::ASKED.is_multiple_of(LANES)) };
         let (dim, mut widened) = (self.p.dim, MaybeUninit::<Widened>::uninit());
-        let mut room = [const { MaybeUninit::<Sums>::uninit() }; FEW];
+        let mut room = [const { MaybeUninit::<LaneSums>::uninit() }; FEW];
         // SAFETY: the caller's promise; sums are written before they are read, and numbers up to the next multiple of sixteen.
         unsafe {
             let (w, sums) = (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros(&mut room));
@@ -172,7 +169,7 @@ impl Part<'_> {
             clippy::large_stack_arrays,
             reason = "64 KiB that are not written before they are used"
         )]
-        let mut room = [const { MaybeUninit::<Sums>::uninit() }; BLOCK];
+        let mut room = [const { MaybeUninit::<LaneSums>::uninit() }; BLOCK];
         // SAFETY: as above.
         unsafe {
             let (w, sums) = (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros(&mut room));
@@ -193,9 +190,9 @@ impl Part<'_> {
 
     /// Sums of every input, zero.
     #[inline(always)]
-    fn zeros(&self, room: &mut [MaybeUninit<Sums>]) -> *mut Sums {
+    fn zeros(&self, room: &mut [MaybeUninit<LaneSums>]) -> *mut LaneSums {
         for sums in &mut room[..self.n] {
-            sums.write(Sums([[0.0; LANES]; OUTS]));
+            sums.write(LaneSums::ZERO);
         }
         room.as_mut_ptr().cast()
     }
@@ -205,7 +202,7 @@ impl Part<'_> {
     /// # Safety
     /// As [`Way::run`]; there are sums of every input.
     #[inline(always)]
-    unsafe fn store<L: Lanes>(&self, sums: *const Sums) {
+    unsafe fn store<L: Lanes>(&self, sums: *const LaneSums) {
         // SAFETY: the caller's promise.
         unsafe {
             for c in 0..self.n {
@@ -255,7 +252,7 @@ impl Part<'_> {
     unsafe fn multiply<L: Lanes, const R: usize, const C: usize>(
         &self,
         w: *const [f32; STEP],
-        sums: *mut Sums,
+        sums: *mut LaneSums,
         rows: Range<usize>,
         (k, n): (usize, usize),
     ) {
@@ -283,7 +280,7 @@ impl Part<'_> {
     unsafe fn add<L: Lanes, const R: usize, const C: usize>(
         &self,
         w: *const [f32; STEP],
-        sums: *mut Sums,
+        sums: *mut LaneSums,
         (rows, c): (Range<usize>, usize),
         (k, n): (usize, usize),
     ) {

@@ -3,7 +3,7 @@
 
 use super::super::pack::{Blocks, Sixteen};
 use super::super::tile::Asks;
-use super::super::tiles::{Eights, InRegisters, Inputs, Sums, Tiles, add_group};
+use super::super::tiles::{Eights, InRegisters, Inputs, Tiles, add_group};
 use super::super::{
     LINE, PanelProduct, TILE_ROWS, for_each, rows_of_tile, with_rows, with_tile_rows,
 };
@@ -11,7 +11,7 @@ use super::{All, ROWS_MAX};
 use crate::backend::cpu::simd::groups::Group;
 use crate::backend::cpu::simd::ints::Ints;
 use crate::backend::cpu::simd::ints::turns::Turns;
-use crate::backend::cpu::simd::{Avx2, LANES, prefetch};
+use crate::backend::cpu::simd::{Avx2, LANES, LaneSums, prefetch};
 use crate::quant::panels::OUTS;
 
 /// Groups that are made at once: all of the largest unit.
@@ -27,7 +27,7 @@ pub(super) unsafe fn all<T: StagedTiles, B: Blocks>(all: &All<'_>, room: &mut [u
     let at_once = GROUPS / B::LAYOUT.groups;
     for panel in 0..all.panels {
         let rows = all.sixteen(panel);
-        let mut sums = Sums([[0.0; LANES]; ROWS_MAX]);
+        let mut sums = LaneSums::ZERO;
         for first in (0..units).step_by(at_once) {
             let n = at_once.min(units - first);
             let units = Units { rows, to: room.as_mut_ptr(), first, n };
@@ -80,7 +80,7 @@ impl Units {
     unsafe fn multiply<T: StagedTiles, B: Blocks>(
         &self,
         p: &PanelProduct,
-        sums: &mut Sums,
+        sums: &mut LaneSums,
         asks: Asks,
     ) {
         for tile in 0..p.rows.div_ceil(T::MOST) {
@@ -145,10 +145,10 @@ impl StagedTiles for Eights {
     #[inline(always)]
     unsafe fn add<B: Blocks>(t: &Tile, units: &Units, n: usize) {
         let layout = B::LAYOUT;
-        const { assert!(Self::MOST == ROWS_MAX) };
+        const { assert!(Self::MOST == ROWS_MAX && ROWS_MAX <= LANES) };
         // SAFETY: the caller's promise; one tile has all inputs.
         unsafe {
-            let sums = &mut *t.sums.cast::<Sums>();
+            let sums = &mut *t.sums.cast::<LaneSums>();
             for unit in 0..units.n {
                 let head = units.to.add(unit * layout.unit_bytes());
                 for group in 0..layout.groups {
