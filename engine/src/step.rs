@@ -17,8 +17,11 @@ pub struct Slot(pub u32);
 
 impl Slot {
     /// The row `offset` of `page`.
+    ///
+    /// # Panics
+    /// When a page has no such row: a bug of the caller.
     pub fn new(page: PageId, offset: usize) -> Self {
-        debug_assert!(offset < PAGE_TOKENS);
+        assert!(offset < PAGE_TOKENS);
         Self(page.0 * PAGE_TOKENS as u32 + offset as u32)
     }
 

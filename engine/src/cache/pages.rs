@@ -29,8 +29,11 @@ impl PagePool {
     pub const PAGE_BYTES: u64 = (4 * size_of::<PageId>()) as u64;
 
     /// A pool of `n_page` free pages, at most [`PAGES_MAX`].
+    ///
+    /// # Panics
+    /// When there are more.
     pub fn new(n_page: usize) -> Self {
-        debug_assert!(n_page <= PAGES_MAX);
+        assert!(n_page <= PAGES_MAX, "{n_page} pages, at most {PAGES_MAX} can be numbered");
         let free = (0..n_page as u32).rev().map(PageId).collect();
         Self { free, holders: vec![0; n_page] }
     }
@@ -51,25 +54,34 @@ impl PagePool {
     }
 
     /// A free page, held once; `None` when there is none.
+    ///
+    /// # Panics
+    /// When a free page has a holder: a bug here.
     pub fn alloc(&mut self) -> Option<PageId> {
         let page = self.free.pop()?;
         let holders = &mut self.holders[page.0 as usize];
-        debug_assert_eq!(*holders, 0, "a free page has no holder");
+        assert_eq!(*holders, 0, "a free page has no holder");
         *holders = 1;
         Some(page)
     }
 
     /// One more holder of a page that is held already.
+    ///
+    /// # Panics
+    /// When nobody holds it: a bug of the caller.
     pub fn share(&mut self, page: PageId) {
         let holders = &mut self.holders[page.0 as usize];
-        debug_assert_ne!(*holders, 0, "only a held page can be shared");
+        assert_ne!(*holders, 0, "only a held page can be shared");
         *holders += 1;
     }
 
     /// One holder less; the last one makes the page free.
+    ///
+    /// # Panics
+    /// When nobody holds it: a bug of the caller.
     pub fn release(&mut self, page: PageId) {
         let holders = &mut self.holders[page.0 as usize];
-        debug_assert_ne!(*holders, 0, "only a held page can be released");
+        assert_ne!(*holders, 0, "only a held page can be released");
         *holders -= 1;
         if *holders == 0 {
             self.free.push(page);
@@ -143,7 +155,6 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "only a held page can be released")]
-    #[cfg(debug_assertions)]
     fn releasing_a_free_page_is_a_bug() {
         PagePool::new(1).release(PageId(0));
     }

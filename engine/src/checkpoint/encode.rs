@@ -67,7 +67,7 @@ pub(super) fn encode(values: &[f32], dim: usize, to: DType, place: Place<'_>) ->
         DType::Q8_0 => q8_0::encode(values, bytes),
         DType::Q4_0 => q4_0::encode(values, bytes),
         DType::Fp8E4m3 => {
-            debug_assert!(place.first.is_multiple_of(fp8::BLOCK[0]));
+            assert!(place.first.is_multiple_of(fp8::BLOCK[0]));
             for rows in values.chunks(fp8::BLOCK[0] * dim) {
                 fp8::encode_block_row(rows, dim, bytes, &mut encoded.scales);
             }

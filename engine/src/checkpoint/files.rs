@@ -66,7 +66,7 @@ impl<'a> Files<'a> {
 
     /// A file's content, when it is there.
     pub(super) fn optional(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
-        debug_assert!(READ.contains(&name), "a cache would not notice that {name} has changed");
+        assert!(READ.contains(&name), "a cache would not notice that {name} has changed");
         let path = self.path.join(name);
         let io = |source| Error::Io { path: path.clone(), source };
         let bytes = match self.source {

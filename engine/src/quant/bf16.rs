@@ -17,8 +17,11 @@ pub const fn from_f32(value: f32) -> u16 {
 }
 
 /// Decodes little-endian bytes into `out`; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len(), out.len() * 2);
+    assert_eq!(bytes.len(), out.len() * 2);
     for (value, pair) in out.iter_mut().zip(bytes.chunks_exact(2)) {
         *value = to_f32(u16::from_le_bytes([pair[0], pair[1]]));
     }

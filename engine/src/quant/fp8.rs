@@ -38,8 +38,11 @@ pub fn from_f32(value: f32) -> u8 {
 
 /// Encodes up to [`BLOCK`]`[0]` rows of `dim` numbers: the bytes behind `bytes`, one factor a block of columns behind
 /// `scales`. A block's factor is its largest size over [`MAX`]; a block of zeros has factor 1.
+///
+/// # Panics
+/// When there are more rows, or no whole ones: a bug of the caller.
 pub fn encode_block_row(values: &[f32], dim: usize, bytes: &mut Vec<u8>, scales: &mut Vec<f32>) {
-    debug_assert!(dim > 0 && values.len().is_multiple_of(dim) && values.len() / dim <= BLOCK[0]);
+    assert!(dim > 0 && values.len().is_multiple_of(dim) && values.len() / dim <= BLOCK[0]);
     let first = scales.len();
     scales.resize(first + dim.div_ceil(BLOCK[1]), 0.0);
     let factors = &mut scales[first..];
@@ -60,8 +63,11 @@ pub fn encode_block_row(values: &[f32], dim: usize, bytes: &mut Vec<u8>, scales:
 }
 
 /// Decodes bytes into `out`, the blocks' factors left out; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len(), out.len());
+    assert_eq!(bytes.len(), out.len());
     for (value, bits) in out.iter_mut().zip(bytes) {
         *value = to_f32(*bits);
     }

@@ -99,9 +99,9 @@ pub(crate) fn pack(dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) {
 #[allow(clippy::inline_always, reason = "must be compiled for the caller's format")]
 fn pack_as(dtype: DType, rows: &[u8], dim: usize, panel: &mut [u8]) {
     let (Some(layout), Some(row_bytes)) = (Layout::of(dtype), dtype.row_bytes(dim)) else { return };
-    debug_assert_eq!(Some(panel.len()), layout.panel_bytes(dim), "a panel of another size");
+    assert_eq!(Some(panel.len()), layout.panel_bytes(dim), "a panel of another size");
     let n_row = rows.len() / row_bytes.max(1);
-    debug_assert!(n_row <= OUTS, "{n_row} rows for one panel");
+    assert!(n_row <= OUTS, "{n_row} rows for one panel");
     if n_row < OUTS || !dim.is_multiple_of(layout.groups * GROUP) {
         panel.fill(0);
     }

@@ -9,8 +9,11 @@ pub const LEN: usize = 32;
 pub const BYTES: usize = 2 + LEN / 2;
 
 /// Decodes whole blocks into `out`; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len() * LEN, out.len() * BYTES);
+    assert_eq!(bytes.len() * LEN, out.len() * BYTES);
     for (block, out) in bytes.chunks_exact(BYTES).zip(out.chunks_exact_mut(LEN)) {
         let d = block::factor(block, 0);
         for (i, q) in block[2..].iter().enumerate() {
@@ -23,8 +26,11 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
 /// Encodes `values`, whole blocks, behind what `bytes` holds: the number of the largest size (the first of equals)
 /// becomes -8 exactly, `d` is it over -8, in f16; numbers are divided by `d` as it was before that rounding, and
 /// rounded to the nearest whole from -8 to 7. The public reference quantiser does the same.
+///
+/// # Panics
+/// When they are not: a bug of the caller.
 pub fn encode(values: &[f32], bytes: &mut Vec<u8>) {
-    debug_assert!(values.len().is_multiple_of(LEN));
+    assert!(values.len().is_multiple_of(LEN));
     for values in values.chunks_exact(LEN) {
         let mut largest = 0.0f32;
         for x in values {

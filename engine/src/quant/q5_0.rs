@@ -10,8 +10,11 @@ pub const LEN: usize = 32;
 pub const BYTES: usize = 2 + 4 + LEN / 2;
 
 /// Decodes whole blocks into `out`; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len() * LEN, out.len() * BYTES);
+    assert_eq!(bytes.len() * LEN, out.len() * BYTES);
     for (block, out) in bytes.chunks_exact(BYTES).zip(out.chunks_exact_mut(LEN)) {
         let d = block::factor(block, 0);
         block::five_bits(&block[2..], |i, q| out[i] = d * (f32::from(q) - 16.0));

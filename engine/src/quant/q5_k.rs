@@ -9,8 +9,11 @@ pub const LEN: usize = 256;
 pub const BYTES: usize = 4 + 12 + LEN / 8 + LEN / 2;
 
 /// Decodes whole blocks into `out`; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len() * LEN, out.len() * BYTES);
+    assert_eq!(bytes.len() * LEN, out.len() * BYTES);
     for (block, out) in bytes.chunks_exact(BYTES).zip(out.chunks_exact_mut(LEN)) {
         let (d, dmin) = (block::factor(block, 0), block::factor(block, 2));
         let Some((packed, q)) = block[4..].split_first_chunk::<12>() else { continue };

@@ -13,8 +13,11 @@ pub const LEN: usize = 256;
 pub const BYTES: usize = LEN / 2 + LEN / 4 + LEN / 16 + 2;
 
 /// Decodes whole blocks into `out`; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len() * LEN, out.len() * BYTES);
+    assert_eq!(bytes.len() * LEN, out.len() * BYTES);
     for (block, out) in bytes.chunks_exact(BYTES).zip(out.chunks_exact_mut(LEN)) {
         let (low, rest) = block.split_at(LEN / 2);
         let (high, scales) = rest.split_at(LEN / 4);

@@ -8,8 +8,11 @@ pub const LEN: usize = 32;
 pub const BYTES: usize = 2 + LEN;
 
 /// Decodes whole blocks into `out`; the lengths must agree.
+///
+/// # Panics
+/// When they do not: a bug of the caller.
 pub fn decode(bytes: &[u8], out: &mut [f32]) {
-    debug_assert_eq!(bytes.len() * LEN, out.len() * BYTES);
+    assert_eq!(bytes.len() * LEN, out.len() * BYTES);
     for (block, out) in bytes.chunks_exact(BYTES).zip(out.chunks_exact_mut(LEN)) {
         let d = block::factor(block, 0);
         for (out, q) in out.iter_mut().zip(&block[2..]) {
@@ -21,8 +24,11 @@ pub fn decode(bytes: &[u8], out: &mut [f32]) {
 /// Encodes `values`, whole blocks, behind what `bytes` holds: `d` is the largest size over 127, in f16; numbers are
 /// divided by it as it was before that rounding, and rounded to the nearest whole, halves away from zero. The public
 /// reference quantiser does the same.
+///
+/// # Panics
+/// When they are not: a bug of the caller.
 pub fn encode(values: &[f32], bytes: &mut Vec<u8>) {
-    debug_assert!(values.len().is_multiple_of(LEN));
+    assert!(values.len().is_multiple_of(LEN));
     for values in values.chunks_exact(LEN) {
         let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
         let d = largest / 127.0;

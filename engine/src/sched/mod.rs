@@ -101,9 +101,6 @@ impl Scheduler {
     /// Takes a request into the queue. Whoever calls has checked it (`EngineHandle::submit` does) and bounds the
     /// queue's length.
     pub fn enqueue(&mut self, request: Request, now: u64) {
-        debug_assert!(!request.tokens.is_empty(), "an empty prompt has no last row");
-        debug_assert!(request.tokens.len() < self.context_tokens, "a prompt leaves room to answer");
-        debug_assert_ne!(request.max_tokens, 0, "an answer has a token");
         self.waiting.push_back(Sequence::new(request, self.n_arrival, self.context_tokens, now));
         self.n_arrival += 1;
     }
@@ -141,8 +138,11 @@ impl Scheduler {
     }
 
     /// Takes a step's results: hands out tokens, ends what is complete, frees its pages and keeps the buffers.
+    ///
+    /// # Panics
+    /// When there is not one result for each sample row: a bug of the caller.
     pub fn commit(&mut self, step: Step, sampled: &[Sampled], pool: &mut PagePool, now: u64) {
-        debug_assert_eq!(sampled.len(), step.samples.len(), "one result a sample row");
+        assert_eq!(sampled.len(), step.samples.len(), "one result a sample row");
         let mut results = step.samples.iter().zip(sampled).peekable();
         for (arrival, rows) in self.in_step.iter().zip(step.row_start.windows(2)) {
             let result = results.next_if(|(sample, _)| sample.row + 1 == rows[1]);

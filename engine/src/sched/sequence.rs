@@ -75,8 +75,12 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
+    /// Of a request that [`EngineHandle::submit`](crate::worker::EngineHandle::submit) would take; another one is a bug of the caller.
     pub(super) fn new(request: Request, arrival: u64, context_tokens: usize, now: u64) -> Self {
         let prompt_len = request.tokens.len();
+        assert!(prompt_len > 0, "an empty prompt has no last row");
+        assert!(prompt_len < context_tokens, "a prompt leaves room to answer");
+        assert_ne!(request.max_tokens, 0, "an answer has a token");
         let room = context_tokens.saturating_sub(prompt_len);
         Self {
             arrival,

@@ -125,8 +125,11 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`Refused`].
+    ///
+    /// # Panics
+    /// When the place is in another model's queue: a bug of the caller.
     pub fn submit_at(&self, place: Place, request: Request) -> std::result::Result<(), Refused> {
-        debug_assert!(Arc::ptr_eq(&place.0, &self.door), "a place in another model's queue");
+        assert!(Arc::ptr_eq(&place.0, &self.door), "a place in another model's queue");
         self.check(&request)?;
         if !self.is_alive() {
             return Err(Error::Closed.into());

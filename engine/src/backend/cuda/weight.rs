@@ -132,7 +132,7 @@ impl Uploads<'_> {
                     KvBPart::KeyTurned => (shape.kv_lora_rank, shape.kv_lora_rank),
                     KvBPart::Value => return Ok(Weight { numbers, turned: None }),
                 };
-                debug_assert_eq!(n_out, rows * shape.n_head);
+                assert_eq!(n_out, rows * shape.n_head);
                 let layout = Layout::new(Format::Bf16, shape.n_head * n_in, used)?;
                 let turned = Some(self.turn(tensor, layout, rows, used)?);
                 Ok(Weight { numbers, turned })

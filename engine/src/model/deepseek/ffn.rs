@@ -24,7 +24,7 @@ pub(super) fn ffn<B: Backend>(
             backend.linear(&mut s.delta, &s.product, &weights.down, rows);
         }
         // Loading makes room for choices whenever a layer is a mixture.
-        (Ffn::Moe(_), None) => debug_assert!(false, "a mixture without routing"),
+        (Ffn::Moe(_), None) => unreachable!("a mixture without routing"),
     }
     let Some(recorder) = recorder else { return Ok(()) };
     if let (Ffn::Moe(_), Some((routing, _))) = (&net.weights.layers[layer].ffn, &net.routing) {

@@ -20,7 +20,7 @@ pub(super) fn ffn<B: Backend>(
         (Ffn::Moe(weights), Some(mixture)) => mix(backend, s, weights, mixture, rows),
         (Ffn::Dense(weights), _) => dense(backend, s, weights, rows),
         // Loading makes room for choices whenever a layer is a mixture.
-        (Ffn::Moe(_), None) => debug_assert!(false, "a mixture without routing"),
+        (Ffn::Moe(_), None) => unreachable!("a mixture without routing"),
     }
     let Some(recorder) = recorder else { return Ok(()) };
     if let (Ffn::Moe(_), Some(mixture)) = (&net.weights.layers[layer].ffn, &net.mixture) {

@@ -55,8 +55,8 @@ mod pairs {
     /// The processor has AVX-512 BF16; `hi` is `x.len()` rounded up to a multiple of 32, and `lo` as many or empty.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(in super::super) unsafe fn split_avx512(x: &[f32], hi: &mut [u16], lo: &mut [u16]) {
-        debug_assert!(hi.len() == x.len().next_multiple_of(STEP));
-        debug_assert!(lo.is_empty() || lo.len() == hi.len());
+        assert!(hi.len() == x.len().next_multiple_of(STEP));
+        assert!(lo.is_empty() || lo.len() == hi.len());
         let mut k = 0;
         while k < hi.len() {
             let left = x.len().saturating_sub(k).min(LANES);
