@@ -62,7 +62,7 @@ pub struct Cpu {
     copied: Vec<Bytes>,
     /// A step's inputs in the form that weights want.
     inputs: InputScratch,
-    /// One panel for each thread, where matrices are packed as they are read.
+    /// Where products put what they read once for many inputs or outputs.
     rooms: Rooms,
     /// One for each thread.
     threads: Vec<ThreadScratch>,
@@ -243,13 +243,11 @@ impl Cpu {
         let pairs = self.split_form().map_or(0, |form| PairRows::bytes(form, rows, dim));
         let rounded = if self.rounds() { (rows * dim * size_of::<f32>()) as u64 } else { 0 };
         let groups = if self.has_groups() {
-            GroupRows::bytes(rows, dim)
-                + head_linear::Scratch::bytes(shape)
-                + Rooms::bytes(self.threads(), dim)
+            GroupRows::bytes(rows, dim) + head_linear::Scratch::bytes(shape)
         } else {
             0
         };
-        pairs + rounded + groups
+        pairs + rounded + groups + Rooms::bytes(self.isa, self.threads(), dim)
     }
 
     /// What experts may take.
@@ -285,8 +283,8 @@ impl Cpu {
         if self.has_groups() {
             self.inputs.groups = GroupRows::with_room(rows, dim);
             self.heads = head_linear::Scratch::new(shape);
-            self.rooms = Rooms::new(self.pool.threads(), dim);
         }
+        self.rooms = Rooms::new(self.isa, self.pool.threads(), dim);
         self.experts = experts::Scratch::new(shape, self.expert_forms());
         self.spans = Aligned::zeros(mla_decode::spans_len(self, &shape.mla));
         self.threads = (0..self.pool.threads())

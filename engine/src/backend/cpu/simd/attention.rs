@@ -107,6 +107,7 @@ pub(in super::super) fn score(
         rows: n_query,
         y: scores.as_mut_ptr(),
         y_stride: PAGE_TOKENS,
+        room: std::ptr::null_mut(),
     };
     // SAFETY: lengths checked above; this thread alone has `scores`; `isa` was checked when the backend was made.
     unsafe { product(isa, &p, keys.n(), Reading::InRegisters) }

@@ -56,6 +56,7 @@ pub(in super::super) fn dot_heads(
             rows: heads.rows,
             y: y.at(head * heads.y_dim),
             y_stride: heads.n_head * heads.y_dim,
+            room: std::ptr::null_mut(),
         };
         // SAFETY: lengths checked above; a head's outputs are its own; `isa` was checked when the backend was made.
         unsafe { product(isa, &p, heads.y_dim, Reading::InRegisters) }

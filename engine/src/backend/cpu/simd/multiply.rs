@@ -10,7 +10,7 @@ use super::narrow::Narrow;
 pub(in super::super) use super::pair_rows::{Order, PairRows, Parts, SplitForm};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
-use super::product::{Pairs, Product, Reading, product};
+use super::product::{FEW, Pairs, Product, Reading, product, room_bytes};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::topology::home;
 use crate::backend::cpu::{Isa, Weight};
@@ -23,7 +23,8 @@ const OUTS: usize = 32;
 /// The same for panels: as many as are in flight at once with one input.
 const OUTS_PANELS: usize = 4 * PANEL_OUTS;
 
-/// Outputs of one task where a matrix has at least as many inputs: those are read again for each task.
+/// Outputs of one task where a matrix has at least as many inputs, or plain ones that are no longer read one after another: those
+/// are read again, or turned round, for each task.
 pub(super) const OUTS_MANY: usize = 128;
 
 /// Inputs of products, in the form the weights want.
@@ -104,6 +105,7 @@ impl<'a> Tasks<'a> {
         let rows = segments.iter().map(Segment::rows).sum();
         let per_task = |inputs: &Inputs<'_>| match inputs {
             _ if rows >= OUTS_MANY * segments.len() => OUTS_MANY,
+            Inputs::Plain(_) if rows > FEW * segments.len() => OUTS_MANY,
             Inputs::Groups(_) => OUTS_PANELS,
             Inputs::Plain(_) | Inputs::Split(_) => OUTS,
         };
@@ -190,13 +192,15 @@ pub(super) unsafe fn part(
 ) {
     let (dim, n) = (weight.dim, outs.len());
     let (row, rows) = (segment.start as usize, segment.rows());
-    let p = |w, x| Product { w, dim, x, x_stride: dim, rows, y, y_stride };
+    let p = |w, x, room| Product { w, dim, x, x_stride: dim, rows, y, y_stride, room };
     // SAFETY: the caller's promise; parts begin at whole panels.
     unsafe {
         match inputs {
             Inputs::Plain(x) => {
+                assert!(room.len() >= room_bytes(isa, dim), "no room for inputs of {dim} numbers");
                 let w = weight.rows_from(outs.start);
-                product(isa, &p(w, x.as_ptr().add(row * dim)), n, Reading::Once);
+                let p = p(w, x.as_ptr().add(row * dim), room.as_mut_ptr().cast());
+                product(isa, &p, n, Reading::Once);
             }
             Inputs::Split(pairs) => {
                 let narrow = Narrow::new(weight, outs.start, n, next);
@@ -204,7 +208,8 @@ pub(super) unsafe fn part(
                     Some(_) => Matrix::rows(std::ptr::null(), 0, DType::Bf16),
                     None => weight.rows_from(outs.start),
                 };
-                split(&p(w, std::ptr::null()), narrow.as_ref(), (pairs, row), n);
+                let p = p(w, std::ptr::null(), std::ptr::null_mut());
+                split(&p, narrow.as_ref(), (pairs, row), n);
             }
             Inputs::Groups(groups) => {
                 let p = PanelProduct {

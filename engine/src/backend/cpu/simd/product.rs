@@ -1,5 +1,6 @@
 //! Matrix times rows, and the few vector loops of attention, compiled for each instruction set and chosen at run time.
 
+mod chains;
 mod many;
 
 use super::bf16::Bf16;
@@ -15,7 +16,8 @@ use super::{Avx2, Avx512};
 use super::{Lanes, Matrix, Portable, Stored, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
-use many::{FEW, Few, Many, One};
+pub(super) use many::FEW;
+use many::{Few, Many, One};
 
 /// `y[row, out] = sum_k w[out, k] * x[row, k]` for some outputs and all rows.
 ///
@@ -36,6 +38,8 @@ pub(in super::super) struct Product {
     pub(in super::super) y: *mut f32,
     /// Numbers from one input's outputs to the next's.
     pub(in super::super) y_stride: usize,
+    /// Room for inputs that are turned round, [`room_bytes`] long; who reads in registers needs none.
+    pub(in super::super) room: *mut f32,
 }
 
 // SAFETY: a description only; whoever runs it promises that threads write disjoint outputs.
@@ -67,6 +71,14 @@ pub(in super::super) enum Reading {
     InRegisters,
     /// Widened once for all inputs, or many, and asked for meanwhile: of what comes from memory.
     Once,
+}
+
+/// Bytes of room that products of sums of `dim` numbers need on `isa`.
+pub(super) fn room_bytes(isa: Isa, dim: usize) -> usize {
+    match isa {
+        Isa::Avx2 | Isa::AvxVnni => chains::room_len(dim) * size_of::<f32>(),
+        _ => 0,
+    }
 }
 
 /// Runs a product's first `outs` outputs on `isa`.

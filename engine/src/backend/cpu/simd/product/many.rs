@@ -15,17 +15,17 @@ use crate::backend::cpu::simd::{
 };
 
 /// Rows that are widened side by side.
-const OUTS: usize = LANES;
+pub(super) const OUTS: usize = LANES;
 /// Numbers of each.
 const STEP: usize = 256;
 /// Inputs that they are widened for; up to some 3,000 numbers wide those stay in a second-level cache of 1 MiB while a task's
 /// rows pass.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 /// Vectors of a row whose products are code of their own.
 const SIDE: usize = 4;
 
 /// Up to so many inputs rows are read one after another, as they come fastest from memory; with more they come in turns.
-pub(super) const FEW: usize = 16;
+pub(in super::super) const FEW: usize = 16;
 const _: () = assert!(FEW <= BLOCK);
 
 /// Rows of one input side by side: as many sums at once.
@@ -71,11 +71,21 @@ impl Way for Many {
     #[inline(always)]
     unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
         for row in (0..p.rows).step_by(BLOCK) {
-            for out in (0..outs).step_by(OUTS) {
-                let n = (p.rows - row).min(BLOCK);
-                let part = Part { p, row, n, out, outs: (outs - out).min(OUTS) };
+            let n = (p.rows - row).min(BLOCK);
+            let part = |out| Part { p, row, n, out, outs: outs.saturating_sub(out).min(OUTS) };
+            if L::IS_TWO {
                 // SAFETY: the caller's promise.
-                unsafe { part.many::<L, S, R, C>() }
+                unsafe { part(0).turn_inputs::<L>() }
+            }
+            for out in (0..outs).step_by(OUTS) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if L::IS_TWO {
+                        part(out).chains::<L, S>();
+                    } else {
+                        part(out).many::<L, S, R, C>();
+                    }
+                }
             }
         }
     }
@@ -119,16 +129,16 @@ unsafe fn one<L: Lanes, S: Stored>(p: &Product, out: usize, n: usize) {
 }
 
 /// Some outputs of some inputs.
-struct Part<'a> {
-    p: &'a Product,
+pub(super) struct Part<'a> {
+    pub(super) p: &'a Product,
     /// The first input.
     row: usize,
     /// Inputs.
-    n: usize,
+    pub(super) n: usize,
     /// The first output.
-    out: usize,
+    pub(super) out: usize,
     /// Outputs.
-    outs: usize,
+    pub(super) outs: usize,
 }
 
 impl Part<'_> {
@@ -174,18 +184,37 @@ impl Part<'_> {
         unsafe {
             let (w, sums) = (widened.as_mut_ptr().cast::<[f32; STEP]>(), self.zeros(&mut room));
             for k in (0..dim).step_by(STEP) {
-                if self.row == 0 {
-                    for r in 0..OUTS {
-                        let then = if k + STEP < dim { (r, k + STEP) } else { (r + OUTS, 0) };
-                        ask::<S>(self.place::<S>(then.0, then.1), STEP);
-                    }
-                }
+                self.ask_after::<S>((k, STEP), 0..OUTS);
                 let n = (dim - k).min(STEP);
                 self.widen::<L, S>(w, 0..OUTS, (k, n));
                 self.multiply::<L, R, C>(w, sums, 0..OUTS, (k, n));
             }
             self.store::<L>(sums);
         }
+    }
+
+    /// Asks for the `n` numbers of some rows that come after those at `k`, or of the next sixteen rows, when the first inputs pass.
+    #[inline(always)]
+    pub(super) fn ask_after<S: Stored>(&self, (k, n): (usize, usize), rows: Range<usize>) {
+        if self.row > 0 {
+            return;
+        }
+        for r in rows {
+            let then = if k + n < self.p.dim { (r, k + n) } else { (r + OUTS, 0) };
+            ask::<S>(self.place::<S>(then.0, then.1), n);
+        }
+    }
+
+    /// The first number of input `c`.
+    #[inline(always)]
+    pub(super) fn input(&self, c: usize) -> *const f32 {
+        self.p.x.wrapping_add((self.row + c) * self.p.x_stride)
+    }
+
+    /// The first output of input `c`.
+    #[inline(always)]
+    pub(super) fn output(&self, c: usize) -> *mut f32 {
+        self.p.y.wrapping_add((self.row + c) * self.p.y_stride + self.out)
     }
 
     /// Sums of every input, zero.
@@ -211,8 +240,7 @@ impl Part<'_> {
                     *all = L::load(sum.as_ptr());
                 }
                 let sums = L::sum_each(&all);
-                let y = self.p.y.add((self.row + c) * self.p.y_stride + self.out);
-                std::ptr::copy_nonoverlapping(sums.as_ptr(), y, self.outs);
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), self.output(c), self.outs);
             }
         }
     }
@@ -287,7 +315,7 @@ impl Part<'_> {
         let stride = self.p.x_stride;
         // SAFETY: the caller's promise; sums and widened numbers are there.
         unsafe {
-            let x = self.p.x.add((self.row + c) * stride + k);
+            let x = self.input(c).add(k);
             for r in rows.step_by(R) {
                 let (w, to) = (w.add(r), sums.add(c).cast::<[f32; LANES]>().add(r));
                 tile::<L::Lower, R, C>(w, (x, stride), to, n);
