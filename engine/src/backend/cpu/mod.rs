@@ -247,7 +247,7 @@ impl Cpu {
         } else {
             0
         };
-        pairs + rounded + groups + Rooms::bytes(self.isa, self.threads(), dim)
+        pairs + rounded + groups + Rooms::bytes((self.isa, self.has_groups()), self.threads(), dim)
     }
 
     /// What experts may take.
@@ -284,7 +284,7 @@ impl Cpu {
             self.inputs.groups = GroupRows::with_room(rows, dim);
             self.heads = head_linear::Scratch::new(shape);
         }
-        self.rooms = Rooms::new(self.isa, self.pool.threads(), dim);
+        self.rooms = Rooms::new((self.isa, self.has_groups()), self.pool.threads(), dim);
         self.experts = experts::Scratch::new(shape, self.expert_forms());
         self.spans = Aligned::zeros(mla_decode::spans_len(self, &shape.mla));
         self.threads = (0..self.pool.threads())

@@ -250,7 +250,7 @@ pub(super) fn scratch_shape(mla: MlaShape) -> ScratchShape {
         sequences_max: 8,
         context_tokens_max: 4096,
         n_page: 256,
-        input_dim_max: 1024,
+        input_dim_max: 2560,
         hidden_size: 256,
         moe_intermediate_size: 256,
         num_experts_per_tok: 4,

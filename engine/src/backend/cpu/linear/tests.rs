@@ -199,30 +199,36 @@ fn many_rows_have_the_bits_of_few() {
 
 #[test]
 fn widened_for_many_inputs_a_row_has_the_bits_it_has_alone_and_nan_stays_in_it() {
-    // Few inputs, many, more than a block, and few after that; a last panel of five rows, a last vector of one number.
-    let (n_out, dim) = (37, 577);
-    for dtype in [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Q8_0] {
-        let dim = width(dtype, dim);
-        let matrix = matrix(31, dtype, n_out, dim);
-        let weight = matrix.stored();
-        let plain = |way: &Way| way.activations == Activations::F32 || way.is_split(dtype);
-        for way in ways().into_iter().filter(plain) {
-            let mut x = numbers(29, 81 * dim);
-            let alone: Vec<f32> = x.chunks(dim).flat_map(|x| run(way, 1, x, 1, &weight)).collect();
-            let mut cpu = backend_of(way, 81);
-            for rows in [5, 16, 17, 64, 65, 70, 80, 81] {
-                let got = run_on(&mut cpu, &x[..rows * dim], rows, &weight);
-                assert_same_bits(&got, &alone[..rows * n_out]);
-            }
-            x[2 * dim + 11] = f32::NAN;
-            x[3 * dim + dim - 1] = f32::INFINITY;
-            for rows in [5, 20] {
-                let got = run_on(&mut cpu, &x[..rows * dim], rows, &weight);
-                assert_same_bits(&got[..2 * n_out], &alone[..2 * n_out]);
-                assert!(got[2 * n_out..3 * n_out].iter().all(|y| y.is_nan()));
-                assert!(got[3 * n_out..4 * n_out].iter().all(|y| !y.is_finite()));
-                assert_same_bits(&got[4 * n_out..], &alone[4 * n_out..rows * n_out]);
-            }
+    // A last panel of five rows, or no other; several tasks. A last vector of one number; less than a vector; several times what is
+    // widened at once, with and without a rest.
+    for (n_out, dim) in [(37, 577), (5, 9), (131, 1020), (37, 1025), (37, 2048), (37, 2500)] {
+        for dtype in [DType::F32, DType::Bf16, DType::F16, DType::Fp8E4m3, DType::Q8_0] {
+            has_the_bits_it_has_alone(dtype, n_out, width(dtype, dim));
+        }
+    }
+}
+
+fn has_the_bits_it_has_alone(dtype: DType, n_out: usize, dim: usize) {
+    let matrix = matrix(31, dtype, n_out, dim);
+    let weight = matrix.stored();
+    let plain = |way: &Way| way.activations == Activations::F32 || way.is_split(dtype);
+    for way in ways().into_iter().filter(plain) {
+        let mut x = numbers(29, 81 * dim);
+        let alone: Vec<f32> = x.chunks(dim).flat_map(|x| run(way, 1, x, 1, &weight)).collect();
+        let mut cpu = backend_of(way, 81);
+        // Few inputs, many, more than a block, and few after that.
+        for rows in [5, 16, 17, 64, 65, 70, 80, 81] {
+            let got = run_on(&mut cpu, &x[..rows * dim], rows, &weight);
+            assert_same_bits(&got, &alone[..rows * n_out]);
+        }
+        x[2 * dim + 8] = f32::NAN;
+        x[3 * dim + dim - 1] = f32::INFINITY;
+        for rows in [5, 20] {
+            let got = run_on(&mut cpu, &x[..rows * dim], rows, &weight);
+            assert_same_bits(&got[..2 * n_out], &alone[..2 * n_out]);
+            assert!(got[2 * n_out..3 * n_out].iter().all(|y| y.is_nan()));
+            assert!(got[3 * n_out..4 * n_out].iter().all(|y| !y.is_finite()));
+            assert_same_bits(&got[4 * n_out..], &alone[4 * n_out..rows * n_out]);
         }
     }
 }

@@ -68,7 +68,7 @@ pub(in super::super) fn multiply_gated(
     assert!(each * threads <= halves.len(), "no room for {longest} rows of {threads} threads");
     let halves = Exclusive::new(halves);
     let (rooms, room_bytes) = rooms.each(threads);
-    let tasks = Tasks::of(&[gate_inputs, up_inputs], segments, n_out);
+    let tasks = Tasks::of((isa, threads), &[gate_inputs, up_inputs], segments, n_out);
     tasks.run(pool, 2 * tasks.rows * n_out * dim, gates, |segment, outs, next, thread| {
         let (gate, up) = (&gates[segment.weight as usize], &ups[segment.weight as usize]);
         let start = outs.start;

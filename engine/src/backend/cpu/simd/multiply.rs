@@ -10,7 +10,7 @@ use super::narrow::Narrow;
 pub(in super::super) use super::pair_rows::{Order, PairRows, Parts, SplitForm};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
-use super::product::{FEW, Pairs, Product, Reading, product, room_bytes};
+use super::product::{FEW, Pairs, Product, Reading, product, turned_bytes, turns};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::topology::home;
 use crate::backend::cpu::{Isa, Weight};
@@ -23,8 +23,8 @@ const OUTS: usize = 32;
 /// The same for panels: as many as are in flight at once with one input.
 const OUTS_PANELS: usize = 4 * PANEL_OUTS;
 
-/// Outputs of one task where a matrix has at least as many inputs, or plain ones that are no longer read one after another: those
-/// are read again, or turned round, for each task.
+/// Outputs of one task where a matrix has at least as many inputs, or where they are turned round and there are tasks enough: that
+/// is done again for each task, as inputs are read again.
 pub(super) const OUTS_MANY: usize = 128;
 
 /// Inputs of products, in the form the weights want.
@@ -60,7 +60,7 @@ impl Segment {
 /// take whole numbers and are no panels are packed into `rooms` as they are read.
 ///
 /// # Panics
-/// When a segment leaves inputs or outputs, or a matrix does not take such inputs: a bug of the caller.
+/// When a segment leaves inputs or outputs, a matrix does not take such inputs, or rooms are for shorter rows: a bug of the caller.
 pub(in super::super) fn multiply(
     pool: &mut Pool,
     isa: Isa,
@@ -73,7 +73,7 @@ pub(in super::super) fn multiply(
     let Some(first) = weights.first() else { return };
     let (n_out, dim) = (first.n_out, first.dim);
     check(y.len() / n_out.max(1), inputs, weights, segments, (n_out, dim));
-    let tasks = Tasks::of(&[inputs], segments, n_out);
+    let tasks = Tasks::of((isa, pool.threads()), &[inputs], segments, n_out);
     let y = Exclusive::new(y);
     let (rooms, room_bytes) = rooms.each(pool.threads());
     tasks.run(pool, tasks.rows * n_out * dim, weights, |segment, outs, next, thread| {
@@ -101,11 +101,18 @@ pub(super) struct Tasks<'a> {
 impl<'a> Tasks<'a> {
     /// Of products of `n_out` outputs. Each of `inputs` is read again for every task; the one that wants more outputs for
     /// that decides.
-    pub(super) fn of(inputs: &[Inputs<'_>], segments: &'a [Segment], n_out: usize) -> Self {
+    pub(super) fn of(
+        (isa, threads): (Isa, usize),
+        inputs: &[Inputs<'_>],
+        segments: &'a [Segment],
+        n_out: usize,
+    ) -> Self {
         let rows = segments.iter().map(Segment::rows).sum();
+        let is_turned = turns(isa) && rows > FEW * segments.len();
+        let n_many = segments.len() * n_out.div_ceil(OUTS_MANY);
         let per_task = |inputs: &Inputs<'_>| match inputs {
             _ if rows >= OUTS_MANY * segments.len() => OUTS_MANY,
-            Inputs::Plain(_) if rows > FEW * segments.len() => OUTS_MANY,
+            Inputs::Plain(_) if is_turned && n_many >= 2 * threads => OUTS_MANY,
             Inputs::Groups(_) => OUTS_PANELS,
             Inputs::Plain(_) | Inputs::Split(_) => OUTS,
         };
@@ -197,7 +204,10 @@ pub(super) unsafe fn part(
     unsafe {
         match inputs {
             Inputs::Plain(x) => {
-                assert!(room.len() >= room_bytes(isa, dim), "no room for inputs of {dim} numbers");
+                assert!(
+                    room.len() >= turned_bytes(isa, dim),
+                    "no room for inputs of {dim} numbers"
+                );
                 let w = weight.rows_from(outs.start);
                 let p = p(w, x.as_ptr().add(row * dim), room.as_mut_ptr().cast());
                 product(isa, &p, n, Reading::Once);

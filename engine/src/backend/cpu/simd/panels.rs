@@ -144,15 +144,15 @@ pub(in super::super) struct Rooms {
 const TILES_BYTES: usize = 2 * 8 * GROUP * OUTS;
 
 impl Rooms {
-    /// Room for rows of up to `dim` numbers in any format, on `isa`.
-    pub(in super::super) fn new(isa: Isa, threads: usize, dim: usize) -> Self {
-        let each = room_bytes(isa, dim);
+    /// Room for rows of up to `dim` numbers on `isa`, in any format where inputs become whole numbers.
+    pub(in super::super) fn new((isa, whole): (Isa, bool), threads: usize, dim: usize) -> Self {
+        let each = room_bytes((isa, whole), dim);
         Self { bytes: Aligned::zeros(threads * each), each }
     }
 
     /// Bytes that [`Rooms::new`] takes.
-    pub(in super::super) fn bytes(isa: Isa, threads: usize, dim: usize) -> u64 {
-        Aligned::<u8>::bytes(threads * room_bytes(isa, dim))
+    pub(in super::super) fn bytes(kind: (Isa, bool), threads: usize, dim: usize) -> u64 {
+        Aligned::<u8>::bytes(threads * room_bytes(kind, dim))
     }
 
     /// The room of each of `threads` threads, and its bytes.
@@ -163,13 +163,17 @@ impl Rooms {
 }
 
 /// Whole lines for the longest panel of rows of `dim` numbers, and as many again for what tiles multiply; or for inputs.
-fn room_bytes(isa: Isa, dim: usize) -> usize {
+fn room_bytes((isa, whole): (Isa, bool), dim: usize) -> usize {
+    let turned = super::product::turned_bytes(isa, dim).next_multiple_of(2 * LINE);
+    if !whole {
+        return turned;
+    }
     let layouts = DType::ALL.into_iter().filter_map(Layout::of);
     // Every format's units, whatever rows they are for.
-    let whole = dim.next_multiple_of(8 * GROUP);
-    let bytes = layouts.filter_map(|layout| layout.panel_bytes(whole)).max();
+    let dim = dim.next_multiple_of(8 * GROUP);
+    let bytes = layouts.filter_map(|layout| layout.panel_bytes(dim)).max();
     let panels = 2 * bytes.unwrap_or(0).max(TILES_BYTES).next_multiple_of(LINE);
-    panels.max(super::product::room_bytes(isa, dim).next_multiple_of(2 * LINE))
+    panels.max(turned)
 }
 
 /// Runs a product on a matrix of `rows`, back to back, in place or, where that is not faster, from a panel at a time that

@@ -26,7 +26,7 @@ use many::{Few, Many, One};
 pub(in super::super) struct Product {
     /// `[n_out, dim]`.
     pub(in super::super) w: Matrix,
-    /// Length of every sum.
+    /// Length of every sum, at least one.
     pub(in super::super) dim: usize,
     /// First input; inputs are `x_stride` apart.
     pub(in super::super) x: *const f32,
@@ -38,7 +38,7 @@ pub(in super::super) struct Product {
     pub(in super::super) y: *mut f32,
     /// Numbers from one input's outputs to the next's.
     pub(in super::super) y_stride: usize,
-    /// Room for inputs that are turned round, [`room_bytes`] long; who reads in registers needs none.
+    /// Room for inputs that are turned round, [`turned_bytes`] long; who reads in registers needs none.
     pub(in super::super) room: *mut f32,
 }
 
@@ -73,19 +73,21 @@ pub(in super::super) enum Reading {
     Once,
 }
 
+/// Whether inputs are turned round on `isa`, where there are more than [`FEW`].
+pub(super) fn turns(isa: Isa) -> bool {
+    matches!(isa, Isa::Avx2 | Isa::AvxVnni)
+}
+
 /// Bytes of room that products of sums of `dim` numbers need on `isa`.
-pub(super) fn room_bytes(isa: Isa, dim: usize) -> usize {
-    match isa {
-        Isa::Avx2 | Isa::AvxVnni => chains::room_len(dim) * size_of::<f32>(),
-        _ => 0,
-    }
+pub(super) fn turned_bytes(isa: Isa, dim: usize) -> usize {
+    if turns(isa) { chains::room_len(dim) * size_of::<f32>() } else { 0 }
 }
 
 /// Runs a product's first `outs` outputs on `isa`.
 ///
 /// # Safety
-/// All pointers cover their shapes, the matrix has `outs` rows, no other thread touches these outputs, and the
-/// processor has `isa`.
+/// All pointers cover their shapes, the matrix has `outs` rows, no other thread touches these outputs and this room, there is
+/// room unless `reading` is in registers, and the processor has `isa`.
 pub(in super::super) unsafe fn product(isa: Isa, p: &Product, outs: usize, reading: Reading) {
     // SAFETY: the caller's promise.
     unsafe {

@@ -85,7 +85,7 @@ fn the_largest_numbers_give_the_same_bits_on_every_instruction_set() {
                 for rows in [1, 3, 16, 17] {
                     let on = |isa: Isa| {
                         outputs(dtype, (dim, &panel), rows, x, |p| {
-                            let mut rooms = Rooms::new(isa, 1, dim);
+                            let mut rooms = Rooms::new((isa, true), 1, dim);
                             let (rooms, len) = rooms.each(1);
                             // SAFETY: one panel, its inputs and outputs; the room is this thread's alone, and half of it
                             // is for tiles.

@@ -1,8 +1,8 @@
 //! Products of matrices that are widened to f32, each weight once for up to 64 inputs.
 //!
 //! With one input numbers are widened where they are multiplied. Otherwise numbers of some rows are widened into the first-level
-//! cache and multiplied there with all inputs, some rows by some inputs at once; sums wait for the next numbers. An output is the
-//! chain of sums that [`tile`](super::super::tile) makes of it: the same bits with any number of inputs. Why so:
+//! cache and multiplied there with all inputs, some rows by some inputs at once; sums wait for the next numbers; with more than sixteen
+//! inputs where lanes are two registers it is [`chains`](super::chains) that multiplies. An output is the chain of sums that [`tile`](super::super::tile) makes of it: the same bits with any number of inputs. Why so:
 //! docs/decisions/0015, *Without AMX*.
 
 use std::mem::MaybeUninit;
@@ -72,7 +72,7 @@ impl Way for Many {
     unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
         for row in (0..p.rows).step_by(BLOCK) {
             let n = (p.rows - row).min(BLOCK);
-            let part = |out| Part { p, row, n, out, outs: outs.saturating_sub(out).min(OUTS) };
+            let part = |out| Part { p, row, n, out, outs: (outs - out).min(OUTS) };
             if L::IS_TWO {
                 // SAFETY: the caller's promise.
                 unsafe { part(0).turn_inputs::<L>() }
@@ -201,7 +201,7 @@ impl Part<'_> {
         }
         for r in rows {
             let then = if k + n < self.p.dim { (r, k + n) } else { (r + OUTS, 0) };
-            ask::<S>(self.place::<S>(then.0, then.1), n);
+            ask::<S>(self.place::<S>(then.0, then.1), n.min(self.p.dim - then.1));
         }
     }
 
