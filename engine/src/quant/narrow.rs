@@ -180,15 +180,10 @@ fn pack_part(
 
 /// Row `lane` of `panel` with these strays, of `out.len()` numbers, widened.
 pub(crate) fn unpack_row(panel: &[u8], strays: &[Stray], lane: usize, out: &mut [f32]) {
-    let word = |at: usize| u16::from_le_bytes([panel[at], panel[at + 1]]);
+    let (table, units) = panel.split_at(TABLE_BYTES);
     for (k, out) in out.iter_mut().enumerate() {
-        let (unit, place) = (k / STEP, k % STEP);
-        let (quarter, i) = (place / WORDS, place % WORDS);
-        let part = TABLE_BYTES + unit * UNIT_BYTES + lane * ROW_BYTES;
-        let rest = word(part + quarter / 2 * VECTOR + 2 * i);
-        let rest = if quarter.is_multiple_of(2) { rest } else { rest.swap_bytes() };
-        let code = (word(part + 2 * VECTOR + 2 * i) >> (4 * quarter)) & 15;
-        *out = bf16::to_f32((rest & REST) | word(2 * usize::from(code)));
+        let part = &units[k / STEP * UNIT_BYTES + lane * ROW_BYTES..][..ROW_BYTES];
+        *out = bf16::to_f32(number(part, table, k % STEP));
     }
     for stray in strays {
         let (unit, row, place) = stray.place();
@@ -198,6 +193,16 @@ pub(crate) fn unpack_row(panel: &[u8], strays: &[Stray], lane: usize, out: &mut 
             *out = bf16::to_f32(stray.bits);
         }
     }
+}
+
+/// Number `k` of a row's part of a unit, with a panel's table, unless it is a stray.
+pub(crate) fn number(part: &[u8], table: &[u8], k: usize) -> u16 {
+    let word = |from: &[u8], i: usize| u16::from_le_bytes([from[2 * i], from[2 * i + 1]]);
+    let (quarter, i) = (k / WORDS, k % WORDS);
+    let rest = word(part, quarter / 2 * WORDS + i);
+    let rest = if quarter.is_multiple_of(2) { rest } else { rest.swap_bytes() };
+    let code = (word(part, 2 * WORDS + i) >> (4 * quarter)) & 15;
+    (rest & REST) | word(table, usize::from(code))
 }
 
 /// The strays of a matrix, panel after panel.

@@ -81,7 +81,7 @@ fn keep(options: &CpuOptions, activations: Activations, isa: Isa) -> Keep {
         quant: options.quant.map(|quant| quant.target),
         packs_encoded: packs,
         packs_stored: packs && !is_mapped,
-        narrows: splits(activations, isa) && !is_mapped,
+        narrows: isa != Isa::Portable && !is_mapped,
         packs_halves: false,
         copies: options.weights == Some(Residence::Resident),
     }

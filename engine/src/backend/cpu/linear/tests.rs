@@ -29,11 +29,10 @@ fn backend_of(way: Way, rows: usize) -> Cpu {
     cpu
 }
 
-/// The matrix as it lies, in panels where a format has them, and in twelve bits a number where that is multiplied.
+/// The matrix as it lies, in panels where a format has them, and in twelve bits a number.
 fn forms(matrix: &Matrix, dtype: DType, way: Way) -> Vec<Weight> {
     let panels = way.is_whole(dtype).then(|| matrix.in_panels(&mut backend(way, 2)));
-    let narrows = dtype == DType::Bf16 && way.is_split(dtype);
-    let narrow = narrows.then(|| matrix.narrow(&mut backend(way, 2)));
+    let narrow = (dtype == DType::Bf16).then(|| matrix.narrow(&mut backend(way, 2)));
     [Some(matrix.stored()), panels, narrow].into_iter().flatten().collect()
 }
 
@@ -250,7 +249,7 @@ fn twelve_bits_a_number_are_all_of_them() {
         let matrix = with_strays(n_out, dim);
         let most = 300;
         let x = numbers(23, most * dim);
-        for way in ways().into_iter().filter(|way| way.is_split(DType::Bf16)) {
+        for way in ways() {
             let mut cpu = backend_of(way, most);
             let (stored, narrow) = (matrix.stored(), matrix.narrow(&mut cpu));
             let strays = narrow.narrow.as_ref().unwrap();

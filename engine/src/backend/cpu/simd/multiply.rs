@@ -10,7 +10,7 @@ use super::narrow::Narrow;
 pub(in super::super) use super::pair_rows::{Order, PairRows, Parts, SplitForm};
 use super::panels::PanelProduct;
 pub(in super::super) use super::panels::Rooms;
-use super::product::{FEW, Pairs, Product, Reading, product, turned_bytes, turns};
+use super::product::{FEW, Pairs, Product, Reading, product, product_narrow, turned_bytes, turns};
 use crate::backend::cpu::pool::{Exclusive, Pool};
 use crate::backend::cpu::topology::home;
 use crate::backend::cpu::{Isa, Weight};
@@ -174,8 +174,6 @@ pub(super) fn check(
             let is_rows = pairs.form.order == Order::Rows;
             let takes = weight.dtype == DType::Bf16 || is_rows && weight.takes_pairs();
             assert!(takes, "bf16 inputs are for bf16 matrices, in rows for FP8 ones too");
-        } else {
-            assert!(!is_narrow, "numbers of twelve bits are for bf16 inputs");
         }
         assert!(is_groups || !weight.is_panels || is_narrow, "panels are for whole numbers");
         assert!(!is_groups || weight.dtype.block_len() > 1, "whole numbers are for blocks");
@@ -208,16 +206,17 @@ pub(super) unsafe fn part(
                     room.len() >= turned_bytes(isa, dim),
                     "no room for inputs of {dim} numbers"
                 );
-                let w = weight.rows_from(outs.start);
+                let narrow = Narrow::new(weight, outs.start, n, next);
+                let w = rows_of(weight, outs.start);
                 let p = p(w, x.as_ptr().add(row * dim), room.as_mut_ptr().cast());
-                product(isa, &p, n, Reading::Once);
+                match narrow {
+                    Some(narrow) => product_narrow(isa, &p, &narrow, n),
+                    None => product(isa, &p, n, Reading::Once),
+                }
             }
             Inputs::Split(pairs) => {
                 let narrow = Narrow::new(weight, outs.start, n, next);
-                let w = match narrow {
-                    Some(_) => Matrix::rows(std::ptr::null(), 0, DType::Bf16),
-                    None => weight.rows_from(outs.start),
-                };
+                let w = rows_of(weight, outs.start);
                 let p = p(w, std::ptr::null(), std::ptr::null_mut());
                 split(&p, narrow.as_ref(), (pairs, row), n);
             }
@@ -237,6 +236,14 @@ pub(super) unsafe fn part(
                 panel_part(isa, p, weight, outs, room);
             }
         }
+    }
+}
+
+/// The rows of a matrix from `first` on; none where numbers have twelve bits, which are read otherwise.
+fn rows_of(weight: &Weight, first: usize) -> Matrix {
+    match weight.narrow {
+        Some(_) => Matrix::rows(std::ptr::null(), 0, DType::Bf16),
+        None => weight.rows_from(first),
     }
 }
 

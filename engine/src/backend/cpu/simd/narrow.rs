@@ -1,8 +1,9 @@
-//! Products of bf16 matrices that are kept in twelve bits a number (`crate::quant::narrow`), with inputs as bf16 numbers.
+//! Products of bf16 matrices that are kept in twelve bits a number (`crate::quant::narrow`).
 //!
 //! A unit's numbers are made in registers, four vectors of 32 out of three. `vdpbf16ps` takes them there, strays put in by
 //! masks; for tiles they go to a thread's first-level cache in the order that tiles of plain bf16 matrices are read, and
-//! strays are put in there. From then on everything is as in those products, number after number, so the bits are the same.
+//! strays are put in there; for products in f32 they go there widened. From then on everything is as in those products, number
+//! after number, so the bits are the same.
 
 #[cfg(target_arch = "x86_64")]
 mod pack;
@@ -10,6 +11,7 @@ mod pack;
 pub(super) mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod reader;
+pub(super) mod wide;
 
 use std::ops::Range;
 
@@ -30,13 +32,15 @@ pub(in super::super) fn pack_on(
     panel: &mut [u8],
     strays: &mut Vec<Stray>,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    if isa.multiplies_bf16() {
-        return pack::pack_avx512(rows, dim, panel, strays);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => pack::pack_avx2(rows, dim, panel, strays),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => {
+            pack::pack_avx512(rows, dim, panel, strays);
+        }
+        _ => narrow::pack(rows, dim, panel, strays),
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = isa;
-    narrow::pack(rows, dim, panel, strays);
 }
 
 /// How far ahead of tiles their weights are asked for: two units, 6 KiB, of each panel that is read.

@@ -2,6 +2,8 @@
 
 mod chains;
 mod many;
+mod narrow;
+mod one;
 
 use super::bf16::Bf16;
 use super::f16::F16;
@@ -17,7 +19,9 @@ use super::{Lanes, Matrix, Portable, Stored, tile};
 use crate::backend::cpu::Isa;
 use crate::quant::DType;
 pub(super) use many::FEW;
-use many::{Few, Many, One};
+use many::{Few, Many};
+pub(super) use narrow::product_narrow;
+use one::One;
 
 /// `y[row, out] = sum_k w[out, k] * x[row, k]` for some outputs and all rows.
 ///

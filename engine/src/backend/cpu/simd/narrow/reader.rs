@@ -46,33 +46,8 @@ impl PanelReader<'_> {
     /// They are inside, and the processor has AVX-512 BW.
     #[inline(always)]
     pub(in super::super) unsafe fn row(&self, unit: usize, row: usize) -> [__m512i; STEP / 32] {
-        // SAFETY: the caller's promise: three vectors.
-        unsafe {
-            let at = self.units.add(unit * UNIT_BYTES + row * ROW_BYTES);
-            let vector = |i: usize| at.wrapping_add(i * VECTOR).cast::<__m512i>();
-            let (first, second) = (_mm512_loadu_si512(vector(0)), _mm512_loadu_si512(vector(1)));
-            let codes = _mm512_loadu_si512(vector(2));
-            [
-                self.number(first, codes),
-                self.number(turned(first), _mm512_srli_epi16::<4>(codes)),
-                self.number(second, _mm512_srli_epi16::<8>(codes)),
-                self.number(turned(second), _mm512_srli_epi16::<12>(codes)),
-            ]
-        }
-    }
-
-    /// Sign and mantissa with the exponent of the lowest four bits of a code; the fifth chooses between equals.
-    ///
-    /// # Safety
-    /// As [`PanelReader::row`].
-    #[inline(always)]
-    unsafe fn number(&self, rest: __m512i, codes: __m512i) -> __m512i {
         // SAFETY: the caller's promise.
-        unsafe {
-            let exponents = _mm512_permutexvar_epi16(codes, self.table);
-            // (rest & REST) | exponents.
-            _mm512_ternarylogic_epi32::<0xea>(rest, _mm512_set1_epi16(REST as i16), exponents)
-        }
+        unsafe { numbers(self.units.add(unit * UNIT_BYTES + row * ROW_BYTES), self.table) }
     }
 
     /// The next stray, if it lies before place `end` of the panel; it counts as read.
@@ -109,6 +84,40 @@ impl PanelReader<'_> {
             }
             self.strays = rest;
         }
+    }
+}
+
+/// The 128 numbers of a row of a unit, but for strays: four times 32.
+///
+/// # Safety
+/// Its three vectors are there, and the processor has AVX-512 BW.
+#[inline(always)]
+pub(super) unsafe fn numbers(at: *const u8, table: __m512i) -> [__m512i; STEP / 32] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let vector = |i: usize| at.wrapping_add(i * VECTOR).cast::<__m512i>();
+        let (first, second) = (_mm512_loadu_si512(vector(0)), _mm512_loadu_si512(vector(1)));
+        let codes = _mm512_loadu_si512(vector(2));
+        [
+            number(first, codes, table),
+            number(turned(first), _mm512_srli_epi16::<4>(codes), table),
+            number(second, _mm512_srli_epi16::<8>(codes), table),
+            number(turned(second), _mm512_srli_epi16::<12>(codes), table),
+        ]
+    }
+}
+
+/// Sign and mantissa with the exponent of the lowest four bits of a code; the fifth chooses between equals.
+///
+/// # Safety
+/// As [`numbers`].
+#[inline(always)]
+unsafe fn number(rest: __m512i, codes: __m512i, table: __m512i) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let exponents = _mm512_permutexvar_epi16(codes, table);
+        // (rest & REST) | exponents.
+        _mm512_ternarylogic_epi32::<0xea>(rest, _mm512_set1_epi16(REST as i16), exponents)
     }
 }
 

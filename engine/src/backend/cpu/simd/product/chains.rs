@@ -10,7 +10,8 @@
 use std::mem::MaybeUninit;
 
 use super::many::{BLOCK, OUTS, Part};
-use crate::backend::cpu::simd::{LANES, LaneSums, Lanes, Stored, load_tail};
+use crate::backend::cpu::simd::{LANES, LaneSums, Lanes, load_tail};
+use crate::quant::narrow;
 
 /// Numbers of a chain before the next chain's: those of sixteen outputs are an eighth of a first-level cache of 32 KiB, those of all
 /// chains an eighth of a second-level one of 512 KiB.
@@ -29,7 +30,7 @@ type Chain = [[f32; OUTS]; LONG + 1];
 struct Turned([Chain; LANES]);
 
 /// Numbers of a row that are widened before the next row's, for rows that are powers of two apart.
-const WIDE: usize = 64;
+const WIDE: usize = narrow::STEP;
 
 /// Sixteen rows' numbers, widened, and a cache line each, for the same reason.
 #[repr(C, align(64))]
@@ -67,6 +68,19 @@ impl Tiles {
     }
 }
 
+/// Sixteen rows as they are widened, some numbers after others.
+pub(super) trait Sixteen<L: Lanes> {
+    /// Numbers `k..k + n` of every row, widened, up to the next multiple of sixteen; of row `r` `r * stride` numbers behind `to`. At most
+    /// [`WIDE`] of them, from a multiple of as many on.
+    ///
+    /// # Safety
+    /// They are there, there is room for them, and the processor has `L`'s instruction set.
+    unsafe fn widen(&mut self, numbers: (usize, usize), to: (*mut f32, usize));
+
+    /// Asks for what is widened after the `n` numbers at `k`, a row's share.
+    fn ask_after(&self, numbers: (usize, usize), row: usize);
+}
+
 impl Part<'_> {
     /// Inputs turned round into the product's room, `STEP` numbers after `STEP` numbers: `[input, step, chain, number]`, with
     /// zeros where the last chains are shorter.
@@ -101,7 +115,7 @@ impl Part<'_> {
     /// # Safety
     /// As [`Part::turn_inputs`].
     #[inline(always)]
-    pub(super) unsafe fn chains<L: Lanes, S: Stored>(&self) {
+    pub(super) unsafe fn chains<L: Lanes, R: Sixteen<L>>(&self, rows: &mut R) {
         let (dim, tiles) = (self.p.dim, Tiles::of(self.n));
         let mut turned = MaybeUninit::<Turned>::uninit();
         #[allow(
@@ -115,9 +129,9 @@ impl Part<'_> {
             let sums = room.as_mut_ptr().cast::<LaneSums>();
             for k in (0..dim).step_by(STEP) {
                 let n = (dim - k).min(STEP);
-                self.turn::<L, S>(w, (k, n));
+                turn::<L, R>(rows, w, (k, n));
                 for chain in 0..LANES {
-                    self.ask_after::<S>((k, STEP), chain..chain + 1);
+                    rows.ask_after((k, STEP), chain);
                     let to = sums.cast::<[f32; OUTS]>().add(chain);
                     let w = w.add(chain).cast();
                     self.chain::<L>(w, (k, chain), (to, tiles), n.div_ceil(LANES));
@@ -125,31 +139,6 @@ impl Part<'_> {
             }
             for c in 0..self.n {
                 self.end::<L>(c, &*sums.add(c));
-            }
-        }
-    }
-
-    /// Numbers `k..k + n` of sixteen rows, widened and turned round; where there are fewer rows the last stands for the others.
-    ///
-    /// # Safety
-    /// As [`Part::chains`]; there is room for them.
-    #[inline(always)]
-    unsafe fn turn<L: Lanes, S: Stored>(&self, w: *mut Chain, (k, n): (usize, usize)) {
-        let mut room = MaybeUninit::<Widened>::uninit();
-        let wide = room.as_mut_ptr().cast::<[f32; WIDE + LANES]>();
-        // SAFETY: the caller's promise; numbers are widened up to the next multiple of sixteen before they are turned.
-        unsafe {
-            for at in (0..n).step_by(WIDE) {
-                let n = (n - at).min(WIDE);
-                for r in 0..OUTS {
-                    let row = S::row(&self.p.w, self.out + r.min(self.outs - 1));
-                    S::widen::<L>(row, k + at, n, wide.add(r).cast());
-                }
-                for i in (0..n).step_by(LANES) {
-                    let from = wide.cast::<f32>().add(i);
-                    let to = w.cast::<f32>().add((at + i) / LANES * OUTS);
-                    turn_block::<L>((from, WIDE + LANES), (to, size_of::<Chain>() / 4));
-                }
             }
         }
     }
@@ -208,6 +197,27 @@ impl Part<'_> {
                 half /= 2;
             }
             L::store_first(self.output(c), v[0], self.outs);
+        }
+    }
+}
+
+/// Numbers `k..k + n` of sixteen rows, widened and turned round.
+///
+/// # Safety
+/// As [`Sixteen::widen`]; there is room for them.
+#[inline(always)]
+unsafe fn turn<L: Lanes, R: Sixteen<L>>(rows: &mut R, w: *mut Chain, (k, n): (usize, usize)) {
+    let mut room = MaybeUninit::<Widened>::uninit();
+    let wide = room.as_mut_ptr().cast::<f32>();
+    // SAFETY: the caller's promise; numbers are widened up to the next multiple of sixteen before they are turned.
+    unsafe {
+        for at in (0..n).step_by(WIDE) {
+            let n = (n - at).min(WIDE);
+            rows.widen((k + at, n), (wide, WIDE + LANES));
+            for i in (0..n).step_by(LANES) {
+                let to = w.cast::<f32>().add((at + i) / LANES * OUTS);
+                turn_block::<L>((wide.add(i), WIDE + LANES), (to, size_of::<Chain>() / 4));
+            }
         }
     }
 }

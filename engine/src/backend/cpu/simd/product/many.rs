@@ -1,13 +1,15 @@
 //! Products of matrices that are widened to f32, each weight once for up to 64 inputs.
 //!
-//! With one input numbers are widened where they are multiplied. Otherwise numbers of some rows are widened into the first-level
+//! Numbers of some rows are widened into the first-level
 //! cache and multiplied there with all inputs, some rows by some inputs at once; sums wait for the next numbers; with more than sixteen
 //! inputs where lanes are two registers it is [`chains`](super::chains) that multiplies. An output is the chain of sums that [`tile`](super::super::tile) makes of it: the same bits with any number of inputs. Why so:
 //! docs/decisions/0015, *Without AMX*.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::chains::Sixteen;
 use super::{Product, Way};
 use crate::backend::cpu::simd::panels::{LINE, for_each};
 use crate::backend::cpu::simd::{
@@ -17,7 +19,7 @@ use crate::backend::cpu::simd::{
 /// Rows that are widened side by side.
 pub(super) const OUTS: usize = LANES;
 /// Numbers of each.
-const STEP: usize = 256;
+pub(super) const STEP: usize = 256;
 /// Inputs that they are widened for; up to some 3,000 numbers wide those stay in a second-level cache of 1 MiB while a task's
 /// rows pass.
 pub(super) const BLOCK: usize = 64;
@@ -28,27 +30,12 @@ const SIDE: usize = 4;
 pub(in super::super) const FEW: usize = 16;
 const _: () = assert!(FEW <= BLOCK);
 
-/// Rows of one input side by side: as many sums at once.
-const ROWS: usize = 4;
 /// What is asked for then lies so many bytes behind the same numbers of the next rows: where rows are short those come too soon.
-const BESIDE: usize = 1 << 12;
+pub(super) const BESIDE: usize = 1 << 12;
 
 /// Some rows' numbers, widened; at cache lines.
 #[repr(C, align(64))]
-struct Widened([[f32; STEP]; OUTS]);
-
-/// One input: weights are widened where they are multiplied.
-pub(super) struct One;
-
-impl Way for One {
-    #[inline(always)]
-    unsafe fn run<L: Lanes, S: Stored, const R: usize, const C: usize>(p: &Product, outs: usize) {
-        for out in (0..outs).step_by(ROWS) {
-            // SAFETY: the caller's promise.
-            unsafe { one::<L, S>(p, out, (outs - out).min(ROWS)) }
-        }
-    }
-}
+pub(super) struct Widened([[f32; STEP]; OUTS]);
 
 /// From one to sixteen inputs.
 pub(super) struct Few;
@@ -81,7 +68,8 @@ impl Way for Many {
                 // SAFETY: the caller's promise.
                 unsafe {
                     if L::IS_TWO {
-                        part(out).chains::<L, S>();
+                        let part = part(out);
+                        part.chains::<L, _>(&mut Lying::<S>(&part, PhantomData));
                     } else {
                         part(out).many::<L, S, R, C>();
                     }
@@ -91,40 +79,24 @@ impl Way for Many {
     }
 }
 
-/// Some outputs of the only input.
-///
-/// # Safety
-/// As [`Way::run`]; there are `n` from `out` on, at most four.
-#[inline(always)]
-unsafe fn one<L: Lanes, S: Stored>(p: &Product, out: usize, n: usize) {
-    let (dim, part) = (p.dim, Part { p, row: 0, n: 1, out, outs: n });
-    // SAFETY: the caller's promise. Where there are fewer than four rows the last stands for the others.
-    unsafe {
-        let (mut rows, mut sums) = ([S::row(&p.w, out); ROWS], [L::splat(0.0); ROWS]);
-        for (r, row) in rows.iter_mut().enumerate() {
-            *row = S::row(&p.w, out + r.min(n - 1));
-        }
-        let whole = dim / LANES * LANES;
-        for at in (0..whole).step_by(S::ASKED) {
-            for r in 0..ROWS {
-                ask::<S>(part.place::<S>(r + ROWS, at).wrapping_add(BESIDE), S::ASKED);
-            }
-            for k in (at..whole.min(at + S::ASKED)).step_by(LANES) {
-                let x = L::load(p.x.add(k));
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    *sum = L::fma(S::load::<L>(row, k), x, *sum);
-                }
+/// Rows of a matrix as it is stored.
+struct Lying<'a, S>(&'a Part<'a>, PhantomData<S>);
+
+impl<L: Lanes, S: Stored> Sixteen<L> for Lying<'_, S> {
+    #[inline(always)]
+    unsafe fn widen(&mut self, (k, n): (usize, usize), (to, stride): (*mut f32, usize)) {
+        for r in 0..OUTS {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let row = S::row(&self.0.p.w, self.0.out + r.min(self.0.outs - 1));
+                S::widen::<L>(row, k, n, to.add(r * stride));
             }
         }
-        if whole < dim {
-            let x = load_tail::<L>(p.x.add(whole), dim - whole);
-            for (sum, row) in sums.iter_mut().zip(rows) {
-                *sum = L::fma(S::load_tail::<L>(row, whole, dim - whole), x, *sum);
-            }
-        }
-        for (r, sum) in sums.into_iter().enumerate().take(n) {
-            *p.y.add(out + r) = L::sum(sum);
-        }
+    }
+
+    #[inline(always)]
+    fn ask_after(&self, numbers: (usize, usize), row: usize) {
+        self.0.ask_after::<S>(numbers, row..row + 1);
     }
 }
 
@@ -132,7 +104,7 @@ unsafe fn one<L: Lanes, S: Stored>(p: &Product, out: usize, n: usize) {
 pub(super) struct Part<'a> {
     pub(super) p: &'a Product,
     /// The first input.
-    row: usize,
+    pub(super) row: usize,
     /// Inputs.
     pub(super) n: usize,
     /// The first output.
@@ -219,7 +191,7 @@ impl Part<'_> {
 
     /// Sums of every input, zero.
     #[inline(always)]
-    fn zeros(&self, room: &mut [MaybeUninit<LaneSums>]) -> *mut LaneSums {
+    pub(super) fn zeros(&self, room: &mut [MaybeUninit<LaneSums>]) -> *mut LaneSums {
         for sums in &mut room[..self.n] {
             sums.write(LaneSums::ZERO);
         }
@@ -231,7 +203,7 @@ impl Part<'_> {
     /// # Safety
     /// As [`Way::run`]; there are sums of every input.
     #[inline(always)]
-    unsafe fn store<L: Lanes>(&self, sums: *const LaneSums) {
+    pub(super) unsafe fn store<L: Lanes>(&self, sums: *const LaneSums) {
         // SAFETY: the caller's promise.
         unsafe {
             for c in 0..self.n {
@@ -247,7 +219,7 @@ impl Part<'_> {
 
     /// Where number `k` of a row is, or would be.
     #[inline(always)]
-    fn place<S: Stored>(&self, r: usize, k: usize) -> *const u8 {
+    pub(super) fn place<S: Stored>(&self, r: usize, k: usize) -> *const u8 {
         let Matrix { at, row_bytes, first, .. } = self.p.w;
         at.wrapping_add((first + self.out + r) * row_bytes + bytes::<S>(k))
     }
@@ -277,7 +249,7 @@ impl Part<'_> {
     /// # Safety
     /// As [`Way::run`]; they are widened.
     #[inline(always)]
-    unsafe fn multiply<L: Lanes, const R: usize, const C: usize>(
+    pub(super) unsafe fn multiply<L: Lanes, const R: usize, const C: usize>(
         &self,
         w: *const [f32; STEP],
         sums: *mut LaneSums,
@@ -335,7 +307,7 @@ const fn bytes<S: Stored>(n: usize) -> usize {
 
 /// Asks for `n` numbers at a place.
 #[inline(always)]
-fn ask<S: Stored>(at: *const u8, n: usize) {
+pub(super) fn ask<S: Stored>(at: *const u8, n: usize) {
     for line in (0..bytes::<S>(n)).step_by(LINE) {
         prefetch(at.wrapping_add(line));
     }
