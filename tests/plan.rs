@@ -111,7 +111,7 @@ fn is_product(name: &str) -> (bool, bool) {
 /// least, in panels of sixteen rows with a table of 64 bytes, 3,072 bytes for every 128 numbers of them.
 fn narrowed(folder: &Path) -> (u64, u64) {
     let (mut sixteen, mut twelve) = (0, 0);
-    let is_there = Isa::Avx512Bf16.is_available();
+    let is_there = Isa::Avx2.is_available();
     each_matrix(folder, |name, view| {
         let (n_out, dim) = (view.shape()[0], view.shape()[1]);
         let kept = n_out.div_ceil(16) * (64 + dim.div_ceil(128) * 3072);

@@ -233,8 +233,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
     /// `None`: int8 with everything but [`Isa::Portable`], f32 there.
     pub activations: Option<Activations>,
-    /// `None`: resident where that changes how a matrix is kept (in panels for inputs in whole numbers, in twelve bits a
-    /// number for pairs), mapped otherwise.
+    /// `None`: resident where that changes how a matrix is kept (in panels for inputs in whole numbers, bf16 in twelve bits a
+    /// number), mapped otherwise.
     pub weights: Option<Residence>,
     /// How matrices are kept; `None`: as they are stored.
     pub quant: Option<Quant>,
